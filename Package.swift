@@ -1,0 +1,130 @@
+// swift-tools-version: 6.3
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+// One place for every compiler setting, so that a target cannot opt out by accident.
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+/// A module that needs the Linux-only parts of the C library (`O_DIRECT`, `fallocate`, …).
+func linuxModule(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(
+        name: name, dependencies: dependencies, cSettings: [.define("_GNU_SOURCE")],
+        swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: settings)
+}
+
+func benchmark(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(
+        name: name, dependencies: dependencies, path: "Benchmarks/\(name)",
+        swiftSettings: settings)
+}
+
+let arguments: Target.Dependency =
+    .product(name: "ArgumentParser", package: "swift-argument-parser")
+
+let package = Package(
+    name: "blockferry",
+    products: [
+        .executable(name: "blockferry", targets: ["blockferry"]),
+        .executable(name: "blockferryd", targets: ["blockferryd"]),
+        .library(name: "ChangedBlocks", targets: ["Blocks", "SnapshotStore", "ThinMetadata"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    ],
+    targets: [
+        // MARK: C
+        .systemLibrary(
+            name: "COpenSSL", pkgConfig: "openssl",
+            providers: [.apt(["libssl-dev"]), .yum(["openssl-devel"])]),
+        .systemLibrary(
+            name: "CZstd", pkgConfig: "libzstd",
+            providers: [.apt(["libzstd-dev"]), .yum(["libzstd-devel"])]),
+        .systemLibrary(
+            name: "CXXHash", pkgConfig: "libxxhash",
+            providers: [.apt(["libxxhash-dev"]), .yum(["xxhash-devel"])]),
+        .target(name: "CLinux", cSettings: [.define("_GNU_SOURCE")]),
+        .target(name: "CChecksum"),
+        // MARK: Vocabulary
+        module("Blocks", ["CChecksum"]),
+        module("Digests", ["Blocks", "COpenSSL", "CXXHash"]),
+        linuxModule("Platform", ["Blocks", "CLinux"]),
+        // MARK: Pure
+        module("SnapshotStore", ["Blocks"]),
+        module("ThinMetadata", ["Blocks"]),
+        module("Wire", ["Blocks", "Digests"]),
+        module("Session", ["Blocks", "Digests", "Wire"]),
+        // MARK: Effects
+        module("TLS", ["Blocks", "Digests", "Platform", "COpenSSL"]),
+        module("Compression", ["Blocks", "CZstd"]),
+        module(
+            "Catalog",
+            ["Blocks", "Digests", "Wire", .product(name: "GRDB", package: "GRDB.swift")]),
+        linuxModule("Staging", ["Blocks", "Digests", "Platform", "Wire", "Compression"]),
+        // MARK: Engines
+        linuxModule(
+            "Sending",
+            [
+                "Blocks", "Digests", "Platform", "SnapshotStore", "ThinMetadata", "Wire",
+                "Session", "TLS", "Compression", "Catalog",
+            ]),
+        linuxModule(
+            "Receiving",
+            [
+                "Blocks", "Digests", "Platform", "Wire", "Session", "TLS", "Compression",
+                "Catalog", "Staging",
+            ]),
+        // MARK: Programs
+        module("CommandLine", ["Blocks", "Platform", arguments]),
+        .executableTarget(
+            name: "blockferry",
+            dependencies: [
+                "CommandLine", "Sending", "Blocks", "Digests", "Platform", "SnapshotStore",
+                "ThinMetadata", "Session", "Wire", "TLS", "Catalog", arguments,
+            ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "blockferryd",
+            dependencies: [
+                "CommandLine", "Receiving", "Blocks", "Digests", "Platform", "Session", "Wire",
+                "TLS", "Catalog", arguments,
+            ],
+            swiftSettings: settings),
+        // MARK: Tests
+        .target(
+            name: "TestSupport", dependencies: ["Blocks", "Platform"], path: "Tests/TestSupport",
+            swiftSettings: settings),
+        tests("BlocksTests", ["Blocks"]),
+        tests("DigestsTests", ["Blocks", "Digests"]),
+        tests("PlatformTests", ["Blocks", "Platform"]),
+        tests("SnapshotStoreTests", ["Blocks", "Platform", "SnapshotStore"]),
+        tests("ThinMetadataTests", ["Blocks", "Platform", "ThinMetadata"]),
+        tests("WireTests", ["Blocks", "Digests", "Wire", "Platform"]),
+        tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
+        tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
+        tests("CompressionTests", ["Blocks", "Compression"]),
+        tests("CatalogTests", ["Blocks", "Digests", "Wire", "Catalog", "Platform"]),
+        tests(
+            "StagingTests",
+            ["Blocks", "Digests", "Platform", "Wire", "Compression", "Staging"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

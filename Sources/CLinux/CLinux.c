@@ -1,0 +1,78 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "CLinux.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+
+const int clinux_o_direct = O_DIRECT;
+const int clinux_o_nofollow = O_NOFOLLOW;
+const int clinux_o_excl_block = O_EXCL;
+
+int clinux_open(int directory, const char *path, int flags, unsigned mode) {
+    return openat(directory, path, flags, mode);
+}
+
+int clinux_block_device_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
+
+int clinux_logical_block_size(int fd, int *bytes) { return ioctl(fd, BLKSSZGET, bytes); }
+
+int clinux_block_zero_out(int fd, uint64_t offset, uint64_t length) {
+    uint64_t range[2] = {offset, length};
+    return ioctl(fd, BLKZEROOUT, range);
+}
+
+int clinux_block_flush_buffers(int fd) { return ioctl(fd, BLKFLSBUF, 0); }
+
+int clinux_block_is_read_only(int fd, int *read_only) { return ioctl(fd, BLKROGET, read_only); }
+
+int clinux_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+int clinux_getrandom(void *buffer, size_t count) {
+    uint8_t *p = buffer;
+    while (count > 0) {
+        ssize_t got = getrandom(p, count, 0);
+        if (got < 0) {
+            if (errno == EINTR) continue;
+            return -1;
+        }
+        p += got;
+        count -= (size_t)got;
+    }
+    return 0;
+}
+
+int clinux_set_not_dumpable(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); }
+
+int clinux_set_parent_death_signal(int signal) {
+    return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0);
+}
+
+int clinux_signalfd(const int *signals, int count) {
+    sigset_t set;
+    sigemptyset(&set);
+    for (int i = 0; i < count; i++) sigaddset(&set, signals[i]);
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return -1;
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int clinux_wait_exit_code(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : -1; }
+int clinux_wait_signal(int status) { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }
+
+int clinux_mode_is_block_device(uint32_t mode) { return S_ISBLK(mode); }
+int clinux_mode_is_regular(uint32_t mode) { return S_ISREG(mode); }
+int clinux_mode_is_directory(uint32_t mode) { return S_ISDIR(mode); }
+
+uint32_t clinux_major(uint64_t device) { return major(device); }
+uint32_t clinux_minor(uint64_t device) { return minor(device); }

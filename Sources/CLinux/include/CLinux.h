@@ -1,0 +1,47 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What Swift cannot import from the kernel's headers and the C library: ioctl numbers made by macros,
+// variadic functions, and headers that are not in the Glibc module. One line of reason each.
+
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// open(2) and ioctl(2) are variadic; the BLK* numbers are macros over casts.
+int clinux_open(int directory, const char *path, int flags, unsigned mode);
+int clinux_block_device_size(int fd, uint64_t *bytes);
+int clinux_logical_block_size(int fd, int *bytes);
+int clinux_block_zero_out(int fd, uint64_t offset, uint64_t length);
+int clinux_block_flush_buffers(int fd);
+int clinux_block_is_read_only(int fd, int *read_only);
+
+// Flags that need _GNU_SOURCE, under which other modules are not compiled.
+extern const int clinux_o_direct;
+extern const int clinux_o_nofollow;
+extern const int clinux_o_excl_block;
+
+// eventfd(2), getrandom(2), prctl(2), signalfd(2): not in the Glibc module, or variadic.
+int clinux_eventfd(void);
+int clinux_getrandom(void *buffer, size_t count);
+int clinux_set_not_dumpable(void);
+int clinux_set_parent_death_signal(int signal);
+int clinux_signalfd(const int *signals, int count);
+
+// W* macros over wait statuses.
+int clinux_wait_exit_code(int status);   // -1 unless it exited
+int clinux_wait_signal(int status);      // 0 unless a signal ended it
+
+// S_IS* macros.
+int clinux_mode_is_block_device(uint32_t mode);
+int clinux_mode_is_regular(uint32_t mode);
+int clinux_mode_is_directory(uint32_t mode);
+
+// major()/minor() are macros.
+uint32_t clinux_major(uint64_t device);
+uint32_t clinux_minor(uint64_t device);
+
+#endif

@@ -1,0 +1,2 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
