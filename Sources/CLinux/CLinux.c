@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -67,6 +68,19 @@ int clinux_signalfd(const int *signals, int count) {
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+int clinux_connect(int socket, const void *address, uint32_t length) {
+    return connect(socket, address, length);
+}
+int clinux_bind(int socket, const void *address, uint32_t length) {
+    return bind(socket, address, length);
+}
+int clinux_accept(int socket, void *address, uint32_t *length) {
+    return accept4(socket, address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+int clinux_local_address(int socket, void *address, uint32_t *length) {
+    return getsockname(socket, address, length);
+}
+
 int clinux_wait_exit_code(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : -1; }
 int clinux_wait_signal(int status) { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }
 
@@ -74,5 +88,5 @@ int clinux_mode_is_block_device(uint32_t mode) { return S_ISBLK(mode); }
 int clinux_mode_is_regular(uint32_t mode) { return S_ISREG(mode); }
 int clinux_mode_is_directory(uint32_t mode) { return S_ISDIR(mode); }
 
-uint32_t clinux_major(uint64_t device) { return major(device); }
-uint32_t clinux_minor(uint64_t device) { return minor(device); }
+uint32_t clinux_major(unsigned long device) { return major(device); }
+uint32_t clinux_minor(unsigned long device) { return minor(device); }
