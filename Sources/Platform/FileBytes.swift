@@ -1,0 +1,105 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Blocks
+internal import Glibc
+
+/// A file or block device as a source of bytes, for the readers of stores and metadata.
+///
+/// A block device is read with `O_DIRECT`: the kernel writes its metadata past the page cache, so cached
+/// reads may be stale. A regular file is read through the cache. The buffer is aligned to 4096 bytes and
+/// grows to the largest read asked for, which the readers bound at 1 MiB.
+@safe package final class FileBytes: ByteSource {
+    /// Size in bytes.
+    package let byteCount: UInt64
+    /// How many reads there were.
+    package private(set) var readCount = 0
+
+    private let descriptor: CInt
+    private var buffer: UnsafeMutableRawBufferPointer
+
+    /// Opens for reading. Not exclusively: a device that device-mapper uses is always busy.
+    package init(path: String) throws(ByteSourceError) {
+        let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK
+        // The kind decides how to read it, so look before opening it for good.
+        var status = stat()
+        // SAFETY: the path is a C string for the call, the structure is ours.
+        guard unsafe Glibc::stat(path, &status) == 0 else { throw Self.failure("stat") }
+        let isBlockDevice = status.st_mode & S_IFMT == S_IFBLK
+        guard isBlockDevice || status.st_mode & S_IFMT == S_IFREG else {
+            throw ByteSourceError(
+                offset: 0, count: 0, reason: .system(call: "open", errno: ENOTBLK))
+        }
+        // SAFETY: the path is a C string for the call.
+        let opened = unsafe Glibc::open(path, flags | (isBlockDevice ? O_DIRECT : 0))
+        guard opened >= 0 else { throw Self.failure("open") }
+        let size = Glibc::lseek(opened, 0, SEEK_END)
+        guard size >= 0 else {
+            let error = Self.failure("lseek")
+            _ = Glibc::close(opened)
+            throw error
+        }
+        byteCount = UInt64(size)
+        descriptor = opened
+        unsafe buffer = .allocate(byteCount: 1 << 16, alignment: 4096)
+    }
+
+    deinit {
+        // SAFETY: allocated by this object and not used any more.
+        unsafe buffer.deallocate()
+        _ = Glibc::close(descriptor)
+    }
+
+    /// Reads bytes into the buffer and lends it.
+    package func read(
+        at offset: UInt64, count: Int, _ body: (RawSpan) -> Void
+    ) throws(ByteSourceError) {
+        guard count >= 0, offset <= byteCount, UInt64(count) <= byteCount - offset else {
+            throw ByteSourceError(
+                offset: offset, count: count, reason: .pastEnd(byteCount: byteCount))
+        }
+        // The last part of a device whose size is no multiple of 4096 is asked for in whole sectors,
+        // which O_DIRECT accepts.
+        if unsafe buffer.count < count {
+            // SAFETY: the old buffer is not lent to anybody at this point.
+            unsafe buffer.deallocate()
+            unsafe buffer = .allocate(
+                byteCount: (count + 4095) / 4096 * 4096, alignment: 4096)
+        }
+        var done = 0
+        while done < count {
+            // SAFETY: `done + (count - done)` bytes fit the buffer.
+            let result = unsafe Glibc::pread(
+                descriptor, buffer.baseAddress?.advanced(by: done), count - done,
+                off_t(offset) + off_t(done))
+            if result < 0, errno == EINTR { continue }
+            guard result >= 0 else {
+                throw ByteSourceError(
+                    offset: offset, count: count, reason: .system(call: "pread", errno: errno))
+            }
+            guard result > 0 else {
+                throw ByteSourceError(
+                    offset: offset, count: count, reason: .shortRead(read: done))
+            }
+            done += result
+        }
+        readCount += 1
+        // SAFETY: `count` bytes were just read; the span ends with the call.
+        unsafe body(UnsafeRawBufferPointer(buffer).bytes.extracting(..<count))
+    }
+
+    private static func failure(_ call: String) -> ByteSourceError {
+        ByteSourceError(offset: 0, count: 0, reason: .system(call: call, errno: errno))
+    }
+}
+
+extension ByteSourceError {
+    /// The error with the system's own words for the error number.
+    package var sentence: String {
+        guard case .system(let call, let number) = reason else { return description }
+        // SAFETY: the text belongs to the C library and is copied at once.
+        let cause = unsafe String(cString: strerror(number))
+        return count == 0
+            ? "cannot \(call): \(cause)" : "cannot read \(count) bytes at \(offset): \(cause)"
+    }
+}

@@ -1,0 +1,252 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+public import Blocks
+
+/// One record of a store: where the old content of a chunk was put.
+public struct ExceptionRecord: Hashable, Sendable {
+    /// The chunk of the volume.
+    public let chunk: UInt64
+    /// The chunk of the store that holds its content.
+    public let storeChunk: UInt64
+}
+
+/// Which order of allocation a store must show.
+public enum AllocationOrder: Sendable {
+    /// Data chunks 2, 3, 4, … in the order of the records, past the metadata areas, as every kernel since
+    /// 3.14 writes them. This redundancy finds nearly all damage to the second half of a record.
+    case sequential
+    /// Any order, as older kernels may have written.
+    case any
+}
+
+/// Reads the store of a classic (copy-on-write) snapshot: the chunks that were written since it was made.
+///
+/// The whole list is read and checked by `init`; afterwards nothing can fail but reading again. The
+/// format has no checksum. Everything that can be told apart from what a kernel writes is refused; what
+/// remains is listed in docs/formats/snapshot-store.md. Source of the format:
+/// drivers/md/dm-snap-persistent.c.
+public final class SnapshotStoreReader {
+    /// The header.
+    public let header: StoreHeader
+    /// Number of records.
+    public private(set) var exceptionCount: UInt64 = 0
+    /// Size of the volume, if the caller knows it.
+    public let volumeByteCount: UInt64?
+
+    private let source: any ByteSource
+    private let order: AllocationOrder
+    private let chunkLimit: UInt64
+    private var chunks = ChunkSet(chunkLimit: 0)
+
+    /// Reads and checks a store.
+    ///
+    /// - Parameter volumeByteCount: size of the snapshot, to check the records against and to clip to.
+    public init(
+        _ source: any ByteSource, volumeByteCount: UInt64? = nil,
+        order: AllocationOrder = .sequential
+    ) throws(SnapshotStoreError) {
+        guard source.byteCount >= 1024 else { throw .truncated(byteCount: source.byteCount) }
+        self.source = source
+        self.order = order
+        self.volumeByteCount = volumeByteCount
+        let first = try source.parse(at: 0, count: 16) { (bytes) throws(SnapshotStoreError) in
+            try StoreHeader(decoding: bytes)
+        }
+        header = first
+        // Without a size, a chunk must at least end below 2^63, the kernel's own limit.
+        chunkLimit =
+            volumeByteCount.map { $0 / first.chunkByteCount + ($0 % first.chunkByteCount).signum() }
+            ?? (1 << 63) / first.chunkByteCount
+        guard source.byteCount / first.chunkByteCount >= 2 else {
+            throw .truncated(byteCount: source.byteCount)
+        }
+        try readAll()
+    }
+
+    /// Goes through the first `count` records in their order in the store.
+    ///
+    /// A snapshot's list only grows, so the first records of a later reading must be those of an earlier
+    /// one. Digest the fields here to prove it.
+    public func forEachRecord(
+        first count: UInt64 = .max, _ body: (ExceptionRecord) -> Void
+    ) throws(SnapshotStoreError) {
+        var left = count
+        try scan { (record) throws(SnapshotStoreError) in
+            guard left > 0 else { return false }
+            left -= 1
+            body(record)
+            return true
+        }
+        if count != .max, left > 0 { throw .tooFewRecords(found: count - left, asked: count) }
+    }
+
+    /// The changed extents of the volume, all of kind `.data`.
+    public func changes() -> SnapshotStoreChanges {
+        SnapshotStoreChanges(
+            chunks: chunks, chunkByteCount: header.chunkByteCount,
+            volumeByteCount: volumeByteCount)
+    }
+
+    /// Where the content of the snapshot is: for each chunk with a record, the store; else, the origin.
+    ///
+    /// Takes sixteen bytes a record.
+    public func exceptionMap() throws(SnapshotStoreError) -> ExceptionMap {
+        var records: [ExceptionRecord] = []
+        records.reserveCapacity(Int(exceptionCount))
+        try forEachRecord(first: exceptionCount) { records.append($0) }
+        return ExceptionMap(records, chunkByteCount: header.chunkByteCount)
+    }
+
+    /// Reads everything: once if the volume's size bounds the bitmap, otherwise once more before that to
+    /// find the highest chunk.
+    private func readAll() throws(SnapshotStoreError) {
+        var limit = chunkLimit
+        var count = UInt64.max
+        if limit > ChunkSet.maximumBitmapBits {
+            var highest: UInt64 = 0
+            count = 0
+            try forEachRecord { record in
+                highest = max(highest, record.chunk)
+                count += 1
+            }
+            limit = highest + 1
+        }
+        var set = ChunkSet(chunkLimit: limit)
+        var taken: UInt64 = 0
+        try scan { (record) throws(SnapshotStoreError) in
+            // A live store may have grown since the first pass: the list is what it was then.
+            guard taken < count else { return false }
+            guard record.chunk < limit, set.insert(record.chunk) else {
+                throw .duplicate(chunk: record.chunk)
+            }
+            taken += 1
+            return true
+        }
+        if let chunk = set.seal() { throw .duplicate(chunk: chunk) }
+        exceptionCount = taken
+        chunks = set
+    }
+
+    /// Goes through the areas up to the record that ends the list, or until `body` has enough.
+    private func scan(
+        _ body: (ExceptionRecord) throws(SnapshotStoreError) -> Bool
+    ) throws(SnapshotStoreError) {
+        let storeChunks = source.byteCount / header.chunkByteCount
+        let pieceByteCount = min(header.chunkByteCount, 1 << 20)
+        var walk = AreaWalk(header: header, storeChunks: storeChunks, chunkLimit: chunkLimit)
+        while walk.state == .reading {
+            let chunk = header.chunk(ofArea: walk.area)
+            guard chunk < storeChunks else { throw .notTerminated(area: walk.area) }
+            var offset: UInt64 = 0
+            while offset < header.chunkByteCount, walk.state != .stopped {
+                let at = chunk * header.chunkByteCount + offset
+                try source.parse(at: at, count: Int(pieceByteCount)) {
+                    (bytes) throws(SnapshotStoreError) in
+                    try walk.take(bytes, order: order, body)
+                }
+                offset += pieceByteCount
+            }
+            walk.endArea()
+        }
+    }
+}
+
+/// Where a scan of the areas stands, and the rules for one record.
+private struct AreaWalk {
+    enum State { case reading, ended, stopped }
+
+    let header: StoreHeader
+    let storeChunks: UInt64
+    let chunkLimit: UInt64
+    var area: UInt64 = 0
+    var record: UInt64 = 0
+    var nextDataChunk: UInt64 = 2
+    var state = State.reading
+
+    init(header: StoreHeader, storeChunks: UInt64, chunkLimit: UInt64) {
+        self.header = header
+        self.storeChunks = storeChunks
+        self.chunkLimit = chunkLimit
+    }
+
+    mutating func endArea() {
+        area += 1
+        record = 0
+    }
+
+    mutating func take(
+        _ bytes: RawSpan, order: AllocationOrder,
+        _ body: (ExceptionRecord) throws(SnapshotStoreError) -> Bool
+    ) throws(SnapshotStoreError) {
+        var cursor = ByteCursor()
+        while cursor.offset < bytes.byteCount {
+            let found: ExceptionRecord
+            do throws(TruncatedBytes) {
+                let chunk: UInt64 = try cursor.next(in: bytes)
+                found = ExceptionRecord(chunk: chunk, storeChunk: try cursor.next(in: bytes))
+            } catch {
+                throw .notTerminated(area: area)
+            }
+            if state == .reading, found.storeChunk != 0 {
+                try check(found, order: order)
+                guard try body(found) else {
+                    state = .stopped
+                    return
+                }
+            } else {
+                state = .ended
+                guard found.chunk == 0, found.storeChunk == 0 else {
+                    throw .garbageAfterEnd(area: area, record: record)
+                }
+            }
+            record += 1
+        }
+    }
+
+    private mutating func check(
+        _ found: ExceptionRecord, order: AllocationOrder
+    ) throws(SnapshotStoreError) {
+        guard found.storeChunk >= 2, found.storeChunk < storeChunks,
+            !header.isArea(chunk: found.storeChunk)
+        else {
+            throw .wrongDataChunk(area: area, record: record, found: found.storeChunk)
+        }
+        guard found.chunk < chunkLimit else {
+            throw .chunkPastEnd(area: area, record: record, found: found.chunk)
+        }
+        if case .sequential = order, found.storeChunk != nextDataChunk {
+            throw .outOfOrder(
+                area: area, record: record, found: found.storeChunk, expected: nextDataChunk)
+        }
+        nextDataChunk += 1
+        if header.isArea(chunk: nextDataChunk) { nextDataChunk += 1 }
+    }
+}
+
+extension ByteSource {
+    /// Reads any range by reading the whole 4096-byte units around it.
+    func parse<Value>(
+        at offset: UInt64, count: Int,
+        _ body: (RawSpan) throws(SnapshotStoreError) -> Value
+    ) throws(SnapshotStoreError) -> Value {
+        let unit: UInt64 = 4096
+        let start = offset / unit * unit
+        let wanted = offset + UInt64(count)
+        guard wanted <= byteCount else { throw .truncated(byteCount: byteCount) }
+        let end = min((wanted + unit - 1) / unit * unit, byteCount)
+        var result: Result<Value, SnapshotStoreError>?
+        do throws(ByteSourceError) {
+            try read(at: start, count: Int(end - start)) { bytes in
+                let first = Int(offset - start)
+                result = Result { () throws(SnapshotStoreError) in
+                    try body(bytes.extracting(first..<(first + count)))
+                }
+            }
+        } catch {
+            throw .read(error)
+        }
+        guard let result else { throw .truncated(byteCount: byteCount) }
+        return try result.get()
+    }
+}

@@ -1,0 +1,192 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+/// How a run of thin blocks compares in two devices of one pool.
+public enum DifferenceKind: String, Hashable, Sendable, CaseIterable {
+    /// Both map it, to the same data.
+    case same
+    /// Both map it, to different data.
+    case different
+    /// Only the first maps it.
+    case leftOnly = "left_only"
+    /// Only the second maps it.
+    case rightOnly = "right_only"
+}
+
+/// A run of thin blocks of one kind.
+public struct DifferenceRun: Hashable, Sendable {
+    /// First thin block.
+    public let begin: UInt64
+    /// Number of blocks.
+    public let length: UInt64
+    /// How they compare.
+    public let kind: DifferenceKind
+
+    /// Makes a run.
+    public init(begin: UInt64, length: UInt64, kind: DifferenceKind) {
+        self.begin = begin
+        self.length = length
+        self.kind = kind
+    }
+}
+
+/// Joins neighbouring blocks of one kind.
+private struct RunCollector {
+    private var pending: DifferenceRun?
+
+    /// Adds a block to the pending run, or begins another and gives the first back.
+    @inline(__always)
+    mutating func append(_ key: UInt64, _ kind: DifferenceKind) -> DifferenceRun? {
+        if let last = pending, last.kind == kind, last.begin + last.length == key {
+            pending = DifferenceRun(begin: last.begin, length: last.length + 1, kind: kind)
+            return nil
+        }
+        defer { pending = DifferenceRun(begin: key, length: 1, kind: kind) }
+        return pending
+    }
+
+    mutating func finish() -> DifferenceRun? {
+        defer { pending = nil }
+        return pending
+    }
+}
+
+/// The difference of two mapping trees of one pool, in ascending runs.
+///
+/// Within one image of the metadata a block has one content, and its keys are absolute. So a node that
+/// both trees refer to adds the same mappings to both, wherever it hangs, and is left out of both without
+/// being read. The trees are compared level by level from the top; below the last level only the leaves
+/// that are not shared are read, and merged by key. The cost follows the change, not the volume. Memory
+/// holds the references of one level and a window of leaves.
+public struct MappingDifference {
+    private var left: LeafStream
+    private var right: LeafStream
+    private let includesSame: Bool
+    private var collector = RunCollector()
+
+    /// Prepares the comparison: reads the internal nodes.
+    ///
+    /// - Parameter includesSame: also report what is the same, which means to read both trees whole.
+    init(
+        _ store: NodeStore, _ leftRoot: UInt64, _ rightRoot: UInt64, limits: MappingLimits,
+        includesSame: Bool
+    ) throws(ThinMetadataError) {
+        self.includesSame = includesSame
+        var leaves: (left: [NodeReference], right: [NodeReference]) = ([], [])
+        if includesSame {
+            leaves.left = try store.leaves(of: leftRoot)
+            leaves.right = leftRoot == rightRoot ? leaves.left : try store.leaves(of: rightRoot)
+        } else if leftRoot != rightRoot {
+            leaves = try Self.unsharedLeaves(store, leftRoot, rightRoot)
+        }
+        left = LeafStream(store, leaves: leaves.left, limits: limits)
+        right = LeafStream(store, leaves: leaves.right, limits: limits)
+    }
+
+    /// The next run, or `nil` at the end.
+    public mutating func next() throws(ThinMetadataError) -> DifferenceRun? {
+        while true {
+            let hasLeft = try left.fill()
+            let hasRight = try right.fill()
+            let finished: DifferenceRun?
+            switch (hasLeft, hasRight) {
+            case (true, true): finished = mergeLeaves()
+            case (true, false): finished = Self.drain(&left, .leftOnly, into: &collector)
+            case (false, true): finished = Self.drain(&right, .rightOnly, into: &collector)
+            case (false, false): return collector.finish()
+            }
+            if let finished { return finished }
+        }
+    }
+
+    /// Merges until a leaf ends or a run is complete, and gives that run back.
+    private mutating func mergeLeaves() -> DifferenceRun? {
+        var i = left.position
+        var j = right.position
+        defer {
+            left.position = i
+            right.position = j
+        }
+        let leftEnd = left.end
+        let rightEnd = right.end
+        while i < leftEnd, j < rightEnd {
+            let leftKey = left.keys[i]
+            let rightKey = right.keys[j]
+            let key = min(leftKey, rightKey)
+            let kind: DifferenceKind
+            if leftKey == rightKey {
+                kind = (left.values[i] ^ right.values[j]) >> 24 == 0 ? .same : .different
+                i += 1
+                j += 1
+                if kind == .same, !includesSame { continue }
+            } else if leftKey < rightKey {
+                kind = .leftOnly
+                i += 1
+            } else {
+                kind = .rightOnly
+                j += 1
+            }
+            if let finished = collector.append(key, kind) { return finished }
+        }
+        return nil
+    }
+
+    /// Takes what is left of a leaf that the other side has nothing against.
+    private static func drain(
+        _ stream: inout LeafStream, _ kind: DifferenceKind, into collector: inout RunCollector
+    ) -> DifferenceRun? {
+        while stream.position < stream.end {
+            let key = stream.keys[stream.position]
+            stream.position += 1
+            if let finished = collector.append(key, kind) { return finished }
+        }
+        return nil
+    }
+
+    /// The leaves of each tree that are not in the other.
+    private static func unsharedLeaves(
+        _ store: NodeStore, _ leftRoot: UInt64, _ rightRoot: UInt64
+    ) throws(ThinMetadataError) -> (left: [NodeReference], right: [NodeReference]) {
+        var left = [NodeReference.root(leftRoot)]
+        var right = [NodeReference.root(rightRoot)]
+        var leftHeight = try store.height(of: leftRoot)
+        var rightHeight = try store.height(of: rightRoot)
+        while true {
+            if leftHeight == rightHeight { dropShared(&left, &right) }
+            if leftHeight == 0, rightHeight == 0 { return (left, right) }
+            let level = max(leftHeight, rightHeight)
+            if leftHeight == level {
+                left = try store.children(of: left)
+                leftHeight -= 1
+            }
+            if rightHeight == level {
+                right = try store.children(of: right)
+                rightHeight -= 1
+            }
+        }
+    }
+
+    private static func dropShared(_ left: inout [NodeReference], _ right: inout [NodeReference]) {
+        let leftBlocks = left.map(\.block).sorted()
+        let rightBlocks = right.map(\.block).sorted()
+        var shared: [UInt64] = []
+        var j = 0
+        for block in leftBlocks {
+            while j < rightBlocks.count, rightBlocks[j] < block { j += 1 }
+            if j < rightBlocks.count, rightBlocks[j] == block { shared.append(block) }
+        }
+        guard !shared.isEmpty else { return }
+        left.removeAll { contains(shared, $0.block) }
+        right.removeAll { contains(shared, $0.block) }
+    }
+
+    private static func contains(_ sorted: [UInt64], _ block: UInt64) -> Bool {
+        var low = 0
+        var high = sorted.count
+        while low < high {
+            let middle = low + (high - low) / 2
+            if sorted[middle] < block { low = middle + 1 } else { high = middle }
+        }
+        return low < sorted.count && sorted[low] == block
+    }
+}

@@ -1,0 +1,86 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+public import Blocks
+
+/// The change list between two snapshots of a thin volume.
+public struct ThinChanges: ChangeList {
+    private var difference: MappingDifference
+    private let blockByteCount: UInt64
+    private var coalescer: ChangeCoalescer
+
+    init(_ difference: MappingDifference, _ blockByteCount: UInt64, _ volumeByteCount: UInt64?) {
+        self.difference = difference
+        self.blockByteCount = blockByteCount
+        coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
+    }
+
+    /// The next entry.
+    public mutating func next() throws(ThinMetadataError) -> Change? {
+        while let run = try difference.next() {
+            guard run.kind != .same,
+                let extent = Extent(
+                    offset: run.begin * blockByteCount, length: run.length * blockByteCount)
+            else { continue }
+            let kind: ChangeKind = run.kind == .leftOnly ? .unmapped : .data
+            if let change = coalescer.add(Change(extent, kind)) { return change }
+        }
+        return coalescer.finish()
+    }
+}
+
+/// Everything in a thin volume as a change list, for a full copy.
+public struct ThinFullChanges: ChangeList {
+    private var mappings: Mappings
+    private let blockByteCount: UInt64
+    private let volumeByteCount: UInt64
+    /// End of what has been given back.
+    private var done: UInt64 = 0
+    /// Mapped bytes that have not been given back yet.
+    private var pending: Extent?
+    private var isAtEnd = false
+
+    init(_ mappings: Mappings, _ blockByteCount: UInt64, _ volumeByteCount: UInt64) {
+        self.mappings = mappings
+        self.blockByteCount = blockByteCount
+        self.volumeByteCount = volumeByteCount
+    }
+
+    /// The next entry; together they cover the volume.
+    public mutating func next() throws(ThinMetadataError) -> Change? {
+        if pending == nil { try collect() }
+        guard let mapped = pending else {
+            return take(upTo: volumeByteCount, .unmapped)
+        }
+        if done < mapped.offset { return take(upTo: mapped.offset, .unmapped) }
+        pending = nil
+        // Neighbours in the volume that are apart on the data device still are one extent.
+        var end = mapped.end
+        while true {
+            try collect()
+            guard let more = pending, more.offset == end else { break }
+            end = more.end
+            pending = nil
+        }
+        return take(upTo: end, .data)
+    }
+
+    private mutating func take(upTo end: UInt64, _ kind: ChangeKind) -> Change? {
+        defer { done = max(done, end) }
+        return Extent(from: done, upTo: end).map { Change($0, kind) }
+    }
+
+    /// Gets the next mapped run, clipped to the volume.
+    private mutating func collect() throws(ThinMetadataError) {
+        // The stream is read to its end even past the volume, because only that checks it.
+        while pending == nil, !isAtEnd {
+            guard let run = try mappings.next() else {
+                isAtEnd = true
+                return
+            }
+            pending = Extent(
+                offset: run.thinBlock * blockByteCount, length: run.length * blockByteCount)?
+                .clipped(to: volumeByteCount)
+        }
+    }
+}
