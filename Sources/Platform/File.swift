@@ -43,6 +43,19 @@ package final class File: Sendable {
         self.path = path
     }
 
+    /// Opens `path` for direct I/O, or through the page cache on a file system that has no direct I/O; there
+    /// a flush still reports lost writes.
+    package convenience init(
+        openingDirect path: String, _ options: Options
+    ) throws(SystemCallError) {
+        do { try self.init(path: path, options.union(.direct)) } catch {
+            guard error.code == EINVAL else { throw error }
+            // The refused call may have made the file.
+            if options.contains(.createNew) { try Directory.remove(path) }
+            try self.init(path: path, options)
+        }
+    }
+
     /// The descriptor, valid as long as this object lives.
     package var descriptor: CInt { owned.rawValue }
 
