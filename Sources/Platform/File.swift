@@ -128,17 +128,22 @@ package final class File: Sendable {
         try result.get()
     }
 
+    /// Reads up to `count` bytes; fewer at the end of the file.
+    package func readBytes(at offset: UInt64, count: Int) throws(SystemCallError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        // SAFETY: the pointer is used within the call. A Result carries the typed error out.
+        let result = unsafe bytes.withUnsafeMutableBytes { pointer in
+            Result { () throws(SystemCallError) in try unsafe read(at: offset, into: pointer) }
+        }
+        bytes.removeLast(count - (try result.get()))
+        return bytes
+    }
+
     /// Reads the whole file, which must not be larger than `limit` bytes.
     package func readAll(limit: Int) throws(SystemCallError) -> [UInt8] {
         let size = try status().byteCount
         guard size <= UInt64(limit) else { throw SystemCallError("read", path, code: EFBIG) }
-        var bytes = [UInt8](repeating: 0, count: Int(size))
-        // SAFETY: the pointer is used within the call.
-        let result = unsafe bytes.withUnsafeMutableBytes { pointer in
-            Result { () throws(SystemCallError) in try unsafe read(at: 0, into: pointer) }
-        }
-        bytes.removeLast(bytes.count - (try result.get()))
-        return bytes
+        return try readBytes(at: 0, count: Int(size))
     }
 
     /// Forces content (and what is needed to find it) to stable storage: `fdatasync(2)`.

@@ -99,8 +99,10 @@ package final class Target {
         let devices = (try? Directory.names(in: "/sys/block")) ?? []
         for device in devices where device.hasPrefix("loop") {
             let backing = "/sys/block/\(device)/loop/backing_file"
-            guard let file = try? File(path: backing), let bytes = readLine(file) else { continue }
-            if bytes == real { return true }
+            guard let file = try? File(path: backing),
+                let line = try? file.readBytes(at: 0, count: 4096)
+            else { continue }
+            if String(decoding: line.prefix { $0 != 0x0A }, as: UTF8.self) == real { return true }
         }
         return false
     }
@@ -110,17 +112,6 @@ package final class Target {
         guard let resolved = unsafe realpath(path, nil) else { return path }
         defer { unsafe free(resolved) }
         return unsafe String(cString: resolved)
-    }
-
-    private func readLine(_ file: File) -> String? {
-        let buffer = AlignedBuffer(byteCount: AlignedBuffer.alignment)
-        guard let count = try? file.read(at: 0, into: buffer, count: buffer.byteCount) else {
-            return nil
-        }
-        let bytes = buffer.withBytes(count: count) { span in
-            (0..<count).compactMap { try? span.littleEndian(at: $0, as: UInt8.self) }
-        }
-        return String(decoding: bytes.prefix { $0 != 0x0A }, as: UTF8.self)
     }
 
     /// Makes sure that `needed` bytes fit: a file grows, a device is refused if it is too small.
