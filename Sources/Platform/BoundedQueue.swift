@@ -82,6 +82,9 @@ package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
     /// Whether the next push would have to wait.
     package var isFull: Bool { locked { elements.count >= capacity } }
 
+    /// Whether there is nothing to take.
+    package var isEmpty: Bool { locked { elements.isEmpty } }
+
     /// Whether the queue was closed and nothing is left in it.
     package var isFinished: Bool { locked { closed && elements.isEmpty } }
 

@@ -74,6 +74,9 @@ package struct ReceiverSession: Sendable {
     /// Whether the sender may close now without having lost anything.
     package var isDone: Bool { state == .done }
 
+    /// Whether COMMIT came in and COMMITTED did not go out.
+    package var isCommitting: Bool { state == .committing }
+
     /// Takes a message from the sender.
     package mutating func receive(
         _ message: SenderMessage, type: FrameType

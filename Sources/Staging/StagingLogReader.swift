@@ -58,11 +58,11 @@ package final class StagingLogReader {
     /// In mode in place the log holds no records: the segment is taken at its word, and nothing is handed
     /// out.
     ///
-    /// - Returns: where the next segment begins.
+    /// - Returns: what the segment is, and where the next one begins.
     package func walk<Failure: Error>(
         _ position: Position, _ proof: ContentProof, _ checker: inout TransferChecker,
         _ body: RecordBody<Failure>
-    ) throws(WalkError<Failure>) -> Position {
+    ) throws(WalkError<Failure>) -> (seal: Seal, next: Position) {
         let segment: StagingLogFormat.SegmentHeader
         do {
             segment = try segmentHeader(at: position)
@@ -73,7 +73,8 @@ package final class StagingLogReader {
         if header.mode == .staged {
             try walkRecords(position, segment, proof, &checker, body)
         }
-        return Position(byte: position.byte + segment.span, index: position.index + 1)
+        let next = Position(byte: position.byte + segment.span, index: position.index + 1)
+        return (segment.seal, next)
     }
 
     private func walkRecords<Failure: Error>(

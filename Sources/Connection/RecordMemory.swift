@@ -8,12 +8,14 @@ internal import Wire
 ///
 /// The stored bytes begin at a page's border, where direct I/O wants them; header and tags lie right
 /// before, so that the whole record is one run of bytes.
-package final class RecordBuffer: Sendable {
-    /// Where the stored bytes begin in `memory`.
+package final class RecordMemory: Sendable {
+    /// Where the stored bytes of a well-formed record begin.
     package static let contentStart = AlignedBuffer.alignment
 
-    /// The memory: a page for header and tags, and the greatest content.
-    package let memory = AlignedBuffer(byteCount: contentStart + Limits.recordContent)
+    /// A page for header and tags, the greatest content, and a page for what a malformed record may have
+    /// too much.
+    package let memory = AlignedBuffer(
+        byteCount: contentStart + Limits.recordContent + AlignedBuffer.alignment)
 
     /// Makes one.
     package init() {}
