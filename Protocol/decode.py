@@ -28,6 +28,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -489,9 +490,17 @@ def decompress(data: bytes, length: int) -> bytes | None:
         require(not _libzstd.ZSTD_isError(size) and size == length, "zstd-content", "does not decompress")
         return out.raw
     if _zstd_command is not None:
-        done = subprocess.run([_zstd_command, "-dcq"], input=data, capture_output=True, check=False)
-        require(done.returncode == 0 and len(done.stdout) == length, "zstd-content", "does not decompress")
-        return done.stdout
+        with tempfile.TemporaryFile() as source:
+            source.write(data)
+            source.seek(0)
+            with subprocess.Popen([_zstd_command, "-dcq"], stdin=source, stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL) as process:
+                assert process.stdout is not None
+                content = process.stdout.read(length + 1)
+                if len(content) > length:
+                    process.kill()
+        require(process.returncode == 0 and len(content) == length, "zstd-content", "does not decompress")
+        return content
     return None
 
 
@@ -716,7 +725,6 @@ class Stream:
     def frame(self, f: Fields, payload: bytes) -> Fields:
         """Checks a frame's place and content; returns the message's fields."""
         name = f["type"]
-        message = decode_message(name, payload, self.ctx)
         if not self.side and name not in ("PING", "REFUSE"):
             self.side = "sender" if name in FROM_SENDER else "receiver"
         allowed = {"sender": FROM_SENDER, "receiver": FROM_RECEIVER}.get(self.side, FROM_SENDER | FROM_RECEIVER)
@@ -727,6 +735,7 @@ class Stream:
             require(self.after != "REFUSE", "wrong-state", "REFUSE after REFUSE")
         else:
             require(name in FOLLOWS[self.after], "wrong-state", f"{name} after {self.after or 'nothing'}")
+        message = decode_message(name, payload, self.ctx)
         self.after = self.after if name == "PING" else name
         self.sequence += 1
         self._transfer(name, message, payload)
@@ -947,6 +956,13 @@ def run_selftest() -> int:
 
 # Command line -----------------------------------------------------------------------------------------------------
 
+def shown(fields: Fields, leave_out: tuple[str, ...] = ()) -> Any:
+    """Fields for output. A key or secret is never printed."""
+    hidden = {name: "(not shown)" for name in ("tag_key", "secret") if any(fields.get(name, b""))}
+    return printable({name: value for name, value in (fields | hidden).items() if name not in leave_out})
+
+
+
 def show_unchecked(ctx: Context) -> None:
     for what, count in ctx.unchecked.items():
         print(f"NOT CHECKED: {what}, {count} times", file=sys.stderr)
@@ -973,10 +989,9 @@ def run_frames(arguments: argparse.Namespace) -> int:
     try:
         for at, f, message in decode_stream(data, stream):
             if arguments.json:
-                listed.append({"position": at, **f, "message": message})
+                listed.append({"position": at, **f, "message": shown(message)})
             else:
-                shown = {name: value for name, value in message.items() if name != "tags"}
-                print(f"{at:10} {f['sequence']:6} {f['type']:9} {json.dumps(printable(shown))}")
+                print(f"{at:10} {f['sequence']:6} {f['type']:9} {json.dumps(shown(message, ('tags',)))}")
     except Refused as error:
         refusal = str(error)
     if arguments.json:
@@ -994,11 +1009,12 @@ def run_staging_log(arguments: argparse.Namespace) -> int:
     data, ctx = map_file(arguments.file), tag_context(arguments)
     log = decode_staging_log(data, ctx)
     if arguments.json:
-        print(json.dumps(printable({**log, "unchecked": dict(ctx.unchecked)}), indent=1))
+        header = {**log["header"], "begin": shown(log["header"]["begin"])}
+        print(json.dumps(printable({**log, "header": header, "unchecked": dict(ctx.unchecked)}), indent=1))
     else:
         header = log["header"]
         print(f"{'staged' if header['mode'] == STAGED else 'in place'}, log id {header['log_id'].hex()}")
-        print(f"BEGIN {json.dumps({k: v for k, v in printable(header['begin']).items() if k != 'tag_key'})}")
+        print(f"BEGIN {json.dumps(shown(header['begin']))}")
         for s in log["segments"]:
             print(f"segment {s['segment_index']} at {s['position']}: {s['record_count']} records, {s['content']} bytes "
                   f"of content, end {s['end_offset']}, digest {s['segment_digest'].hex()}")
@@ -1051,7 +1067,7 @@ def main() -> int:
             case "generation":
                 return run_generation(arguments.value)
             case "invitation":
-                print(json.dumps(printable(decode_invitation(arguments.value)), indent=1))
+                print(json.dumps(shown(decode_invitation(arguments.value)), indent=1))
                 return 0
             case "peer-id":
                 return run_peer_id(arguments.value)
@@ -1060,6 +1076,9 @@ def main() -> int:
     except Refused as refusal:
         print(f"REFUSED: {refusal}", file=sys.stderr)
         return 1
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
