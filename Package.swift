@@ -97,7 +97,7 @@ let package = Package(
                 "Catalog", "Staging",
             ]),
         // MARK: Programs
-        module("CommandLine", ["Blocks", "Platform", arguments]),
+        module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
         .executableTarget(
             name: "blockferry",
             dependencies: [
@@ -108,8 +108,8 @@ let package = Package(
         .executableTarget(
             name: "blockferryd",
             dependencies: [
-                "CommandLine", "Receiving", "Blocks", "Digests", "Platform", "Session", "Wire",
-                "TLS", "Catalog", arguments,
+                "CommandLine", "Receiving", "Digests", "Platform", "Staging", "Wire", "TLS",
+                "Catalog", arguments,
             ],
             swiftSettings: settings),
         // MARK: Tests

@@ -15,7 +15,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <string.h>
+#include <unistd.h>
 
 const int clinux_o_direct = O_DIRECT;
 const int clinux_o_nofollow = O_NOFOLLOW;
@@ -79,6 +82,33 @@ int clinux_accept(int socket, void *address, uint32_t *length) {
 }
 int clinux_local_address(int socket, void *address, uint32_t *length) {
     return getsockname(socket, address, length);
+}
+
+int clinux_notify(const char *path, const char *message) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof(address.sun_path)) {
+        errno = EINVAL;
+        return -1;
+    }
+    memcpy(address.sun_path, path, length);
+    if (path[0] == '@') address.sun_path[0] = 0;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    ssize_t sent = sendto(fd, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&address,
+                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
+    int error = errno;
+    close(fd);
+    errno = error;
+    return sent < 0 ? -1 : 0;
+}
+
+long clinux_peek(int socket, void *buffer, size_t count) {
+    return recv(socket, buffer, count, MSG_PEEK | MSG_DONTWAIT);
+}
+
+int clinux_set_low_water(int socket, int bytes) {
+    return setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
 }
 
 int clinux_wait_exit_code(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : -1; }

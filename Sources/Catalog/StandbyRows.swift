@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
+internal import Digests
 internal import GRDB
 internal import Wire
 
@@ -10,7 +11,7 @@ extension StandbyVolume {
         let columns = Columns(row)
         self.init(
             name: try columns.volumeName("name"),
-            peer: try columns.optional("peer") { .init(bytes: $0) }.map { .init($0) },
+            peer: try columns.optional("peer") { SHA256Digest(bytes: $0) }.map { KeyID($0) },
             targetPath: try columns.text("target_path"),
             targetKind: try columns.enumerated("target_kind", TargetKind.self),
             targetIdentity: try columns.text("target_identity"),

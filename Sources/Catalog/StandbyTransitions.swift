@@ -43,12 +43,12 @@ extension StandbyCatalog {
         try transition("begin a transfer of", name, fence, .begun) { volume in
             let head = transfer.begin.head
             guard transfer.inPlace == (head.kind == .full) else {
-                throw .conflict("a full generation goes in place, a delta to the staging log")
+                throw CatalogError.Kind.conflict("a full generation goes in place, a delta to the staging log")
             }
             try volume.expect(transfer.inPlace ? [.empty, .initialising] : [.consistent, .staging])
             if head.kind == .delta {
                 guard head.lineage == volume.lineage, head.parent == volume.committed?.id else {
-                    throw .conflict("the delta does not follow the committed generation")
+                    throw CatalogError.Kind.conflict("the delta does not follow the committed generation")
                 }
             }
             volume.transfer = transfer
@@ -76,7 +76,7 @@ extension StandbyCatalog {
         try transition("apply a generation of", name, fence, .applying) { volume in
             try volume.expect([.staging, .initialising])
             guard record.head == volume.transfer?.begin.head else {
-                throw .conflict("the generation is not the one that was announced")
+                throw CatalogError.Kind.conflict("the generation is not the one that was announced")
             }
             volume.applying = record
             volume.state = .applying
@@ -92,7 +92,7 @@ extension StandbyCatalog {
         try transition("commit a generation of", name, fence, .committed) { volume in
             try volume.expect([.applying])
             guard let record = volume.applying, let transfer = volume.transfer else {
-                throw .storage("the generation that is being applied is not stored")
+                throw CatalogError.Kind.storage("the generation that is being applied is not stored")
             }
             if record.head.kind == .full {
                 volume.tagAlgorithm = record.head.tagAlgorithm
@@ -166,7 +166,7 @@ extension StandbyCatalog {
     /// `body` gives.
     private func transition(
         _ verb: String, _ name: VolumeName, _ fence: UInt64?, _ kind: StandbyEvent.Kind,
-        _ body: (inout StandbyVolume) throws(CatalogError.Kind) -> String
+        _ body: (inout StandbyVolume) throws -> String
     ) throws(CatalogError) {
         try store.write("\(verb) volume \(name)") { db in
             var volume = try StandbyVolume.require(name, in: db)
@@ -192,7 +192,7 @@ extension StandbyVolume {
     fileprivate func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
         guard states.contains(state) else {
             let wanted = states.map { "\($0)" }.joined(separator: " or ")
-            throw .conflict("the volume is \(state), not \(wanted)")
+            throw CatalogError.Kind.conflict("the volume is \(state), not \(wanted)")
         }
     }
 }

@@ -23,8 +23,16 @@ package struct FileStatus: Equatable, Sendable {
     package var identity: String
     /// Bytes of storage a regular file occupies.
     package var allocatedByteCount: UInt64
+    /// When the content was last changed, nanoseconds since 1970-01-01 UTC; of a device: nothing is known.
+    package var modifiedAt: UInt64?
     /// Whether the kernel has the device marked read-only.
     package var isReadOnlyDevice: Bool
+
+    /// Identifies the content of a regular file that nobody writes meanwhile: place, size and time of the last
+    /// write. Of a device nothing is known.
+    package var contentIdentity: String? {
+        modifiedAt.map { "\(identity) size=\(byteCount) modified=\($0)" }
+    }
 }
 
 extension File {
@@ -37,9 +45,13 @@ extension File {
             kind: .other, byteCount: UInt64(clamping: raw.st_size), mode: raw.st_mode & 0o7777,
             owner: raw.st_uid, logicalBlockByteCount: AlignedBuffer.alignment,
             identity: "file:\(clinux_major(raw.st_dev)):\(clinux_minor(raw.st_dev)):\(raw.st_ino)",
-            allocatedByteCount: UInt64(clamping: raw.st_blocks) * 512, isReadOnlyDevice: false)
+            allocatedByteCount: UInt64(clamping: raw.st_blocks) * 512, modifiedAt: nil,
+            isReadOnlyDevice: false)
         if clinux_mode_is_regular(raw.st_mode) != 0 {
             status.kind = .regular
+            status.modifiedAt =
+                UInt64(clamping: raw.st_mtim.tv_sec) * nanosecondsPerSecond
+                + UInt64(clamping: raw.st_mtim.tv_nsec)
         } else if clinux_mode_is_directory(raw.st_mode) != 0 {
             status.kind = .directory
         } else if clinux_mode_is_block_device(raw.st_mode) != 0 {

@@ -49,6 +49,27 @@ package enum Process {
         return got == 128 ? Int32(information[0]) : nil
     }
 
+    /// Tells the service manager how this process is doing, as `sd_notify(3)` does; nothing if there is none.
+    package static func notifyServiceManager(_ message: String) {
+        guard let path = environment("NOTIFY_SOCKET") else { return }
+        // SAFETY: both strings are passed as C strings for the length of the call.
+        _ = unsafe clinux_notify(path, message)
+    }
+
+    /// The path of the program that runs in this process.
+    package static var executablePath: String {
+        get throws(SystemCallError) {
+            var path = [CChar](repeating: 0, count: 4096)
+            // SAFETY: the buffer is passed with its length.
+            let count = unsafe readlink("/proc/self/exe", &path, path.count)
+            guard count > 0, count < path.count else {
+                throw SystemCallError("readlink", "/proc/self/exe")
+            }
+            return String(
+                decoding: path.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        }
+    }
+
     /// Starts a program with `descriptor` as its number 3 (if given) and nothing else inherited but the
     /// standard three.
     package static func spawn(

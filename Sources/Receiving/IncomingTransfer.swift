@@ -187,7 +187,7 @@ final class IncomingTransfer {
             let target = try writer.openTarget()
             if target.kind == .blockDevice { try target.prepare(for: begin.head.volumeSize) }
             return target
-        } catch let error as TargetError {
+        } catch {
             throw refusal(error)
         }
     }
@@ -260,10 +260,11 @@ final class IncomingTransfer {
         guard try home.catalog.volume(writer.volume.name, of: peer) != nil else {
             throw Refusal(.notAuthorised, "there is no volume \(writer.volume.name) for this peer")
         }
-        // The writer opens log and target itself; only one descriptor can hold the target exclusively.
         self.active = nil
         staged = nil
-        try storing { try writer.commit(record) { report(.progress($0)) } }
+        try storing {
+            try writer.commit(record, on: active.target) { report(.progress($0)) }
+        }
         report(.committed(Committed(number: record.head.number, id: record.id)))
     }
 

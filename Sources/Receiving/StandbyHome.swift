@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Catalog
-package import Platform
+internal import Platform
 package import TLS
 package import Wire
 

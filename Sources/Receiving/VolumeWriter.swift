@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Catalog
-package import Platform
-package import Staging
+internal import Platform
+internal import Staging
 package import Wire
 
 /// The one writer of a volume: recovery, and the way from a committed staging log to the target.
@@ -73,11 +73,13 @@ package final class VolumeWriter {
     /// 5. The log is removed. A crash before leaves a log that no transfer owns.
     ///
     /// In mode in place the content is on the target already; 1 and 3 have nothing to do but flush.
-    func commit(_ record: GenerationRecord, _ progress: (Progress) -> Void) throws {
+    func commit(
+        _ record: GenerationRecord, on target: Target, _ progress: (Progress) -> Void
+    ) throws {
         if volume.transfer?.inPlace == false { try prove(try redo(record), progress) }
         try home.catalog.beginApplying(volume.name, fence: fence, record)
         try refresh()
-        try finishApplying(progress, isProven: true)
+        try finishApplying(progress, onProven: target)
     }
 
     /// Ends the lineage here: the target is the operator's from now on.
@@ -110,8 +112,9 @@ package final class VolumeWriter {
         }
     }
 
+    /// - Parameter proven: the target, open already, if the log was just proven.
     private func finishApplying(
-        _ progress: (Progress) -> Void, isProven: Bool = false
+        _ progress: (Progress) -> Void, onProven proven: Target? = nil
     ) throws {
         guard let record = volume.applying, let transfer = volume.transfer else {
             throw Refusal(.storage, "the catalog says applying, but not what")
@@ -119,13 +122,13 @@ package final class VolumeWriter {
         do {
             if transfer.inPlace {
                 // Every segment was flushed before it was acknowledged.
-                let target = try openTarget()
+                let target = try proven ?? openTarget()
                 try target.prepare(for: record.head.volumeSize)
                 try target.sync()
             } else {
                 let redo = try redo(record)
-                if !isProven { try prove(redo, progress) }
-                let target = try openTarget()
+                if proven == nil { try prove(redo, progress) }
+                let target = try proven ?? openTarget()
                 let total = transfer.begin.plannedContent
                 var done: UInt64 = 0
                 try redo.apply(to: target) { more in

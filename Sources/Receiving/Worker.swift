@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Blocks
 internal import Catalog
 internal import Connection
 internal import Digests

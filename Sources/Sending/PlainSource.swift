@@ -11,7 +11,9 @@ package import Platform
 package final class PlainSource: Source {
     private let reader: AlignedReader
     package let summary: String
-    package var identity: String? { nil }
+    package let time: UInt64
+    /// A regular file is identified by place, size and time of the last write; a device by nothing.
+    package let identity: String?
     package var volumeByteCount: UInt64 { reader.byteCount }
 
     /// Opens a file or device.
@@ -22,6 +24,8 @@ package final class PlainSource: Source {
             guard status.kind == .regular || status.kind == .blockDevice else {
                 throw SystemCallError("open", path, code: 22)
             }
+            time = status.modifiedAt ?? Clock.wall()
+            identity = status.contentIdentity.map { "plain \($0)" }
         } catch {
             throw .unreadable(error)
         }

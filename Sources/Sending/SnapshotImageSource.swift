@@ -17,6 +17,7 @@ package final class SnapshotImageSource: Source {
     private let base: (path: String, store: SnapshotStoreReader)?
     package let summary: String
     package let identity: String?
+    package let time: UInt64
     package var volumeByteCount: UInt64 { origin.byteCount }
 
     /// Opens the images.
@@ -29,9 +30,10 @@ package final class SnapshotImageSource: Source {
     ) throws(SourceError) {
         do {
             origin = try AlignedReader(path: originPath)
+            time = try origin.status().modifiedAt ?? Clock.wall()
             guard let storePath else {
                 store = nil
-                identity = nil
+                identity = try origin.status().contentIdentity.map { "origin \($0)" }
                 summary = "origin \(originPath)"
                 base = try Self.open(baseStorePath, origin.byteCount)
                 return

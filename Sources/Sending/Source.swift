@@ -31,6 +31,8 @@ package protocol Source: AnyObject {
     ///
     /// Nothing if the source cannot identify its content.
     var identity: String? { get }
+    /// The point in time, nanoseconds since 1970-01-01 UTC, as far as it can be known.
+    var time: UInt64 { get }
     /// Bytes.
     var volumeByteCount: UInt64 { get }
 

@@ -14,6 +14,7 @@ package final class ThinImageSource: Source {
     private let device: UInt32
     package let summary: String
     package let identity: String?
+    package let time: UInt64
     package let volumeByteCount: UInt64
 
     /// Opens the pool's images and finds the device.
@@ -26,6 +27,7 @@ package final class ThinImageSource: Source {
         self.volumeByteCount = volumeByteCount
         do {
             data = try AlignedReader(path: dataPath)
+            time = try data.status().modifiedAt ?? Clock.wall()
         } catch {
             throw .unreadable(error)
         }
