@@ -57,7 +57,7 @@ public protocol ByteSource: AnyObject {
 
 /// Bytes in memory, as a source; counts what is read.
 public final class MemoryBytes: ByteSource {
-    /// The bytes. They may be changed between reads.
+    /// The bytes, which may be changed between reads.
     public var bytes: [UInt8]
     /// How many reads there were.
     public private(set) var readCount = 0

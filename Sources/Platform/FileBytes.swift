@@ -18,7 +18,9 @@ internal import Glibc
     private let descriptor: CInt
     private var buffer: UnsafeMutableRawBufferPointer
 
-    /// Opens for reading. Not exclusively: a device that device-mapper uses is always busy.
+    /// Opens for reading.
+    ///
+    /// Not exclusively: a device that device-mapper uses is always busy.
     package init(path: String) throws(ByteSourceError) {
         let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK
         // The kind decides how to read it, so look before opening it for good.

@@ -3,8 +3,10 @@
 
 internal import Blocks
 
-/// What all blocks of dm's persistent-data library share: 4096 bytes, a checksum over all but the first
-/// four, and their own number. Source: drivers/md/persistent-data.
+/// What all blocks of dm's persistent-data library share.
+///
+/// They have 4096 bytes, a checksum over all but the first four, and their own number. Source:
+/// drivers/md/persistent-data.
 enum MetadataBlock {
     static let byteCount = 4096
 

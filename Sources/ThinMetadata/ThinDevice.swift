@@ -13,7 +13,7 @@ public struct DeviceIdentity: Hashable, Sendable {
     public let transactionID: UInt64
     /// The pool's clock when the device was made.
     public let creationTime: UInt32
-    /// Root of the device's mapping tree. It stays while nobody writes to the device.
+    /// Root of the device's mapping tree, which stays while nobody writes to the device.
     public let mappingRoot: UInt64
     /// Number of blocks mapped.
     public let mappedBlocks: UInt64

@@ -40,14 +40,12 @@ public struct ThinDumpXML: Sendable {
 
     /// Starts the text for a pool.
     public init(_ superblock: Superblock) {
-        let snapshot = superblock.metadataSnapshot
-        let held = snapshot == 0 ? "" : " metadata_snap=\"\(snapshot)\""
         prefix =
             "<superblock uuid=\"\" time=\"\(superblock.time)\" "
             + "transaction=\"\(superblock.transactionID)\" "
             + "flags=\"\(superblock.needsCheck ? 1 : 0)\" version=\"2\" "
             + "data_block_size=\"\(superblock.dataBlockSectors)\" "
-            + "nr_data_blocks=\"\(superblock.dataBlockCount)\"\(held)>\n"
+            + "nr_data_blocks=\"\(superblock.dataBlockCount)\">\n"
     }
 
     /// What comes before the runs of a device.
