@@ -44,9 +44,8 @@ fuzz: packages ## A million runs of every fuzz target; RUNS=N for more
 bench: build ## Compare with the tools people use today
 	Benchmarks/run
 
-docs: build ## Manual pages into .build/man
-	swift package --allow-writing-to-package-directory generate-manual --multi-page
-	@echo "manual pages: .build/plugins/GenerateManual/outputs"
+docs: build ## Manual pages, into .build/plugins/GenerateManual/outputs
+	swift package -c release generate-manual --multi-page
 
 install: ## Install programs and units below DESTDIR; PREFIX is /usr
 	swift build -c release --static-swift-stdlib
