@@ -24,7 +24,7 @@ test: packages ## Build and run all tests but the long campaigns
 	$(SWIFT_BUILD)
 	$(SWIFT_BUILD) --build-tests
 	python3 Protocol/decode.py vectors
-	swift test -c release --skip-build
+	.ci/tests
 
 check: packages ## Format, imports, warnings, repository rules, deployment files
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift

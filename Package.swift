@@ -124,6 +124,7 @@ let package = Package(
         tests("WireTests", ["Blocks", "Digests", "Wire", "Platform"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
+        tests("SendingTests", ["Blocks", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
         tests("CatalogTests", ["Blocks", "Digests", "Wire", "Catalog", "Platform"]),
         tests(
