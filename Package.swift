@@ -77,7 +77,10 @@ let package = Package(
         module("Compression", ["Blocks", "CZstd"]),
         module(
             "Catalog",
-            ["Blocks", "Digests", "Wire", .product(name: "GRDB", package: "GRDB.swift")]),
+            [
+                "Blocks", "Digests", "Platform", "Wire",
+                .product(name: "GRDB", package: "GRDB.swift"),
+            ]),
         linuxModule("Staging", ["Blocks", "Digests", "Platform", "Wire", "Compression"]),
         // MARK: Engines
         linuxModule(
