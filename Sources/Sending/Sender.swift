@@ -173,7 +173,11 @@ package final class Sender {
         case .full:
             try source.forEachExtent(body)
         case .delta:
-            let oldSize = base.volumeByteCount
+            // Records begin on sectors; what the old end shares a sector with is sent again.
+            let oldSize =
+                base.volumeByteCount == source.volumeByteCount
+                ? base.volumeByteCount
+                : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
             try source.forEachChange(since: base.identity ?? "unidentified") { change in
                 if let kept = change.extent.clipped(to: oldSize) {
                     try body(Change(kept, change.kind))
