@@ -65,8 +65,8 @@ package enum CompressionError: Error, Equatable, Sendable {
         guard written == length else { throw .damaged }
     }
 
-    /// Checks the frame header (RFC 8878 3.1.1.1), since decompressing at one go looks neither at the
-    /// window nor at whether the content size is there.
+    /// Checks the frame header (RFC 8878 3.1.1.1), since decompressing at one go looks neither at
+    /// the window nor at whether the content size is there.
     private static func checkHeader(_ frame: RawSpan, length: UInt64) throws(CompressionError) {
         // SAFETY: every offset is below 6, and at least 6 bytes are there; zstd reads no more than
         // the frame.

@@ -32,8 +32,8 @@ package enum PeerIDError: Error, Equatable, Sendable {
 }
 
 extension KeyID {
-    /// The id as shown to people (specification 9): 52 characters of key and 4 that find typing errors, in
-    /// 8 groups of 7.
+    /// The id as shown to people (specification 9): 52 characters of key and 4 that find typing
+    /// errors, in 8 groups of 7.
     package var peerID: String {
         let text = [Character](Base32.encode(digest.bytes, .upper) + checkCharacters)
         return stride(from: 0, to: text.count, by: 7)
