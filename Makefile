@@ -23,7 +23,6 @@ build: packages ## Build both programs (release)
 test: packages ## Build and run all tests but the long campaigns
 	$(SWIFT_BUILD)
 	$(SWIFT_BUILD) --build-tests
-	python3 Protocol/decode.py vectors
 	.ci/tests
 
 check: packages ## Format, imports, warnings, repository rules, deployment files

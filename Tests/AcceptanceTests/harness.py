@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -123,6 +124,15 @@ class Site:
         result = self.run("blockferryd", "status", volume, "--json")
         assert result.code == 0, result
         return result.json["volumes"][0]
+
+    def is_free(self, volume: str) -> bool:
+        """Whether no process has the volume for writing."""
+        with open(self.standby / "locks" / volume) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     # Images
 

@@ -248,7 +248,7 @@ class Refusals(unittest.TestCase):
         with self.assertRaises(ssl.SSLError):
             Rogue(self.site, self.site.source / "identity.pem", maximum=ssl.TLSVersion.TLSv1_2)
         with self.assertRaises((ssl.SSLError, EOFError, ConnectionError)):
-            Rogue(self.site, self.site.source / "identity.pem", alpn="")
+            Rogue(self.site, self.site.source / "identity.pem", alpn="").receive()
         with self.assertRaises((ssl.SSLError, EOFError, ConnectionError)):
             # In TLS 1.3 the refusal of a key arrives with the first read.
             Rogue(self.site, None).receive()
