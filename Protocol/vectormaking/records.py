@@ -184,6 +184,7 @@ def invalid_records() -> None:
     packed("skippable", "zstd-frame", "A skippable frame first.",
            b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd" + e.zstd_frame(run, 4096))
     packed("magic-only", "zstd-frame", "Nothing behind the magic.", b"\x28\xb5\x2f\xfd")
+    packed("header-cut", "zstd-frame", "The frame's header ends inside the content size.", e.zstd_frame(run, 4096)[:8])
     packed("no-size", "zstd-frame", "No content size in the header.", e.zstd_frame(run, None, window=2 << 3))
     packed("dictionary", "zstd-frame", "A dictionary id in the header.", e.zstd_frame(run, 4096, dictionary=True))
     packed("reserved", "zstd-frame", "The reserved bit of the descriptor.", e.zstd_frame(run, 4096, reserved_bit=True))

@@ -1,8 +1,8 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Foundation
 internal import Digests
+internal import Foundation
 internal import GRDB
 internal import Wire
 

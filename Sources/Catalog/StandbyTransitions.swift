@@ -43,12 +43,15 @@ extension StandbyCatalog {
         try transition("begin a transfer of", name, fence, .begun) { volume in
             let head = transfer.begin.head
             guard transfer.inPlace == (head.kind == .full) else {
-                throw CatalogError.Kind.conflict("a full generation goes in place, a delta to the staging log")
+                throw CatalogError.Kind.conflict(
+                    "a full generation goes in place, a delta to the staging log")
             }
-            try volume.expect(transfer.inPlace ? [.empty, .initialising] : [.consistent, .staging])
+            try volume.expect(
+                transfer.inPlace ? [.empty, .initialising] : [.consistent, .staging])
             if head.kind == .delta {
                 guard head.lineage == volume.lineage, head.parent == volume.committed?.id else {
-                    throw CatalogError.Kind.conflict("the delta does not follow the committed generation")
+                    throw CatalogError.Kind.conflict(
+                        "the delta does not follow the committed generation")
                 }
             }
             volume.transfer = transfer
@@ -92,7 +95,8 @@ extension StandbyCatalog {
         try transition("commit a generation of", name, fence, .committed) { volume in
             try volume.expect([.applying])
             guard let record = volume.applying, let transfer = volume.transfer else {
-                throw CatalogError.Kind.storage("the generation that is being applied is not stored")
+                throw CatalogError.Kind.storage(
+                    "the generation that is being applied is not stored")
             }
             if record.head.kind == .full {
                 volume.tagAlgorithm = record.head.tagAlgorithm

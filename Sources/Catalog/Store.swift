@@ -121,7 +121,8 @@ final class Store: Sendable {
             }
             try db.execute(sql: "PRAGMA application_id = \(purpose.rawValue)")
         } else if found != purpose.rawValue {
-            throw CatalogError.Kind.conflict("the file holds something else than a \(purpose) catalog")
+            throw CatalogError.Kind.conflict(
+                "the file holds something else than a \(purpose) catalog")
         }
     }
 

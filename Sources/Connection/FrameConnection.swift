@@ -81,7 +81,8 @@ package final class FrameConnection {
         }
         guard let current = header else { return nil }
         let isRecord = current.type == .record
-        let first = isRecord ? min(current.payloadLength, Limits.recordHeader) : current.payloadLength
+        let first =
+            isRecord ? min(current.payloadLength, Limits.recordHeader) : current.payloadLength
         guard try fillOrCut(\.bytes, upTo: first) else { return nil }
         guard isRecord else {
             let payload = bytes

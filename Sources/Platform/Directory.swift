@@ -37,6 +37,14 @@ package enum Directory {
         return names.sorted()
     }
 
+    /// The path without symbolic links, or as it is if it cannot be resolved.
+    package static func resolved(_ path: String) -> String {
+        // SAFETY: realpath returns memory that is copied and freed.
+        guard let resolved = unsafe realpath(path, nil) else { return path }
+        defer { unsafe free(resolved) }
+        return unsafe String(cString: resolved)
+    }
+
     /// Whether something has this name.
     package static func exists(_ path: String) -> Bool {
         // SAFETY: the path is passed as a C string for the length of the call.

@@ -91,11 +91,15 @@ package final class SnapshotImageSource: Source {
             throw SourceError.noProof(
                 reason: "the store of the base is needed to know what changed: give --base-store")
         }
-        guard let field = baseIdentity.split(separator: " ").first(where: { $0.hasPrefix("records=") }),
+        guard
+            let field = baseIdentity.split(separator: " ").first(where: { $0.hasPrefix("records=") }
+            ),
             let count = UInt64(field.dropFirst("records=".count)), count > 0
         else {
             throw SourceError.noProof(
-                reason: "nothing identifies the store of the base: it held no exception when it was sent")
+                reason:
+                    "nothing identifies the store of the base: it held no exception when it was sent"
+            )
         }
         guard base.store.exceptionCount >= count,
             try Self.identity(base.store, first: count) == baseIdentity

@@ -95,7 +95,7 @@ package final class Target {
     /// Whether a file is attached to a loop device, or locked by another process.
     private func isHeldElsewhere() throws(TargetError) -> Bool {
         if flock(file.descriptor, LOCK_EX | LOCK_NB) != 0 { return true }
-        let real = realPath(path)
+        let real = Directory.resolved(path)
         let devices = (try? Directory.names(in: "/sys/block")) ?? []
         for device in devices where device.hasPrefix("loop") {
             let backing = "/sys/block/\(device)/loop/backing_file"
@@ -105,13 +105,6 @@ package final class Target {
             if String(decoding: line.prefix { $0 != 0x0A }, as: UTF8.self) == real { return true }
         }
         return false
-    }
-
-    private func realPath(_ path: String) -> String {
-        // SAFETY: realpath returns memory that is copied and freed.
-        guard let resolved = unsafe realpath(path, nil) else { return path }
-        defer { unsafe free(resolved) }
-        return unsafe String(cString: resolved)
     }
 
     /// Makes sure that `needed` bytes fit: a file grows, a device is refused if it is too small.

@@ -108,7 +108,8 @@ struct SendCommand: ParsableCommand {
             text += " (\(outcome.volumeByteCount / outcome.wireByteCount)x less than a full copy)"
         }
         if outcome.resumedSegments > 0 {
-            text += ", resumed after segment \(outcome.resumedSegments) of \(outcome.plannedSegments)"
+            text +=
+                ", resumed after segment \(outcome.resumedSegments) of \(outcome.plannedSegments)"
         }
         return text + ", id \(id)\n"
     }

@@ -59,7 +59,8 @@ struct SourceOptions: ParsableArguments {
             throw ValidationError("--thin-metadata, --thin-data and --device go together.")
         }
         guard thinMetadata != nil || (volumeSize == nil && !metadataSnapshot) else {
-            throw ValidationError("--volume-size and --metadata-snapshot belong to --thin-metadata.")
+            throw ValidationError(
+                "--volume-size and --metadata-snapshot belong to --thin-metadata.")
         }
         guard cowOrigin != nil || (cowStore == nil && baseStore == nil) else {
             throw ValidationError("--cow-store and --base-store belong to --cow-origin.")

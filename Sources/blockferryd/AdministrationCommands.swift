@@ -205,7 +205,8 @@ struct StatusCommand: ParsableCommand {
 struct PromoteCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "promote",
-        abstract: "Take the copy into use: finish or drop what is pending, and refuse the source from now on.",
+        abstract:
+            "Take the copy into use: finish or drop what is pending, and refuse the source from now on.",
         discussion: "Needs no network. Afterwards the target may be mounted and written.")
 
     @Argument(help: "Name of the volume.") var volume: VolumeName
@@ -221,7 +222,8 @@ struct PromoteCommand: ParsableCommand {
 struct ResetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "reset",
-        abstract: "Forget every generation of a volume, so that a full copy may replace its target.",
+        abstract:
+            "Forget every generation of a volume, so that a full copy may replace its target.",
         discussion: """
             The target is not touched, but the next send overwrites it. On the source host the volume must be sent \
             under a new name, or its state forgotten, since that side remembers the old lineage.

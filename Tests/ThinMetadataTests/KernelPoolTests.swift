@@ -225,7 +225,7 @@ struct KernelPoolTests {
                 files += 1
             }
         }
-        #expect(files == 26)
+        #expect(files == 27)
         print("XML files equal to those of thin_delta and thin_dump 0.9.0: \(files + 1)")
     }
 
