@@ -26,6 +26,14 @@ package enum StagingLogFormat {
         (length + UInt64(unit) - 1) / UInt64(unit) * UInt64(unit)
     }
 
+    /// Checks the bytes between a segment's records and the next unit.
+    package static func check(padding: RawSpan) throws(WireError) {
+        var reader = FieldReader("staging-log-segment")
+        for _ in 0..<padding.byteCount where try reader.integer(UInt8.self, padding) != 0 {
+            throw reader.error(.padding)
+        }
+    }
+
     /// The first 4096 bytes of a log.
     package struct Header: Equatable, Sendable {
         package var mode: Mode
