@@ -130,6 +130,11 @@ let package = Package(
         tests(
             "StagingTests",
             ["Blocks", "Digests", "Platform", "Wire", "Compression", "Staging"]),
+        tests(
+            "CommandTests",
+            [
+                "Blocks", "Digests", "Platform", "Wire", "TLS", "Connection", "Session", "Catalog",
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )
