@@ -121,7 +121,7 @@ let package = Package(
         tests("PlatformTests", ["Blocks", "Platform"]),
         tests("SnapshotStoreTests", ["Blocks", "Platform", "SnapshotStore"]),
         tests("ThinMetadataTests", ["Blocks", "Platform", "ThinMetadata"]),
-        tests("WireTests", ["Blocks", "Digests", "Wire", "Platform"]),
+        tests("WireTests", ["Blocks", "Digests", "Wire", "Platform", "Staging"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
