@@ -156,6 +156,7 @@ def begins() -> None:
         ("number-zero", "bad-number", {"number": 0}),
         ("parent", "bad-parent", {"parent": PARENT}),
         ("size-zero", "bad-volume-size", {"volume_size": 0}),
+        ("planned-segments", "planned-segments", {"planned_segments": (1 << 20) + 1}),
         ("key-zeros", "bad-tag-key", {"tag_key": bytes(32)}),
         ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
     ]

@@ -91,9 +91,9 @@ package final class StagingLogReader {
         while next < end {
             let record: RecordHeader
             let content: ContentProof.Content?
-            do {
+            do throws(StagingLogError) {
                 record = try self.record(at: next, end: end)
-                do { try checker.add(record) } catch { throw StagingLogError.damaged(path, error) }
+                do { try checker.add(record) } catch { throw .damaged(path, error) }
                 content = try self.content(of: record, at: next, proof)
             } catch {
                 throw .log(error)

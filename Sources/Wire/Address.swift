@@ -34,9 +34,10 @@ enum Address {
         switch empty.count {
         case 0: break
         case 1: guard empty[0] != 0, empty[0] != parts.count - 1 else { return false }
-        case 2: guard empty == [0, 1] || empty == [parts.count - 2, parts.count - 1] else {
-            return false
-        }
+        case 2:
+            guard empty == [0, 1] || empty == [parts.count - 2, parts.count - 1] else {
+                return false
+            }
         case 3: guard parts.count == 3 else { return false }
         default: return false
         }

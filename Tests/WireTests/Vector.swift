@@ -20,7 +20,8 @@ indirect enum Value: Equatable, CustomStringConvertible {
         case .string(let text): self = .text(Array(text.utf8))
         case .array(let items): self = .list(try items.map { try Value($0) })
         case .object(let members): self = .object(try members.mapValues { try Value($0) })
-        case .null, .bool: throw FixtureFailure("a vector holds null or a boolean as a field")
+        case .null, .bool, .fraction:
+            throw FixtureFailure("a vector holds null, a boolean or a fraction as a field")
         }
     }
 
@@ -131,12 +132,16 @@ enum Shake128 {
         block += [UInt8](repeating: 0, count: rate - block.count)
         block[rate - 1] |= 0x80
         var state = [UInt64](repeating: 0, count: 25)
-        for index in 0..<rate { state[index / 8] ^= UInt64(block[index]) << (index % 8 * 8) }
+        for index in 0..<rate {
+            let shift = UInt64(index % 8 * 8)
+            state[index / 8] ^= UInt64(block[index]) << shift
+        }
         var output: [UInt8] = []
         while output.count < count {
             permute(&state)
             for index in 0..<min(rate, count - output.count) {
-                output.append(UInt8(truncatingIfNeeded: state[index / 8] >> (index % 8 * 8)))
+                let shift = UInt64(index % 8 * 8)
+                output.append(UInt8(truncatingIfNeeded: state[index / 8] >> shift))
             }
         }
         return output
@@ -146,9 +151,8 @@ enum Shake128 {
         var register: UInt8 = 1
         for _ in 0..<24 {
             // θ
-            let columns = (0..<5).map {
-                state[$0] ^ state[$0 + 5] ^ state[$0 + 10] ^ state[$0 + 15] ^ state[$0 + 20]
-            }
+            var columns = [UInt64](repeating: 0, count: 5)
+            for index in 0..<25 { columns[index % 5] ^= state[index] }
             for index in 0..<25 {
                 let next = columns[(index + 1) % 5]
                 state[index] ^= columns[(index + 4) % 5] ^ (next << 1 | next >> 63)
@@ -173,7 +177,8 @@ enum Shake128 {
             }
             // ι, its constants from the shift register
             for power in 0..<7 {
-                if register & 1 == 1 { state[0] ^= 1 << (1 << power - 1) }
+                let position: UInt64 = (1 << power) - 1
+                if register & 1 == 1 { state[0] ^= 1 << position }
                 register = register & 0x80 != 0 ? register << 1 ^ 0x71 : register << 1
             }
         }

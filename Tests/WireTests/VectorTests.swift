@@ -8,7 +8,8 @@ import Testing
 import Wire
 
 @Suite("Vectors") struct VectorTests {
-    @Test("every vector of the protocol is decoded to its fields and back, or refused by its reason")
+    @Test(
+        "every vector of the protocol is decoded to its fields and back, or refused by its reason")
     func vectors() throws {
         var valid = 0
         var invalid = 0
@@ -29,7 +30,8 @@ import Wire
                 invalid += 1
             }
         }
-        print("\(valid + invalid) vectors through the Swift decoders: \(valid) valid, \(invalid) not")
+        print(
+            "\(valid + invalid) vectors through the Swift decoders: \(valid) valid, \(invalid) not")
         #expect(valid + invalid >= 600)
         #expect(valid >= 200)
         #expect(invalid >= 400)
@@ -49,7 +51,8 @@ import Wire
         let script = Vector.folder.split(separator: "/").dropLast().joined(separator: "/")
         let run = try ToolRun("/usr/bin/python3", "/\(script)/decode.py", "vectors")
         let last = try #require(run.lines.last)
-        #expect(try last.hasPrefix("\(Vector.all().count) vectors, "))
+        let count = try Vector.all().count
+        #expect(last.hasPrefix("\(count) vectors, "))
     }
 
     /// The one reason that is not the wire's.
@@ -120,16 +123,17 @@ import Wire
         case "tag":
             let number = try #require(inputs.integer("tag_algorithm"))
             let algorithm = try #require(TagAlgorithm(rawValue: UInt8(number)))
-            let tagger = Tagger(algorithm, key: try #require(inputs.key("tag_key")))
+            let key = try #require(inputs.key("tag_key"))
+            let tagger = Tagger(algorithm, key: key)
             return Value(bytes: try vector.bytes().withRawSpan { tagger.tag($0) }.bytes)
         case "delta":
             let digests = try inputs.json["segment_digests"].elements.map {
-                try #require(
-                    SHA256Digest(bytes: try #require(Hex.decode(try #require($0.string)))))
+                try #require(SHA256Digest(bytes: Hex.decode($0.string ?? "") ?? []))
             }
             return Value(bytes: deltaDigest(of: digests).bytes)
         case "segment":
-            var digester = SegmentDigester(index: try #require(inputs.integer("segment_index")))
+            let index = try #require(inputs.integer("segment_index"))
+            var digester = SegmentDigester(index: index)
             for json in inputs.json["records"].elements { digester.add(try record(json)) }
             return Value(bytes: digester.finish().bytes)
         default: throw FixtureFailure("no such digest: \(vector.type)")
@@ -144,7 +148,7 @@ import Wire
         let kind = try #require(RecordKind(rawValue: UInt8(number)))
         guard kind == .data else { return RecordHeader(kind, offset: offset, length: length) }
         let tags = try json["tags"].elements.map {
-            let bytes = try #require(Hex.decode(try #require($0.string)))
+            let bytes = Hex.decode($0.string ?? "") ?? []
             return try bytes.withRawSpan { try Tag($0, at: 0) }
         }
         return RecordHeader(
