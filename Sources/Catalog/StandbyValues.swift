@@ -22,8 +22,8 @@ package struct StandbyPeer: Hashable, Sendable {
 
 /// The unfinished transfer of a volume, at the standby.
 package struct StandbyTransfer: Equatable, Sendable {
-    /// The announcement, with `heldSegments` 0, as in the header of the staging log: that field belongs to
-    /// a connection.
+    /// The announcement, with `heldSegments` 0, as in the header of the staging log: that field
+    /// belongs to a connection.
     package let begin: Begin
     /// The staging log it goes to.
     package let logID: StagingLogID

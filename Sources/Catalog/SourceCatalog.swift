@@ -1,0 +1,141 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Digests
+internal import GRDB
+internal import Platform
+package import Wire
+
+/// What a source must remember: the receivers it has paired with, what each of them holds, and from
+/// which snapshots that was made.
+///
+/// Several processes may have the same catalog open. Every function is one transaction, durable
+/// when it returns.
+package final class SourceCatalog: Sendable {
+    let store: Store
+    private let clock: @Sendable () -> UInt64
+    private let historyLimit: UInt64
+
+    /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
+    ///
+    /// - Parameters:
+    ///   - historyLimit: how many committed generations are kept in the history.
+    ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
+    package init(
+        directory: String, historyLimit: UInt64 = 10_000,
+        clock: @escaping @Sendable () -> UInt64 = Clock.wall
+    ) throws(CatalogError) {
+        store = try Store(directory: directory, purpose: .source, migrator: SourceSchema.migrator)
+        self.clock = clock
+        self.historyLimit = historyLimit
+    }
+
+    // MARK: Receivers
+
+    /// Adds a receiver, or gives a known one with the same key another address.
+    ///
+    /// - Throws: `conflict` if the name belongs to another key.
+    package func addReceiver(
+        _ name: ReceiverName, key: KeyID, address: String
+    ) throws(CatalogError) {
+        try store.write("add receiver \(name)") { db in
+            if let known = try Receiver.find(name, in: db), known.key != key {
+                throw CatalogError.Kind.conflict("a receiver of this name has another key")
+            }
+            try db.execute(
+                sql: """
+                    INSERT INTO receiver (name, key, address, added_at) VALUES (?, ?, ?, ?)
+                    ON CONFLICT (name) DO UPDATE SET address = excluded.address
+                    """, arguments: [name.text, key.stored, address, clock().stored])
+        }
+    }
+
+    /// All receivers, by name.
+    package func receivers() throws(CatalogError) -> [Receiver] {
+        try store.read("list the receivers") { db in
+            try Row.fetchAll(db, sql: "SELECT * FROM receiver ORDER BY name")
+                .map { try Receiver($0) }
+        }
+    }
+
+    /// The receiver of this name.
+    package func receiver(_ name: ReceiverName) throws(CatalogError) -> Receiver? {
+        try store.read("find receiver \(name)") { db in try Receiver.find(name, in: db) }
+    }
+
+    /// Removes a receiver.
+    ///
+    /// - Throws: `conflict` while there are replicas at it: they name snapshots that occupy
+    ///   storage.
+    package func removeReceiver(_ name: ReceiverName) throws(CatalogError) {
+        try store.write("remove receiver \(name)") { db in
+            let replica = try String.fetchOne(
+                db, sql: "SELECT volume FROM replica WHERE receiver = ?", arguments: [name.text])
+            if let replica {
+                throw CatalogError.Kind.conflict("volume \(replica) has a replica there")
+            }
+            try db.execute(sql: "DELETE FROM receiver WHERE name = ?", arguments: [name.text])
+            guard db.changesCount == 1 else {
+                throw CatalogError.Kind.notFound("receiver \(name)")
+            }
+        }
+    }
+
+    // MARK: Replicas
+
+    /// All replicas, by receiver and volume.
+    package func replicas() throws(CatalogError) -> [Replica] {
+        try store.read("list the replicas") { db in
+            try Row.fetchAll(db, sql: "SELECT * FROM replica ORDER BY receiver, volume")
+                .map { try Replica($0) }
+        }
+    }
+
+    /// What is known of `volume` at `receiver`; nothing before its first transfer.
+    package func replica(
+        _ volume: VolumeName, at receiver: ReceiverName
+    ) throws(CatalogError) -> Replica? {
+        try store.read("find the replica of volume \(volume) at \(receiver)") { db in
+            try Replica.find(receiver, volume, in: db)
+        }
+    }
+
+    // MARK: History
+
+    /// Adds a committed generation, and drops the oldest above the limit.
+    package func addHistory(_ entry: HistoryEntry) throws(CatalogError) {
+        try store.write("record generation \(entry.number) of volume \(entry.volume)") { db in
+            try db.execute(
+                sql: """
+                    INSERT INTO history
+                        (receiver, volume, number, id, committed_at, changed_bytes, wire_bytes,
+                         duration)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                    """,
+                arguments: [
+                    entry.receiver.text, entry.volume.text, entry.number.stored, entry.id.stored,
+                    entry.committedAt.stored, entry.changedBytes.stored, entry.wireBytes.stored,
+                    entry.duration.stored,
+                ])
+            try db.execute(
+                sql: "DELETE FROM history WHERE entry <= ? - ?",
+                arguments: [db.lastInsertedRowID, historyLimit.stored])
+        }
+    }
+
+    /// The newest committed generations, newest first; of one volume or receiver if it is given.
+    package func history(
+        receiver: ReceiverName? = nil, volume: VolumeName? = nil, limit: Int
+    ) throws(CatalogError) -> [HistoryEntry] {
+        try store.read("list the history") { db in
+            try Row.fetchAll(
+                db,
+                sql: """
+                    SELECT * FROM history
+                    WHERE (?1 IS NULL OR receiver = ?1) AND (?2 IS NULL OR volume = ?2)
+                    ORDER BY entry DESC LIMIT ?3
+                    """, arguments: [receiver?.text, volume?.text, max(0, limit)]
+            ).map { try HistoryEntry($0) }
+        }
+    }
+}
