@@ -124,7 +124,12 @@ let package = Package(
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
-        tests("CatalogTests", ["Blocks", "Digests", "Wire", "Catalog", "Platform"]),
+        tests(
+            "CatalogTests",
+            [
+                "Blocks", "Digests", "Wire", "Catalog", "Platform",
+                .product(name: "GRDB", package: "GRDB.swift"),
+            ]),
         tests(
             "StagingTests",
             ["Blocks", "Digests", "Platform", "Wire", "Compression", "Staging"]),
