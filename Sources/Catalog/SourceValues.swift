@@ -38,6 +38,13 @@ package struct Receiver: Hashable, Sendable {
     package var address: String
     /// Nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
+
+    package init(name: ReceiverName, key: KeyID, address: String, addedAt: UInt64) {
+        self.name = name
+        self.key = key
+        self.address = address
+        self.addedAt = addedAt
+    }
 }
 
 /// The unfinished transfer of a replica, at the source.
@@ -93,6 +100,11 @@ package struct Superseded: Equatable, Sendable {
     package var planName: String
     /// The source snapshot of the generation before.
     package var base: String?
+
+    package init(planName: String, base: String?) {
+        self.planName = planName
+        self.base = base
+    }
 }
 
 /// A generation that was committed, and what it took.

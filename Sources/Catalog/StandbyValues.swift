@@ -115,4 +115,12 @@ package struct StandbyEvent: Equatable, Sendable {
     package var kind: Kind
     /// For people.
     package var text: String
+
+    package init(number: UInt64, time: UInt64, volume: VolumeName?, kind: Kind, text: String) {
+        self.number = number
+        self.time = time
+        self.volume = volume
+        self.kind = kind
+        self.text = text
+    }
 }
