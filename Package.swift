@@ -126,7 +126,12 @@ let package = Package(
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
         tests("SendingTests", ["Blocks", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
-        tests("CatalogTests", ["Blocks", "Digests", "Wire", "Catalog", "Platform"]),
+        tests(
+            "CatalogTests",
+            [
+                "Blocks", "Digests", "Wire", "Catalog", "Platform",
+                .product(name: "GRDB", package: "GRDB.swift"),
+            ]),
         tests(
             "StagingTests",
             ["Blocks", "Digests", "Platform", "Wire", "Compression", "Staging"]),

@@ -4,81 +4,137 @@
 package import Digests
 package import Wire
 
-/// A standby that this host may send to.
-package struct Receiver: Equatable, Sendable {
-    /// What it is called here.
-    package var name: String
-    /// Its key.
+/// What the source calls a receiver, on this host only.
+package struct ReceiverName: Hashable, Sendable, CustomStringConvertible {
+    /// The text: 1–64 of a–z, 0–9, ".", "_", "-", beginning with a letter or digit.
+    package let text: String
+
+    /// Takes a name that keeps the rule.
+    package init?(_ text: String) {
+        let characters = text.utf8
+        guard (1...64).contains(characters.count), let first = characters.first,
+            Self.isLetterOrDigit(first),
+            characters.allSatisfy({
+                Self.isLetterOrDigit($0) || ".-_".utf8.contains($0)
+            })
+        else { return nil }
+        self.text = text
+    }
+
+    package var description: String { text }
+
+    private static func isLetterOrDigit(_ byte: UInt8) -> Bool {
+        (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
+            || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+    }
+}
+
+/// A receiver that the source has paired with.
+package struct Receiver: Hashable, Sendable {
+    package var name: ReceiverName
+    /// The key it must prove to have.
     package var key: KeyID
-    /// Where it listens: host:port.
+    /// host:port.
     package var address: String
     /// Nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
+
+    package init(name: ReceiverName, key: KeyID, address: String, addedAt: UInt64) {
+        self.name = name
+        self.key = key
+        self.address = address
+        self.addedAt = addedAt
+    }
 }
 
-/// A generation that is on its way.
+/// The unfinished transfer of a replica, at the source.
 package struct SourceTransfer: Equatable, Sendable {
-    /// The announcement; `heldSegments` is not kept.
-    package var begin: Begin
-    /// Identity of the snapshot that is sent; nothing if the source has none.
-    package var base: String?
-    /// Name of the plan file beside the catalog.
-    package var planName: String
+    /// The announcement, with `heldSegments` 0: that field belongs to a connection.
+    package let begin: Begin
+    /// The source snapshot that is being sent, in the sender's words.
+    package let base: String
+    /// The file that holds the plan and the digests of the segments sent.
+    package let planName: String
 
-    package init(begin: Begin, base: String?, planName: String) {
+    package init(begin: Begin, base: String, planName: String) {
+        var begin = begin
+        begin.heldSegments = 0
         self.begin = begin
         self.base = base
         self.planName = planName
     }
 }
 
-/// What the source knows of one volume on one standby.
+/// What the source remembers of one volume at one receiver.
 package struct Replica: Equatable, Sendable {
-    package var receiver: String
+    package var receiver: ReceiverName
     package var volume: VolumeName
-    /// The chain of generations, once one was begun.
+    /// The lineage, from the beginning of its full generation.
     package var lineage: LineageID?
+    /// How the lineage's tags are made.
     package var tagAlgorithm: TagAlgorithm?
+    /// The lineage's secret.
     package var tagKey: TagKey?
-    /// The last generation that the standby has confirmed.
+    /// The last generation that the receiver is known to have committed.
     package var committed: GenerationRecord?
+    /// When that was heard, nanoseconds since 1970-01-01 UTC.
     package var committedAt: UInt64?
-    /// Identity of the snapshot that the committed generation was made from.
+    /// The source snapshot the committed generation was made from, in the sender's words.
     package var base: String?
-    /// The generation whose COMMIT was sent and whose COMMITTED was not heard.
+    /// The generation whose COMMIT may have been sent and whose COMMITTED was not heard. It is the
+    /// one of `transfer`.
     package var pending: GenerationRecord?
+    /// The unfinished transfer.
     package var transfer: SourceTransfer?
 
-    package init(receiver: String, volume: VolumeName) {
+    /// A replica of which nothing was sent.
+    package init(receiver: ReceiverName, volume: VolumeName) {
         self.receiver = receiver
         self.volume = volume
     }
 }
 
-/// A committed generation and what it cost.
+/// What a commit has made superfluous and may be deleted.
+package struct Superseded: Equatable, Sendable {
+    /// The plan of the transfer.
+    package var planName: String
+    /// The source snapshot of the generation before.
+    package var base: String?
+
+    package init(planName: String, base: String?) {
+        self.planName = planName
+        self.base = base
+    }
+}
+
+/// A generation that was committed, and what it took.
 package struct HistoryEntry: Equatable, Sendable {
-    package var receiver: String
+    package var receiver: ReceiverName
     package var volume: VolumeName
+    /// Number of the generation.
     package var number: UInt64
+    /// Id of the generation.
     package var id: SHA256Digest
-    /// Bytes of the change list.
-    package var changedByteCount: UInt64
-    /// Bytes of frames.
-    package var wireByteCount: UInt64
-    package var nanoseconds: UInt64
+    /// Nanoseconds since 1970-01-01 UTC.
     package var committedAt: UInt64
+    /// Bytes of the extents in the change list.
+    package var changedBytes: UInt64
+    /// Bytes sent and received.
+    package var wireBytes: UInt64
+    /// Nanoseconds from the first record to COMMITTED, over all connections.
+    package var duration: UInt64
 
     package init(
-        receiver: String, volume: VolumeName, number: UInt64, id: SHA256Digest,
-        changedByteCount: UInt64, wireByteCount: UInt64, nanoseconds: UInt64, committedAt: UInt64
+        receiver: ReceiverName, volume: VolumeName, number: UInt64, id: SHA256Digest,
+        committedAt: UInt64, changedBytes: UInt64, wireBytes: UInt64, duration: UInt64
     ) {
         self.receiver = receiver
         self.volume = volume
         self.number = number
         self.id = id
-        self.changedByteCount = changedByteCount
-        self.wireByteCount = wireByteCount
-        self.nanoseconds = nanoseconds
         self.committedAt = committedAt
+        self.changedBytes = changedBytes
+        self.wireBytes = wireBytes
+        self.duration = duration
     }
 }

@@ -8,8 +8,8 @@ package import Wire
 
 /// What a standby must remember: its peers, its volumes with what they hold, and what was done.
 ///
-/// Several processes may have the same catalog open. Every function is one transaction, durable when it
-/// returns.
+/// Several processes may have the same catalog open. Every function is one transaction, durable
+/// when it returns.
 package final class StandbyCatalog: Sendable {
     let store: Store
     private let clock: @Sendable () -> UInt64
@@ -56,7 +56,8 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
-    /// Removes a peer. Its volumes stay, without a peer, and a session of it that is under way is fenced.
+    /// Removes a peer. Its volumes stay, without a peer, and a session of it that is under way is
+    /// fenced.
     package func removePeer(_ key: KeyID) throws(CatalogError) {
         try store.write("remove peer \(key)") { db in
             guard try hasPeer(key, db) else { throw CatalogError.Kind.notFound("peer \(key)") }
@@ -83,7 +84,8 @@ package final class StandbyCatalog: Sendable {
 
     /// Adds a volume that holds nothing.
     ///
-    /// - Throws: `conflict` if the name or the target path is taken, `notFound` if the peer is not known.
+    /// - Throws: `conflict` if the name or the target path is taken, `notFound` if the peer is not
+    ///   known.
     package func createVolume(
         _ name: VolumeName, peer: KeyID?, targetPath: String, targetKind: TargetKind,
         targetIdentity: String
@@ -121,7 +123,8 @@ package final class StandbyCatalog: Sendable {
         try store.read("find volume \(name)") { db in try StandbyVolume.find(name, in: db) }
     }
 
-    /// The volume of this name if it is pinned to `peer`: the only look-up for what comes from the network.
+    /// The volume of this name if it is pinned to `peer`: the only look-up for what comes from the
+    /// network.
     package func volume(
         _ name: VolumeName, of peer: KeyID
     ) throws(CatalogError) -> StandbyVolume? {
@@ -159,8 +162,8 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
-    /// Appends an event, within the transaction that does what it tells, and drops the oldest above the
-    /// limit.
+    /// Appends an event, within the transaction that does what it tells, and drops the oldest above
+    /// the limit.
     func record(
         _ kind: StandbyEvent.Kind, _ volume: VolumeName?, _ text: String, _ db: Database
     ) throws {

@@ -43,12 +43,13 @@ extension StandbyCatalog {
         }
     }
 
-    /// Uses a secret: burns the invitation, adds the peer and pins the volume to it, all or nothing.
+    /// Uses a secret: burns the invitation, adds the peer and pins the volume to it, all or
+    /// nothing.
     ///
     /// A known peer keeps the name it has.
     ///
-    /// - Returns: the volume; nothing if the secret is unknown, used or expired, or if the volume is pinned
-    ///   to another peer, in which case the invitation is burnt all the same.
+    /// - Returns: the volume; nothing if the secret is unknown, used or expired, or if the volume
+    ///   is pinned to another peer, in which case the invitation is burnt all the same.
     package func redeem(
         secretHash: SHA256Digest, peerKey: KeyID, peerName: String, now: UInt64
     ) throws(CatalogError) -> VolumeName? {

@@ -3,7 +3,8 @@
 
 internal import GRDB
 
-/// The tables of the standby's catalog. A migration that was released is never changed; a new one follows.
+/// The tables of the standby's catalog. A migration that was released is never changed; a new one
+/// follows.
 enum StandbySchema {
     static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
@@ -11,10 +12,10 @@ enum StandbySchema {
         return migrator
     }
 
-    // Messages are stored as their payloads, enumerations as the numbers they have on the wire, times as
-    // nanoseconds since 1970-01-01 UTC. Events outlive what they speak of and therefore refer to nothing.
-    // Fencing numbers are counted for all volumes together: one that is made again under an old name
-    // never gets a number that a writer of the old one still holds.
+    // Messages are stored as their payloads, enumerations as the numbers they have on the wire,
+    // times as nanoseconds since 1970-01-01 UTC. Events outlive what they speak of and therefore
+    // refer to nothing. Fencing numbers are counted for all volumes together: one that is made
+    // again under an old name never gets a number that a writer of the old one still holds.
     private static let version1 = """
         CREATE TABLE peer (
             key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 32),

@@ -6,21 +6,26 @@ package import Wire
 
 /// The transitions of a volume (docs of `VolumeState`), each one transaction.
 ///
-/// A writer takes a fence first and presents it with every transition; once somebody else has taken one,
-/// its transitions fail with `fenced` and change nothing. What a crash leaves, in the order of a delta:
+/// A writer takes a fence first and presents it with every transition; once somebody else has taken
+/// one, its transitions fail with `fenced` and change nothing. What a crash leaves, in the order of
+/// a delta:
 ///
-/// 1. `takeFence`. *A crash leaves the volume as it was.* The writer makes the staging log, with its header.
-/// 2. `beginTransfer`: staging. *A crash before it leaves a log that no volume names: it is removed. A crash
-///    after it leaves a transfer that resumes from the segments in its log, or is abandoned.*
-/// 3. The log is proven and synced, then `beginApplying`: applying. *A crash after it leaves a target that may
-///    hold parts of two generations and a complete log: it is applied again from its beginning, which
-///    needs no network and may be done any number of times. It is never abandoned.*
-/// 4. The target is written and flushed, then `commit`: consistent. *A crash before it is that of 3.*
+/// 1. `takeFence`. *A crash leaves the volume as it was.* The writer makes the staging log, with
+///    its header.
+/// 2. `beginTransfer`: staging. *A crash before it leaves a log that no volume names: it is
+///    removed. A crash after it leaves a transfer that resumes from the segments in its log, or is
+///    abandoned.*
+/// 3. The log is proven and synced, then `beginApplying`: applying. *A crash after it leaves a
+///    target that may hold parts of two generations and a complete log: it is applied again from
+///    its beginning, which needs no network and may be done any number of times. It is never
+///    abandoned.*
+/// 4. The target is written and flushed, then `commit`: consistent. *A crash before it is that of
+///    3.*
 /// 5. The log is removed. *A crash before leaves a log that no volume names: it is removed.*
 ///
-/// A full generation goes in place: `beginTransfer` makes the volume initialising, content goes to the target at
-/// once, and 3 has nothing left to write. *A crash between 2 and 3 leaves a target that holds part of one
-/// generation and is not usable; its log says which segments are durable.*
+/// A full generation goes in place: `beginTransfer` makes the volume initialising, content goes to
+/// the target at once, and 3 has nothing left to write. *A crash between 2 and 3 leaves a target
+/// that holds part of one generation and is not usable; its log says which segments are durable.*
 extension StandbyCatalog {
     /// Takes the volume over from whoever wrote to it.
     ///
@@ -34,9 +39,9 @@ extension StandbyCatalog {
         }
     }
 
-    /// Begins a transfer, in place of an unfinished one: consistent or staging → staging for a delta, which
-    /// must follow the committed generation; empty or initialising → initialising for a full generation in
-    /// place.
+    /// Begins a transfer, in place of an unfinished one: consistent or staging → staging for a
+    /// delta, which must follow the committed generation; empty or initialising → initialising for
+    /// a full generation in place.
     package func beginTransfer(
         _ name: VolumeName, fence: UInt64, _ transfer: StandbyTransfer
     ) throws(CatalogError) {
@@ -71,8 +76,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the target is about to be written, or, in place, is complete and flushed: staging or
-    /// initialising → applying. The record must agree with the transfer's announcement.
+    /// Declares that the target is about to be written, or, in place, is complete and flushed:
+    /// staging or initialising → applying. The record must agree with the transfer's announcement.
     package func beginApplying(
         _ name: VolumeName, fence: UInt64, _ record: GenerationRecord
     ) throws(CatalogError) {
@@ -112,8 +117,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the copy cannot be trusted, until an operator resets the volume. Needs no fence: who
-    /// has seen an I/O error is right even if he was replaced.
+    /// Declares that the copy cannot be trusted, until an operator resets the volume. Needs no
+    /// fence: who has seen an I/O error is right even if he was replaced.
     ///
     /// The first reason stays. A promoted volume stays promoted, and an event tells the reason.
     package func markSuspect(_ name: VolumeName, reason: String) throws(CatalogError) {
@@ -126,8 +131,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the target was written by somebody else, until an operator resets the volume. Needs no
-    /// fence. A suspect volume stays suspect and a promoted one promoted.
+    /// Declares that the target was written by somebody else, until an operator resets the volume.
+    /// Needs no fence. A suspect volume stays suspect and a promoted one promoted.
     package func markDiverged(_ name: VolumeName, reason: String) throws(CatalogError) {
         try transition("mark as diverged", name, nil, .diverged) { volume in
             switch volume.state {
@@ -140,8 +145,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Hands the target over: consistent or staging → promoted. What was staged never touched the target and
-    /// is dropped; an apply must be finished first.
+    /// Hands the target over: consistent or staging → promoted. What was staged never touched the
+    /// target and is dropped; an apply must be finished first.
     package func promote(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("promote", name, fence, .promoted) { volume in
             try volume.expect([.consistent, .staging])
@@ -151,8 +156,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Forgets what the target holds, on an operator's word: any state → empty. The next generation must be a
-    /// full one.
+    /// Forgets what the target holds, on an operator's word: any state → empty. The next generation
+    /// must be a full one.
     package func reset(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("reset", name, fence, .reset) { volume in
             let text = "it was \(volume.state)"
@@ -166,8 +171,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// One transition: finds the volume, checks the fence, changes it and records the event with the text that
-    /// `body` gives.
+    /// One transition: finds the volume, checks the fence, changes it and records the event with
+    /// the text that `body` gives.
     private func transition(
         _ verb: String, _ name: VolumeName, _ fence: UInt64?, _ kind: StandbyEvent.Kind,
         _ body: (inout StandbyVolume) throws -> String

@@ -22,8 +22,8 @@ package struct StandbyPeer: Hashable, Sendable {
 
 /// The unfinished transfer of a volume, at the standby.
 package struct StandbyTransfer: Equatable, Sendable {
-    /// The announcement, with `heldSegments` 0, as in the header of the staging log: that field belongs to
-    /// a connection.
+    /// The announcement, with `heldSegments` 0, as in the header of the staging log: that field
+    /// belongs to a connection.
     package let begin: Begin
     /// The staging log it goes to.
     package let logID: StagingLogID
@@ -115,4 +115,12 @@ package struct StandbyEvent: Equatable, Sendable {
     package var kind: Kind
     /// For people.
     package var text: String
+
+    package init(number: UInt64, time: UInt64, volume: VolumeName?, kind: Kind, text: String) {
+        self.number = number
+        self.time = time
+        self.volume = volume
+        self.kind = kind
+        self.text = text
+    }
 }

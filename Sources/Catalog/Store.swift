@@ -7,10 +7,11 @@ internal import Platform
 
 /// One SQLite file that several processes use at once, and the rules by which it is opened.
 ///
-/// WAL, `synchronous=FULL`: what an operation has written is on stable storage when it returns, and a
-/// crash leaves all of it or nothing.
+/// WAL, `synchronous=FULL`: what an operation has written is on stable storage when it returns, and
+/// a crash leaves all of it or nothing.
 final class Store: Sendable {
-    /// Which catalog a file holds, so that one is not taken for the other; `application_id` of the file.
+    /// Which catalog a file holds, so that one is not taken for the other; `application_id` of the
+    /// file.
     enum Purpose: Int64, Sendable {
         /// "BFSB"
         case standby = 0x4246_5342
@@ -25,11 +26,12 @@ final class Store: Sendable {
     /// How long an operation waits for those of other processes.
     private static let patienceSeconds = 10
 
-    /// Opens the catalog in `directory`, making both if they are missing, and brings its tables up to date.
+    /// Opens the catalog in `directory`, making both if they are missing, and brings its tables up
+    /// to date.
     ///
     /// 1. The directory is made. A crash leaves it empty.
-    /// 2. The file is made, empty and with mode 0600. A crash leaves an empty file, which is an empty
-    ///    catalog.
+    /// 2. The file is made, empty and with mode 0600. A crash leaves an empty file, which is an
+    ///    empty catalog.
     /// 3. Each migration is one transaction. A crash leaves the tables of the migration before.
     ///
     /// A lock keeps two processes from preparing the same file at once; it is not held afterwards.

@@ -21,8 +21,11 @@ package enum Process {
     }
 
     /// Asks for `signal` when the parent ends.
-    package static func endWithParent(_ signal: Int32) {
+    ///
+    /// - Returns: false if the parent is not `parent` any more: it had ended before.
+    package static func endWithParent(_ parent: Int32, _ signal: Int32) -> Bool {
         _ = clinux_set_parent_death_signal(signal)
+        return getppid() == parent
     }
 
     /// The value of an environment variable.

@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Catalog
+package import Catalog
 internal import Connection
 internal import Session
 package import Wire
@@ -20,7 +20,7 @@ package struct Pairing {
     ///   - receiverName: what the standby is to be called here.
     ///   - ownName: what this host is to be called there.
     package func pair(
-        _ invitation: Invitation, receiverName: String, ownName: String
+        _ invitation: Invitation, receiverName: ReceiverName, ownName: String
     ) throws -> VolumeName {
         if let known = try home.catalog.receiver(receiverName), known.key != invitation.receiver {
             throw CatalogError(
@@ -37,8 +37,10 @@ package struct Pairing {
         guard case .paired(let volume) = try dialogue.next() else {
             throw SendError.brokenProtocol("no answer to the secret")
         }
-        try home.catalog.addReceiver(
-            receiverName, key: invitation.receiver, address: invitation.address)
+        if try home.catalog.receiver(receiverName)?.address != invitation.address {
+            try home.catalog.addReceiver(
+                receiverName, key: invitation.receiver, address: invitation.address)
+        }
         dialogue.connection.close()
         return volume
     }

@@ -1,13 +1,14 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+package import Catalog
 package import Session
 package import Wire
 
 /// Why a generation was not sent, apart from what the source, the catalog and TLS report themselves.
 package enum SendError: Error, CustomStringConvertible {
     /// No standby has this name here.
-    case unknownReceiver(String)
+    case unknownReceiver(ReceiverName)
     /// Another process sends this volume to this standby.
     case busy(VolumeName)
     /// The receiver refused.

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Blocks
-internal import Catalog
+package import Catalog
 internal import Connection
 package import Digests
 internal import Platform
@@ -16,14 +16,14 @@ package final class Sender {
     /// How to send.
     package struct Options: Sendable {
         /// The standby's name here.
-        package var receiver: String
+        package var receiver: ReceiverName
         package var volume: VolumeName
         package var compression: CompressionPolicy
         /// Name and version of the program.
         package var software: String
 
         package init(
-            receiver: String, volume: VolumeName, compression: CompressionPolicy, software: String
+            receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy, software: String
         ) {
             self.receiver = receiver
             self.volume = volume
@@ -124,7 +124,8 @@ package final class Sender {
     }
 
     private func replica() throws -> Replica {
-        try home.catalog.replica(options.receiver, options.volume)
+        try home.catalog.replica(options.volume, at: options.receiver)
+            ?? Replica(receiver: options.receiver, volume: options.volume)
     }
 
     private static func memory(of replica: Replica) -> Lineage.SourceMemory {
@@ -153,6 +154,9 @@ package final class Sender {
         return (dialogue, standby)
     }
 
+    /// The base of a generation whose source cannot be recognised again.
+    private static let unidentified = "unidentified"
+
     /// What a delta starts from: the snapshot that the committed generation was made of, and its size.
     private struct Base {
         var identity: String?
@@ -178,7 +182,7 @@ package final class Sender {
                 base.volumeByteCount == source.volumeByteCount
                 ? base.volumeByteCount
                 : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
-            try source.forEachChange(since: base.identity ?? "unidentified") { change in
+            try source.forEachChange(since: base.identity ?? Self.unidentified) { change in
                 if let kept = change.extent.clipped(to: oldSize) {
                     try body(Change(kept, change.kind))
                 }
@@ -246,20 +250,23 @@ package final class Sender {
     private func prepare(
         _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica, isResuming: Bool
     ) throws -> (Begin, SendPlan) {
-        if isResuming, let transfer = replica.transfer, let base = transfer.base,
-            base == source.identity, transfer.begin.head.volumeSize == source.volumeByteCount,
+        if isResuming, let transfer = replica.transfer, transfer.base == source.identity, transfer.begin.head.volumeSize == source.volumeByteCount,
             let plan = SendPlan(reading: home.planPath(transfer.planName)),
             plan.transfer == transfer.begin.transfer
         {
             return (transfer.begin, plan)
         }
-        if let old = replica.transfer?.planName { home.removePlan(old) }
+        if replica.transfer != nil {
+            // A generation in doubt is not on the standby: it has said that it holds the one before.
+            let old = try home.catalog.abandonTransfer(
+                options.volume, at: options.receiver, clearingPending: true)
+            if let old { home.removePlan(old.planName) }
+        }
         let id = TransferID.random()
         let plan = try SendPlan(
             writing: home.planPath("\(id)"), transfer: id,
             volumeByteCount: source.volumeByteCount
         ) { body in
-            // A generation in doubt does not count: the standby has said that it holds the one before.
             try list(
                 source, decision, Base(identity: replica.base, record: replica.committed), body)
         }
@@ -271,8 +278,9 @@ package final class Sender {
             plannedSegments: plan.segmentCount, heldSegments: 0,
             tagKey: isFull(decision) ? .random() : nil)
         try home.catalog.beginTransfer(
-            options.receiver, options.volume,
-            SourceTransfer(begin: begin, base: source.identity, planName: "\(id)"))
+            options.volume, at: options.receiver,
+            SourceTransfer(
+                begin: begin, base: source.identity ?? Self.unidentified, planName: "\(id)"))
         return (begin, plan)
     }
 
@@ -330,7 +338,7 @@ package final class Sender {
         do {
             defer { pipeline.stop() }
             let record = try stream.run { record in
-                try home.catalog.setPending(options.receiver, options.volume, record)
+                try home.catalog.setPending(options.volume, at: options.receiver, record)
             }
             try commitPending()
             dialogue.connection.close()
@@ -340,9 +348,9 @@ package final class Sender {
             try home.catalog.addHistory(
                 HistoryEntry(
                     receiver: options.receiver, volume: options.volume, number: outcome.number,
-                    id: outcome.id, changedByteCount: outcome.changedByteCount,
-                    wireByteCount: outcome.wireByteCount, nanoseconds: outcome.nanoseconds,
-                    committedAt: Clock.wall()))
+                    id: outcome.id, committedAt: Clock.wall(),
+                    changedBytes: outcome.changedByteCount, wireBytes: outcome.wireByteCount,
+                    duration: outcome.nanoseconds))
             return outcome
         } catch let error as TLSError {
             throw SendError.interrupted(
@@ -352,9 +360,9 @@ package final class Sender {
     }
 
     private func commitPending() throws {
-        if let plan = try home.catalog.commit(options.receiver, options.volume) {
-            home.removePlan(plan)
-        }
+        let superseded = try home.catalog.commit(
+            options.volume, at: options.receiver, committedAt: Clock.wall())
+        home.removePlan(superseded.planName)
     }
 
     private func outcome(

@@ -37,15 +37,17 @@ package struct SourceHome: Sendable {
     }
 
     /// Takes the right to send a volume to a standby; nothing if another process is at it.
-    func lock(_ receiver: String, _ volume: VolumeName) throws -> FileLock? {
+    func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> FileLock? {
         try FileLock(path: "\(path)/locks/\(receiver)-\(volume)")
     }
 
     /// Forgets what is known of a volume on a standby.
-    package func forget(_ receiver: String, _ volume: VolumeName) throws {
+    package func forget(_ receiver: ReceiverName, _ volume: VolumeName) throws {
         guard let lock = try lock(receiver, volume) else { throw SendError.busy(volume) }
         defer { withExtendedLifetime(lock) {} }
-        if let plan = try catalog.forget(receiver, volume) { removePlan(plan) }
+        if let plan = try catalog.forgetReplica(volume, at: receiver).transfer?.planName {
+            removePlan(plan)
+        }
     }
 
     /// Where a plan with this name is.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import Catalog
 internal import CommandLine
 internal import Sending
 internal import Session
@@ -44,7 +45,7 @@ struct ExplanationText: Encodable {
     let extents: UInt64?
 
     init(_ explanation: Sender.Explanation, _ destination: DestinationOptions) {
-        peer = destination.receiver
+        peer = destination.receiver.text
         volume = destination.volume.text
         sourceGeneration = explanation.memory.committed?.number
         sourceGenerationId = explanation.memory.committed.map { "\($0.id)" }

@@ -29,20 +29,17 @@ struct PairCommand: ParsableCommand {
     var ownName: String?
     @OptionGroup var state: StateOptions
 
-    func validate() throws {
-        guard VolumeName(name) != nil else {
-            throw ValidationError("A name has 1 to 63 of a-z, 0-9, '.', '_', '-'.")
-        }
-    }
-
     func run() throws {
+        guard let peer = ReceiverName(name) else {
+            throw ValidationError("--name takes 1 to 64 of a-z, 0-9, '.', '_', '-'.")
+        }
         let parsed: Invitation
         do { parsed = try Invitation(text: invitation) } catch {
             throw ValidationError("This is no invitation (\(error)); copy the whole line.")
         }
         let own = ownName ?? ProcessInfo.processInfo.hostName
         let volume = try Pairing(try state.home(), software: software).pair(
-            parsed, receiverName: name, ownName: Format.escaped(own.isEmpty ? "source" : own))
+            parsed, receiverName: peer, ownName: Format.escaped(own.isEmpty ? "source" : own))
         Terminal.out(
             """
             paired with \(name) (\(parsed.receiver)) for volume \(volume)
@@ -66,7 +63,7 @@ struct PeersCommand: ParsableCommand {
     func run() throws {
         let entries = try state.home().catalog.receivers().map {
             Entry(
-                name: $0.name, address: $0.address, id: "\($0.key)",
+                name: $0.name.text, address: $0.address, id: "\($0.key)",
                 added: Format.time($0.addedAt))
         }
         if json {
@@ -135,7 +132,8 @@ struct StatusCommand: ParsableCommand {
         let catalog = try state.home().catalog
         let now = Clock.wall()
         let entries = try catalog.replicas().map { replica in
-            let last = try catalog.history(replica.receiver, replica.volume, limit: 1).first
+            let last = try catalog.history(
+                receiver: replica.receiver, volume: replica.volume, limit: 1).first
             let time = replica.committed?.head.sourceTime
             let state =
                 replica.pending != nil
@@ -143,13 +141,13 @@ struct StatusCommand: ParsableCommand {
                 : replica.transfer != nil
                     ? "unfinished" : replica.committed != nil ? "committed" : "empty"
             return Entry(
-                volume: replica.volume.text, peer: replica.receiver, state: state,
+                volume: replica.volume.text, peer: replica.receiver.text, state: state,
                 generation: replica.committed?.head.number,
                 generationId: replica.committed.map { "\($0.id)" },
                 ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
                 committed: replica.committedAt.map(Format.time),
                 volumeBytes: replica.committed?.head.volumeSize,
-                lastBytesChanged: last?.changedByteCount, lastBytesOnWire: last?.wireByteCount)
+                lastBytesChanged: last?.changedBytes, lastBytesOnWire: last?.wireBytes)
         }
         if json {
             struct List: Encodable {

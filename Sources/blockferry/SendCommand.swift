@@ -14,7 +14,7 @@ extension CompressionPolicy: ExpressibleByArgument {}
 /// The standby and the volume there.
 struct DestinationOptions: ParsableArguments {
     @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
-    var receiver: String
+    var receiver: ReceiverName
 
     @Option(help: ArgumentHelp("Name of the volume on the standby.", valueName: "name"))
     var volume: VolumeName
@@ -56,8 +56,8 @@ struct SendCommand: ParsableCommand {
 
     func run() throws {
         let home = try state.home()
-        let replica = try home.catalog.replica(destination.receiver, destination.volume)
-        let opened = try source.open(knownSize: replica.committed?.head.volumeSize)
+        let replica = try home.catalog.replica(destination.volume, at: destination.receiver)
+        let opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
         let options = Sender.Options(
             receiver: destination.receiver, volume: destination.volume, compression: compress,
             software: software)
@@ -132,7 +132,7 @@ private struct SendResult: Encodable {
     let plannedSegments: UInt64
 
     init(_ outcome: Sender.Outcome, _ destination: DestinationOptions) {
-        peer = destination.receiver
+        peer = destination.receiver.text
         volume = destination.volume.text
         switch outcome.kind {
         case .full: (result, fromGeneration) = ("full", nil)

@@ -34,7 +34,9 @@ struct ServeCommand: ParsableCommand {
         let port = Socket.localPort(of: listener.rawValue) ?? 0
         let supervisor = Supervisor(
             home, listener: listener,
-            workerArguments: ["worker", "--state", state.path]
+            workerArguments: [
+                "worker", "--state", state.path, "--supervisor", "\(Process.identifier)",
+            ]
         ) { Terminal.error($0) }
         try supervisor.recover()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
@@ -51,8 +53,10 @@ struct WorkerCommand: ParsableCommand {
 
     @OptionGroup var state: StateOptions
 
+    @Option var supervisor: Int32
+
     func run() throws {
-        Process.endWithParent(9)
+        guard Process.endWithParent(supervisor, 9) else { return }
         let worker = Worker(home: try state.home(), software: software)
         let ending = try worker.serve(OwnedDescriptor(takingOwnershipOf: 3))
         if ending != "done" { Terminal.error(ending) }

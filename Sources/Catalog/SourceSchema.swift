@@ -1,0 +1,52 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GRDB
+
+/// The tables of the source's catalog. A migration that was released is never changed; a new one
+/// follows.
+enum SourceSchema {
+    static var migrator: DatabaseMigrator {
+        var migrator = DatabaseMigrator()
+        migrator.registerMigration("source-1") { db in try db.execute(sql: version1) }
+        return migrator
+    }
+
+    // Messages are stored as their payloads, times as nanoseconds since 1970-01-01 UTC. History
+    // outlives the receivers it names and therefore refers to nothing.
+    private static let version1 = """
+        CREATE TABLE receiver (
+            name TEXT NOT NULL PRIMARY KEY,
+            key BLOB NOT NULL CHECK (length(key) = 32),
+            address TEXT NOT NULL,
+            added_at INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE replica (
+            receiver TEXT NOT NULL REFERENCES receiver (name),
+            volume TEXT NOT NULL,
+            lineage BLOB,
+            tag_algorithm INTEGER,
+            tag_key BLOB,
+            committed BLOB,
+            committed_at INTEGER,
+            base TEXT,
+            pending BLOB,
+            transfer_begin BLOB,
+            transfer_base TEXT,
+            transfer_plan TEXT,
+            PRIMARY KEY (receiver, volume)
+        ) STRICT;
+        CREATE TABLE history (
+            entry INTEGER PRIMARY KEY AUTOINCREMENT,
+            receiver TEXT NOT NULL,
+            volume TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            id BLOB NOT NULL,
+            committed_at INTEGER NOT NULL,
+            changed_bytes INTEGER NOT NULL,
+            wire_bytes INTEGER NOT NULL,
+            duration INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX history_of_replica ON history (receiver, volume, entry);
+        """
+}

@@ -1,0 +1,160 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GRDB
+package import Wire
+
+/// The transitions of a replica, each one transaction. What a crash leaves:
+///
+/// 1. The snapshot is taken and the plan written, then `beginTransfer`. *A crash before it leaves a
+///    snapshot and a plan that no replica names: they are deleted. A crash after it leaves a
+///    transfer that resumes with the same plan.*
+/// 2. `setPending`, then COMMIT is sent. *A crash after it leaves a generation of which the source
+///    does not know whether it is committed. The receiver is asked: if its committed id is that of
+///    `pending`, `commit` follows; if it still has the transfer, COMMIT is sent again; if neither,
+///    `abandonTransfer(clearingPending: true)`.*
+/// 3. COMMITTED is heard, then `commit`. *A crash before it is that of 2: both snapshots are kept.*
+/// 4. The old base and the plan, which `commit` returned, are deleted. *A crash before leaves a
+///    snapshot and a plan that no replica names: they are deleted.*
+extension SourceCatalog {
+    /// Begins a transfer, in place of an unfinished one. A full generation begins a lineage, whose
+    /// id, algorithm and key are stored; a delta follows the committed generation.
+    ///
+    /// - Returns: the transfer it replaces, whose snapshot and plan may be deleted.
+    /// - Throws: `notFound` if the receiver is not known; `conflict` while a generation is pending,
+    ///   for a full generation where one is committed (forget the replica first), and for a delta
+    ///   that does not follow the committed one.
+    @discardableResult
+    package func beginTransfer(
+        _ volume: VolumeName, at receiver: ReceiverName, _ transfer: SourceTransfer
+    ) throws(CatalogError) -> SourceTransfer? {
+        try store.write("begin a transfer of volume \(volume) to \(receiver)") { db in
+            guard try Receiver.find(receiver, in: db) != nil else {
+                throw CatalogError.Kind.notFound("receiver \(receiver)")
+            }
+            var replica =
+                try Replica.find(receiver, volume, in: db)
+                ?? Replica(receiver: receiver, volume: volume)
+            guard replica.pending == nil else {
+                throw CatalogError.Kind.conflict(
+                    "it is not known yet whether a generation was committed")
+            }
+            let head = transfer.begin.head
+            switch head.kind {
+            case .full:
+                guard replica.committed == nil else {
+                    throw CatalogError.Kind.conflict("a generation is committed already")
+                }
+                replica.lineage = head.lineage
+                replica.tagAlgorithm = head.tagAlgorithm
+                replica.tagKey = transfer.begin.tagKey
+            case .delta:
+                guard head.lineage == replica.lineage, head.parent == replica.committed?.id else {
+                    throw CatalogError.Kind.conflict(
+                        "the delta does not follow the committed generation")
+                }
+            }
+            let replaced = replica.transfer
+            replica.transfer = transfer
+            try replica.save(in: db)
+            return replaced
+        }
+    }
+
+    /// Remembers the generation whose COMMIT is about to be sent.
+    ///
+    /// - Throws: `conflict` if it is not that of the transfer, or if another one is pending.
+    package func setPending(
+        _ volume: VolumeName, at receiver: ReceiverName, _ record: GenerationRecord
+    ) throws(CatalogError) {
+        try transition("send COMMIT for", volume, receiver) { replica in
+            guard record.head == replica.transfer?.begin.head else {
+                throw CatalogError.Kind.conflict(
+                    "the generation is not the one that was announced")
+            }
+            guard replica.pending == nil || replica.pending == record else {
+                throw CatalogError.Kind.conflict("another generation is pending")
+            }
+            replica.pending = record
+        }
+    }
+
+    /// Remembers that the receiver has committed the pending generation, whose snapshot is the base
+    /// from now on.
+    package func commit(
+        _ volume: VolumeName, at receiver: ReceiverName, committedAt: UInt64
+    ) throws(CatalogError) -> Superseded {
+        try transition("commit a generation of", volume, receiver) { replica in
+            guard let record = replica.pending, let transfer = replica.transfer else {
+                throw CatalogError.Kind.conflict("no generation is pending")
+            }
+            let superseded = Superseded(planName: transfer.planName, base: replica.base)
+            replica.committed = record
+            replica.committedAt = committedAt
+            replica.base = transfer.base
+            replica.pending = nil
+            replica.transfer = nil
+            return superseded
+        }
+    }
+
+    /// Drops the unfinished transfer, if there is one.
+    ///
+    /// - Parameter clearingPending: true once the receiver was asked and has not committed the
+    ///   pending generation.
+    /// - Returns: the transfer, whose snapshot and plan may be deleted.
+    /// - Throws: `conflict` if a generation is pending and that was not asked for: its snapshot may
+    ///   be the base of what the receiver holds.
+    @discardableResult
+    package func abandonTransfer(
+        _ volume: VolumeName, at receiver: ReceiverName, clearingPending: Bool = false
+    ) throws(CatalogError) -> SourceTransfer? {
+        try transition("abandon the transfer of", volume, receiver) { replica in
+            guard clearingPending || replica.pending == nil else {
+                throw CatalogError.Kind.conflict(
+                    "it is not known yet whether a generation was committed")
+            }
+            let dropped = replica.transfer
+            replica.pending = nil
+            replica.transfer = nil
+            return dropped
+        }
+    }
+
+    /// Forgets a replica, on an operator's word; the next generation must be a full one.
+    ///
+    /// - Returns: what was known, whose snapshots and plan may be deleted.
+    @discardableResult
+    package func forgetReplica(
+        _ volume: VolumeName, at receiver: ReceiverName
+    ) throws(CatalogError) -> Replica {
+        try store.write("forget the replica of volume \(volume) at \(receiver)") { db in
+            let replica = try require(volume, receiver, db)
+            try db.execute(
+                sql: "DELETE FROM replica WHERE receiver = ? AND volume = ?",
+                arguments: [receiver.text, volume.text])
+            return replica
+        }
+    }
+
+    private func transition<Result>(
+        _ verb: String, _ volume: VolumeName, _ receiver: ReceiverName,
+        _ body: (inout Replica) throws -> Result
+    ) throws(CatalogError) -> Result {
+        try store.write("\(verb) volume \(volume) at \(receiver)") { db in
+            var replica = try require(volume, receiver, db)
+            let result = try body(&replica)
+            try replica.save(in: db)
+            return result
+        }
+    }
+
+    private func require(
+        _ volume: VolumeName, _ receiver: ReceiverName, _ db: Database
+    ) throws -> Replica {
+        guard let replica = try Replica.find(receiver, volume, in: db) else {
+            throw CatalogError.Kind.notFound("replica of volume \(volume) at \(receiver)")
+        }
+        return replica
+    }
+}
