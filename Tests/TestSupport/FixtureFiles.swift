@@ -207,7 +207,6 @@ package final class CheckedBytes: ByteSource {
     }
 }
 
-
 /// A repeatable source of numbers (SplitMix64).
 package struct SeededNumbers: RandomNumberGenerator {
     private var state: UInt64
