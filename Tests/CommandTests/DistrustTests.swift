@@ -82,9 +82,12 @@ extension CommandTests {
                 _ code: RefusalCode, _ rule: String, _ body: (Client) throws -> Void
             ) throws {
                 try waitForWriter(pair.standby, pair.volume)
-                let client = try Client(pair)
-                try body(client)
-                let refusal = try client.refusal()
+                // The connection ends with the closure: the worker does not wait for this side's end.
+                let refusal = try {
+                    let client = try Client(pair)
+                    try body(client)
+                    return try client.refusal()
+                }()
                 #expect(refusal.code == code && refusal.rule == rule, "\(refusal)")
                 try waitForWriter(pair.standby, pair.volume)
                 try #expect(digest(pair.target) == refused.before)
@@ -157,7 +160,8 @@ extension CommandTests {
             }
             try expect(.malformed, "malformed") { client in
                 try client.greet()
-                try client.greet()
+                try client.send(
+                    Hello(lowestVersion: 1, highestVersion: 1, features: 0, software: ""))
             }
             try expect(.malformed, "malformed") { try $0.send(.record, record) }
             try expect(.unsupportedVersion, "unsupported-version") {

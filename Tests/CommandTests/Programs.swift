@@ -280,7 +280,7 @@ final class LoopDevice {
 }
 
 /// Adds up what the suites did; printed at the end of each.
-func report(_ text: String) { print("CommandTests: \(text)") }
+func report(_ text: String) { FileHandle.standardError.write(Data("CommandTests: \(text)\n".utf8)) }
 
 /// Sets the size of a file; what is new is a hole.
 func setSize(_ path: String, _ byteCount: UInt64) throws {

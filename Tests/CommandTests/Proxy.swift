@@ -20,6 +20,9 @@ final class Proxy: Sendable {
     private let cuts = Mutex(0)
     private let isOver = Mutex(false)
 
+    /// More than a source sends before its content.
+    private static let handshakeBytes = 50_000
+
     /// Passes on to a port of this host that may be set later.
     private let upstream: Mutex<UInt16>
 
@@ -72,7 +75,7 @@ final class Proxy: Sendable {
                         isCut = true
                     }
                 } else if case .swallow(let length) = mode,
-                    let start = records.find(length, in: bytes)
+                    let start = records.find(length, in: bytes), fromSource > Self.handshakeBytes
                 {
                     bytes.removeLast(bytes.count - start)
                     isCut = true

@@ -119,7 +119,7 @@ extension CommandTests {
                     #expect(proxy.cutCount == count)
                     break
                 }
-                try refused.check(run, run.status == 4 ? 4 : 5, "")
+                try refused.check(run, run.status == 4 ? 4 : 5, "connection")
                 if run.status == 5 { interrupted += 1 }
                 try waitForWriter(refused.pair.standby, refused.pair.volume)
             }
@@ -198,7 +198,7 @@ extension CommandTests {
             refused.pair.standby.stop()
             try refused.remember()
             try refused.change()
-            try refused.checkSend(4, "")
+            try refused.checkSend(4, "connect")
         }
     }
 }
