@@ -172,6 +172,7 @@ extension CommandTests {
                 }
                 try complete(version, &tally)
                 version += 1
+                if version % 20 == 0 { report("so far \(tally.text)") }
             }
             report(
                 "\(tally.text); \(counts[0]) of the sender, \(counts[1]) of the daemon or a worker; "
