@@ -235,11 +235,13 @@ struct Pairing {
     let volume = "disk"
 
     /// The target is a file in the standby's folder if none is given.
-    init(target: String? = nil) throws {
+    init(target: String? = nil, through proxy: Proxy? = nil) throws {
         standby = try Standby()
         source = try Source()
         self.target = target ?? "\(standby.folder.path)/target.img"
-        let run = try source.pair(try standby.invite(volume, target: self.target))
+        proxy?.set(upstream: standby.port)
+        let run = try source.pair(
+            try standby.invite(volume, target: self.target, port: proxy?.port))
         try #require(run.status == 0, "\(run)")
     }
 }
@@ -278,7 +280,7 @@ final class LoopDevice {
 }
 
 /// Adds up what the suites did; printed at the end of each.
-func report(_ text: String) { print("CommandTests: \(text)") }
+func report(_ text: String) { FileHandle.standardError.write(Data("CommandTests: \(text)\n".utf8)) }
 
 /// Sets the size of a file; what is new is a hole.
 func setSize(_ path: String, _ byteCount: UInt64) throws {
