@@ -23,7 +23,8 @@ package final class Sender {
         package var software: String
 
         package init(
-            receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy, software: String
+            receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy,
+            software: String
         ) {
             self.receiver = receiver
             self.volume = volume
@@ -250,7 +251,8 @@ package final class Sender {
     private func prepare(
         _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica, isResuming: Bool
     ) throws -> (Begin, SendPlan) {
-        if isResuming, let transfer = replica.transfer, transfer.base == source.identity, transfer.begin.head.volumeSize == source.volumeByteCount,
+        if isResuming, let transfer = replica.transfer, transfer.base == source.identity,
+            transfer.begin.head.volumeSize == source.volumeByteCount,
             let plan = SendPlan(reading: home.planPath(transfer.planName)),
             plan.transfer == transfer.begin.transfer
         {

@@ -133,7 +133,8 @@ struct StatusCommand: ParsableCommand {
         let now = Clock.wall()
         let entries = try catalog.replicas().map { replica in
             let last = try catalog.history(
-                receiver: replica.receiver, volume: replica.volume, limit: 1).first
+                receiver: replica.receiver, volume: replica.volume, limit: 1
+            ).first
             let time = replica.committed?.head.sourceTime
             let state =
                 replica.pending != nil
