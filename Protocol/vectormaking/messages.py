@@ -148,7 +148,6 @@ def begins() -> None:
          FULL | {"source_identity": "cafe\u0301"})
     breaks: list[Break] = [
         ("transfer-zeros", "zero-transfer", {"transfer": bytes(16)}),
-        ("planned-segments", "planned-segments", {"planned_segments": (1 << 20) + 1}),
         ("kind-three", "bad-kind", {"kind": 3}),
         ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
         ("reserved", "reserved-bits", {"reserved": b"\x01\0\0\0\0\0"}),
