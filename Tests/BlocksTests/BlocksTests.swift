@@ -43,7 +43,8 @@ struct BlocksTests {
     func json() throws {
         var json = ChangeListJSON(source: .thin, chunkByteCount: 65536, volumeByteCount: nil)
         let entries =
-            json.entry(try change(0, 65536, .data)) + json.entry(try change(131072, 131584, .unmapped))
+            json.entry(try change(0, 65536, .data))
+            + json.entry(try change(131072, 131584, .unmapped))
         #expect(
             json.prefix + entries + json.suffix
                 == "{\"schema_version\":1,\"source\":\"thin\",\"chunk_bytes\":65536,"

@@ -53,7 +53,9 @@ struct GeneratedStoreTests {
         let map = try reader.exceptionMap()
         #expect(map.count == places.count)
         let start = min(chunk / 2 + 3 * chunk, volume - 1)
-        guard let extent = Extent(from: start, upTo: min(start + 20 * chunk, volume)) else { return }
+        guard let extent = Extent(from: start, upTo: min(start + 20 * chunk, volume)) else {
+            return
+        }
         var covered = start
         for piece in map.pieces(of: extent) {
             #expect(piece.extent.offset == covered)
@@ -61,7 +63,8 @@ struct GeneratedStoreTests {
             while at < piece.extent.end {
                 let expected = places[at / chunk].map { $0 * chunk + at % chunk }
                 #expect(piece.offset.map { $0 + at - covered } == expected)
-                #expect(map.storeOffset(ofChunk: at / chunk) == places[at / chunk].map { $0 * chunk })
+                #expect(
+                    map.storeOffset(ofChunk: at / chunk) == places[at / chunk].map { $0 * chunk })
                 at = (at / chunk + 1) * chunk
             }
             covered = piece.extent.end

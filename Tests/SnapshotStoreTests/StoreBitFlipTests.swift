@@ -16,9 +16,11 @@ struct StoreBitFlipTests {
     func flips() throws {
         var numbers = SeededNumbers(seed: 42)
         var (refused, same, otherChunk, otherEnd) = (0, 0, 0, 0)
-        let fixtures = try KernelStore.all().map { ($0.store, $0.volumeByteCount) } + [
-            "cow-empty", "cow-exactly-256", "cow-266", "cow-mid-merge", "cow-mid-merge2",
-        ].map { ("metadata/\($0).img.gz", 20001 * 512) }
+        let fixtures =
+            try KernelStore.all().map { ($0.store, $0.volumeByteCount) }
+            + [
+                "cow-empty", "cow-exactly-256", "cow-266", "cow-mid-merge", "cow-mid-merge2",
+            ].map { ("metadata/\($0).img.gz", 20001 * 512) }
         let trialsEach = 100_000 / fixtures.count + 1
         for (path, volume) in fixtures {
             let source = MemoryBytes(try FixtureFiles.bytes(path))

@@ -204,7 +204,6 @@ package final class CheckedBytes: ByteSource {
     }
 }
 
-
 /// A repeatable source of numbers (SplitMix64).
 package struct SeededNumbers: RandomNumberGenerator {
     private var state: UInt64
