@@ -3,9 +3,9 @@
 
 /// The chunks that have a record, each at most once.
 ///
-/// A bitmap while it stays small (32 MiB: one bit for every 4 KiB of 1 TiB), and otherwise a sorted list
-/// of eight bytes a record, which the store's own size bounds. Neither follows a number that a damaged
-/// store could make up.
+/// A bitmap while it stays small (32 MiB: one bit for every 4 KiB of 1 TiB), and otherwise a sorted
+/// list of eight bytes a record, which the store's own size bounds. Neither follows a number that a
+/// damaged store could make up.
 struct ChunkSet: Sendable {
     /// Largest set that is kept as a bitmap.
     static let maximumBitmapBits: UInt64 = 1 << 28
@@ -19,7 +19,8 @@ struct ChunkSet: Sendable {
         words = isBitmap ? Array(repeating: 0, count: Int((chunkLimit + 63) / 64)) : []
     }
 
-    /// Adds a chunk below the limit; tells whether it is new, as far as that is known before `seal`.
+    /// Adds a chunk below the limit; tells whether it is new, as far as that is known before
+    /// `seal`.
     mutating func insert(_ chunk: UInt64) -> Bool {
         guard isBitmap else {
             words.append(chunk)
