@@ -77,23 +77,27 @@ let package = Package(
         module("Compression", ["Blocks", "CZstd"]),
         module(
             "Catalog",
-            ["Blocks", "Digests", "Wire", .product(name: "GRDB", package: "GRDB.swift")]),
+            [
+                "Blocks", "Digests", "Platform", "Wire",
+                .product(name: "GRDB", package: "GRDB.swift"),
+            ]),
         linuxModule("Staging", ["Blocks", "Digests", "Platform", "Wire", "Compression"]),
+        module("Connection", ["Blocks", "Digests", "Platform", "Wire", "TLS"]),
         // MARK: Engines
         linuxModule(
             "Sending",
             [
                 "Blocks", "Digests", "Platform", "SnapshotStore", "ThinMetadata", "Wire",
-                "Session", "TLS", "Compression", "Catalog",
+                "Session", "TLS", "Connection", "Compression", "Catalog",
             ]),
         linuxModule(
             "Receiving",
             [
-                "Blocks", "Digests", "Platform", "Wire", "Session", "TLS", "Compression",
+                "Blocks", "Digests", "Platform", "Wire", "Session", "TLS", "Connection",
                 "Catalog", "Staging",
             ]),
         // MARK: Programs
-        module("CommandLine", ["Blocks", "Platform", arguments]),
+        module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
         .executableTarget(
             name: "blockferry",
             dependencies: [
@@ -104,8 +108,8 @@ let package = Package(
         .executableTarget(
             name: "blockferryd",
             dependencies: [
-                "CommandLine", "Receiving", "Blocks", "Digests", "Platform", "Session", "Wire",
-                "TLS", "Catalog", arguments,
+                "CommandLine", "Receiving", "Digests", "Platform", "Staging", "Wire", "TLS",
+                "Catalog", arguments,
             ],
             swiftSettings: settings),
         // MARK: Tests

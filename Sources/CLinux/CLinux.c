@@ -12,9 +12,13 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <string.h>
+#include <unistd.h>
 
 const int clinux_o_direct = O_DIRECT;
 const int clinux_o_nofollow = O_NOFOLLOW;
@@ -67,6 +71,46 @@ int clinux_signalfd(const int *signals, int count) {
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+int clinux_connect(int socket, const void *address, uint32_t length) {
+    return connect(socket, address, length);
+}
+int clinux_bind(int socket, const void *address, uint32_t length) {
+    return bind(socket, address, length);
+}
+int clinux_accept(int socket, void *address, uint32_t *length) {
+    return accept4(socket, address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+int clinux_local_address(int socket, void *address, uint32_t *length) {
+    return getsockname(socket, address, length);
+}
+
+int clinux_notify(const char *path, const char *message) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof(address.sun_path)) {
+        errno = EINVAL;
+        return -1;
+    }
+    memcpy(address.sun_path, path, length);
+    if (path[0] == '@') address.sun_path[0] = 0;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    ssize_t sent = sendto(fd, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&address,
+                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
+    int error = errno;
+    close(fd);
+    errno = error;
+    return sent < 0 ? -1 : 0;
+}
+
+long clinux_peek(int socket, void *buffer, size_t count) {
+    return recv(socket, buffer, count, MSG_PEEK | MSG_DONTWAIT);
+}
+
+int clinux_set_low_water(int socket, int bytes) {
+    return setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
+}
+
 int clinux_wait_exit_code(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : -1; }
 int clinux_wait_signal(int status) { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }
 
@@ -74,5 +118,5 @@ int clinux_mode_is_block_device(uint32_t mode) { return S_ISBLK(mode); }
 int clinux_mode_is_regular(uint32_t mode) { return S_ISREG(mode); }
 int clinux_mode_is_directory(uint32_t mode) { return S_ISDIR(mode); }
 
-uint32_t clinux_major(uint64_t device) { return major(device); }
-uint32_t clinux_minor(uint64_t device) { return minor(device); }
+uint32_t clinux_major(unsigned long device) { return major(device); }
+uint32_t clinux_minor(unsigned long device) { return minor(device); }

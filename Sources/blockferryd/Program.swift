@@ -1,4 +1,67 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-@main struct Program { static func main() {} }
+internal import ArgumentParser
+internal import CommandLine
+internal import Platform
+internal import Receiving
+internal import Staging
+internal import Wire
+
+/// The daemon of the standby, and its administration.
+@main struct Program: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "blockferryd",
+        abstract: "Receive volumes from source hosts and keep each one complete generation.",
+        discussion: """
+            blockferryd invite db --target /dev/vg0/db --address standby1:7441
+            blockferryd serve
+            blockferryd status
+            blockferryd promote db            take the copy into use
+
+            The commands besides serve work on the same state directory, with or without the daemon running.
+
+            \(ExitStatus.table)
+            """,
+        version: ProgramRunner.version,
+        subcommands: [
+            ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
+            StatusCommand.self, PromoteCommand.self, ResetCommand.self, IDCommand.self,
+            WorkerCommand.self,
+        ])
+
+    static func main() {
+        ProgramRunner.run(Program.self) { error in
+            switch error {
+            case let error as AdministrationError:
+                switch error {
+                case .badName: .usage
+                case .unknownVolume: .identity
+                case .busy: .busy
+                case .nothingToPromote: .lineage
+                }
+            case let error as TargetError:
+                if case .failed = error { .storage } else { .target }
+            default: nil
+            }
+        }
+    }
+}
+
+/// Where the standby keeps its identity, catalog and staging logs.
+struct StateOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "State directory (default: $BLOCKFERRYD_STATE, else /var/lib/blockferryd).",
+            valueName: "directory"))
+    var state: String?
+
+    var path: String {
+        state ?? Process.environment("BLOCKFERRYD_STATE") ?? "/var/lib/blockferryd"
+    }
+
+    func home() throws -> StandbyHome { try StandbyHome(path: path) }
+}
+
+/// Name and version, as the other side sees them.
+let software = "blockferryd \(ProgramRunner.version)"

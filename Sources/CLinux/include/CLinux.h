@@ -31,6 +31,19 @@ int clinux_set_not_dumpable(void);
 int clinux_set_parent_death_signal(int signal);
 int clinux_signalfd(const int *signals, int count);
 
+// With _GNU_SOURCE the socket calls take transparent unions, which Swift cannot make.
+int clinux_connect(int socket, const void *address, uint32_t length);
+int clinux_bind(int socket, const void *address, uint32_t length);
+int clinux_accept(int socket, void *address, uint32_t *length);
+int clinux_local_address(int socket, void *address, uint32_t *length);
+
+// struct sockaddr_un needs the same unions. Sends one datagram to a path, or to an abstract name ("@…").
+int clinux_notify(const char *path, const char *message);
+
+// Peeks at what a socket holds (recv with MSG_PEEK), and sets how much must be there before poll(2) says so.
+long clinux_peek(int socket, void *buffer, size_t count);
+int clinux_set_low_water(int socket, int bytes);
+
 // W* macros over wait statuses.
 int clinux_wait_exit_code(int status);   // -1 unless it exited
 int clinux_wait_signal(int status);      // 0 unless a signal ended it
@@ -41,7 +54,7 @@ int clinux_mode_is_regular(uint32_t mode);
 int clinux_mode_is_directory(uint32_t mode);
 
 // major()/minor() are macros.
-uint32_t clinux_major(uint64_t device);
-uint32_t clinux_minor(uint64_t device);
+uint32_t clinux_major(unsigned long device);
+uint32_t clinux_minor(unsigned long device);
 
 #endif

@@ -1,0 +1,56 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+
+SWIFT_BUILD = swift build -c release
+PREFIX ?= /usr
+
+.PHONY: help demo build test check fmt bench fuzz docs install packages vectors clean
+
+help: ## Say what the goals do
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+packages: ## Install the Debian packages that building and testing need
+	@deploy/build-packages
+
+demo: packages ## Build, pair, replicate kernel-written images over TLS, kill, resume, prove, promote
+	@$(SWIFT_BUILD) --product blockferry
+	@$(SWIFT_BUILD) --product blockferryd
+	@deploy/demo/run
+
+build: packages ## Build both programs (release)
+	$(SWIFT_BUILD)
+
+test: packages ## Build and run all tests but the long campaigns
+	$(SWIFT_BUILD)
+	$(SWIFT_BUILD) --build-tests
+	python3 Protocol/decode.py vectors
+	swift test -c release --skip-build
+
+check: packages ## Format, imports, warnings, repository rules, deployment files
+	swift format lint --strict --recursive --parallel Sources Tests Package.swift
+	python3 .ci/rules.py
+	$(SWIFT_BUILD) --explicit-target-dependency-import-check error
+	BLOCKFERRY_BIN=$(CURDIR)/.build/release deploy/check
+
+fmt: ## Format the Swift code
+	swift format --in-place --recursive --parallel Sources Tests Package.swift
+
+vectors: ## Make the protocol's vectors anew
+	python3 Protocol/make-vectors.py
+
+fuzz: packages ## A million runs of every fuzz target; RUNS=N for more
+	Fuzz/run $(RUNS)
+
+bench: build ## Compare with the tools people use today
+	Benchmarks/run
+
+docs: build ## Manual pages into .build/man
+	swift package --allow-writing-to-package-directory generate-manual --multi-page
+	@echo "manual pages: .build/plugins/GenerateManual/outputs"
+
+install: ## Install programs and units below DESTDIR; PREFIX is /usr
+	swift build -c release --static-swift-stdlib
+	PREFIX=$(PREFIX) deploy/install .build/release $(DESTDIR)
+
+clean: ## Remove what was built
+	rm -rf .build

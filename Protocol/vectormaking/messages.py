@@ -1,0 +1,309 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages and the generation record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import encode as e
+from vectormaking.common import (
+    BAD_STRINGS, Break, DELTA, FULL, GENERATION, GENERATION_DELTA, KEY, PARENT, RECEIVER, SEAL, SECRET, SENDER,
+    STATE, TIME, TOP, TRANSFER, U64, bad, bad_each, bad_ends, good, noise,
+)
+
+
+def greetings() -> None:
+    base = {"lowest_version": 1, "highest_version": 1, "features": 0, "software": "blockferry 1.0"}
+    good("hello", "HELLO", "As version 1 sends it.", base)
+    good("hello-widest", "HELLO", "Every version, every feature bit, the longest software string.",
+         {"lowest_version": 1, "highest_version": 65_535, "features": 0xFFFFFFFF, "software": "x" * 64})
+    good("hello-no-software", "HELLO", "An empty software string.", base | {"software": ""})
+    good("hello-software-unicode", "HELLO", "Length is counted in bytes: 16 characters of 4 bytes are 64.",
+         base | {"software": "\U0001F6A2" * 16})
+    good("hello-software-c1", "HELLO", "U+0080, U+FEFF and U+FFFF are none of the forbidden characters.",
+         base | {"software": "\u0080\ufeff\uffff"})
+    good("hello-future", "HELLO", "A sender that knows only versions 2 to 3: well formed, the receiver refuses it later.",
+         base | {"lowest_version": 2, "highest_version": 3})
+    bad_each("hello", "HELLO", base, [
+        ("magic", "bad-magic", {"magic": b"BLKFERRX"}),
+        ("lowest-zero", "bad-version", {"lowest_version": 0}),
+        ("software-long", "bad-string-length", {"software": "x" * 65}),
+    ])
+    bad("hello-range-backwards", "HELLO", "bad-version-range", "The highest version is below the lowest.",
+        e.hello(3, 2))
+    bad("hello-order-lowest-zero-range", "HELLO", "bad-version", "Lowest and highest version are 0: lowest comes first.",
+        e.hello(0, 0))
+    bad("hello-order-range-software", "HELLO", "bad-version-range", "A backwards range and a software string too long.",
+        e.hello(3, 2, software="x" * 65))
+    bad("hello-magic-short", "HELLO", "truncated", "Seven bytes, all wrong: they are not there before they are wrong.",
+        b"XXXXXXX")
+    bad("hello-order-magic-truncated", "HELLO", "bad-magic",
+        "Wrong magic, and the rest is missing: fields are read in order, so the magic comes first.", b"XXXXXXXX")
+    for suffix, data, reason, what in BAD_STRINGS:
+        bad(f"hello-software-{suffix}", "HELLO", reason, f"The software string holds {what}.", e.hello()[:16] + data)
+    bad("hello-software-length-beyond", "HELLO", "truncated", "The software string says more bytes than follow.",
+        e.hello()[:16] + e.string("abc", length=4))
+    bad("hello-software-length-half", "HELLO", "truncated", "Half of the string's length.", e.hello()[:17])
+    bad("hello-order-length-truncated", "HELLO", "bad-string-length",
+        "A length beyond the limit whose bytes are not there either: the limit comes first.",
+        e.hello()[:16] + e.string("abc", length=65))
+    bad("hello-order-utf8-characters", "HELLO", "bad-string-utf8", "A control character before broken UTF-8.",
+        e.hello()[:16] + e.string(b"\x01\xff"))
+    bad("hello-order-characters-trailing", "HELLO", "bad-string-characters", "A control character, then a byte too many.",
+        e.hello()[:16] + e.string(b"\x01") + b"\0")
+    bad_ends("hello", "HELLO", e.hello())
+
+    offered = {"hello_lowest": 1, "hello_highest": 3, "hello_features": 5}
+    base = {"version": 1, "features": 0, "software": "blockferryd 1.0"}
+    good("welcome", "WELCOME", "As version 1 sends it.", base)
+    good("welcome-offered", "WELCOME", "The highest version offered, a subset of the features.",
+         {"version": 3, "features": 4, "software": ""}, offered)
+    bad_each("welcome", "WELCOME", base, [
+        ("magic", "bad-magic", {"magic": b"blkferry"}),
+        ("version-zero", "version-not-offered", {"version": 0}),
+        ("reserved", "reserved-bits", {"reserved": 0x8000}),
+        ("software-long", "bad-string-length", {"software": "x" * 65}),
+    ])
+    bad("welcome-version-above", "WELCOME", "version-not-offered", "A version above the highest in HELLO.", e.welcome(4),
+        offered)
+    bad("welcome-version-below", "WELCOME", "version-not-offered", "A version below the lowest in HELLO.", e.welcome(1),
+        {"hello_lowest": 2, "hello_highest": 3})
+    bad("welcome-features", "WELCOME", "features-not-offered", "A feature that HELLO did not have.", e.welcome(1, 2),
+        offered)
+    bad("welcome-order-reserved-features", "WELCOME", "reserved-bits", "A reserved bit and a feature not offered.",
+        e.welcome(1, 2, reserved=1), offered)
+    bad_ends("welcome", "WELCOME", e.welcome())
+
+
+def volumes() -> None:
+    for suffix, volume in (("", "vm-disk.0"), ("-shortest", "0"), ("-longest", "a" * 63), ("-marks", "z._-")):
+        good(f"open{suffix}", "OPEN", "A volume name that is allowed.", {"volume": volume})
+    for suffix, volume, reason in (
+            ("name-empty", "", "bad-string-length"), ("name-long", "a" * 64, "bad-string-length"),
+            ("name-capital", "Disk", "bad-string-characters"), ("name-dot-first", ".disk", "bad-string-characters"),
+            ("name-hyphen-first", "-disk", "bad-string-characters"), ("name-slash", "a/b", "bad-string-characters"),
+            ("name-space", "a b", "bad-string-characters"), ("name-umlaut", "dä", "bad-string-characters"),
+            ("name-combining", "a\u0301", "bad-string-characters"), ("name-other-digit", "a\u0663", "bad-string-characters"),
+            ("name-newline", "disk\n", "bad-string-characters"), ("name-utf8", b"a\xff", "bad-string-utf8")):
+        bad(f"open-{suffix}", "OPEN", reason, f"The volume name {volume!r} is not allowed.", e.open_(volume))
+    bad_ends("open", "OPEN", e.open_())
+    good("paired", "PAIRED", "A volume name, as in OPEN.", {"volume": "vm-disk.0"})
+    bad("paired-name-capital", "PAIRED", "bad-string-characters", "The rule of OPEN holds here too.", e.open_("VM"))
+    bad_ends("paired", "PAIRED", e.open_())
+
+    good("pair", "PAIR", "A secret and a name.", {"secret": SECRET, "name": "host-a"})
+    good("pair-longest", "PAIR", "A name of 64 bytes with spaces and accents.",
+         {"secret": SECRET, "name": "é" * 31 + " b"})
+    bad("pair-name-empty", "PAIR", "bad-string-length", "The name must not be empty.", e.pair(SECRET, ""))
+    bad("pair-name-long", "PAIR", "bad-string-length", "65 bytes.", e.pair(SECRET, "n" * 65))
+    bad("pair-name-newline", "PAIR", "bad-string-characters", "A line break in the name.", e.pair(SECRET, "a\nb"))
+    bad_ends("pair", "PAIR", e.pair(SECRET, "host-a"))
+
+
+def states() -> None:
+    for number, what in enumerate(("empty", "initialising", "consistent", "staging", "applying", "promoted", "diverged",
+                                   "suspect")):
+        fields = STATE | {"state": number}
+        if number < 2:
+            fields |= {"committed_number": 0, "committed_id": bytes(32)}
+        if number == 0:
+            fields |= {"lineage": bytes(16)}
+        if number in (1, 3):
+            fields |= {"transfer": TRANSFER, "durable_segments": 5}
+        good(f"state-{what}", "STATE", f"The state `{what}`.", fields)
+    good("state-greatest", "STATE", "A file, and the greatest numbers.",
+         STATE | {"target_kind": 2, "target_size": U64, "committed_number": U64, "transfer": b"\xff" * 16,
+                  "durable_segments": U64})
+    good("state-transfer-none-durable", "STATE", "An unfinished transfer of which nothing is durable; a file of size 0.",
+         STATE | {"state": 3, "target_kind": 2, "target_size": 0, "transfer": TRANSFER})
+    bad_each("state", "STATE", STATE, [
+        ("unknown", "bad-state", {"state": 8}),
+        ("target-kind-zero", "bad-target-kind", {"target_kind": 0}),
+        ("reserved", "reserved-bits", {"reserved": b"\0\0\0\0\0\x01"}),
+        ("committed-id-zeros", "committed-mismatch", {"committed_id": bytes(32)}),
+        ("durable-no-transfer", "durable-without-transfer", {"durable_segments": 1}),
+    ])
+    bad("state-target-kind-three", "STATE", "bad-target-kind", "Target kinds end at 2.",
+        e.state(**(STATE | {"target_kind": 3})))
+    bad("state-committed-number-zero", "STATE", "committed-mismatch", "An id without a number.",
+        e.state(**(STATE | {"committed_number": 0})))
+    bad_ends("state", "STATE", e.state(**STATE))
+
+
+def begins() -> None:
+    good("begin-full", "BEGIN", "A full generation with poly1305 tags.", FULL)
+    good("begin-full-sha256", "BEGIN", "A full generation with sha256 tags.", FULL | {"tag_algorithm": 2})
+    good("begin-delta", "BEGIN", "A delta; it carries no key.", DELTA)
+    good("begin-delta-sha256", "BEGIN", "A delta with sha256 tags.", DELTA | {"tag_algorithm": 2})
+    good("begin-greatest", "BEGIN", "The greatest numbers and the longest source identity.",
+         DELTA | {"number": U64, "volume_size": TOP, "source_time": U64, "planned_content": U64,
+                  "planned_segments": U64, "held_segments": U64, "source_identity": "s" * 512})
+    good("begin-smallest", "BEGIN", "A volume of one byte, everything else as small as it goes.",
+         FULL | {"volume_size": 1, "source_time": 0, "planned_content": 0, "planned_segments": 0, "source_identity": "",
+                 "transfer": bytes(15) + b"\1", "lineage": b"\1" + bytes(15), "tag_key": bytes(31) + b"\1"})
+    good("begin-full-later-number", "BEGIN", "A full generation need not be number 1: the lineage may be older.",
+         FULL | {"number": 9})
+    good("begin-identity-decomposed", "BEGIN", "Strings are bytes: e with a combining accent stays two code points.",
+         FULL | {"source_identity": "cafe\u0301"})
+    breaks: list[Break] = [
+        ("transfer-zeros", "zero-transfer", {"transfer": bytes(16)}),
+        ("kind-three", "bad-kind", {"kind": 3}),
+        ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
+        ("reserved", "reserved-bits", {"reserved": b"\x01\0\0\0\0\0"}),
+        ("lineage-zeros", "zero-lineage", {"lineage": bytes(16)}),
+        ("number-zero", "bad-number", {"number": 0}),
+        ("parent", "bad-parent", {"parent": PARENT}),
+        ("size-zero", "bad-volume-size", {"volume_size": 0}),
+        ("key-zeros", "bad-tag-key", {"tag_key": bytes(32)}),
+        ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
+    ]
+    bad_each("begin", "BEGIN", FULL, breaks)
+    for suffix, reason, note, fields in (
+            ("kind-zero", "bad-kind", "Kinds begin at 1.", FULL | {"kind": 0}),
+            ("tag-algorithm-three", "bad-tag-algorithm", "Algorithms end at 2.", FULL | {"tag_algorithm": 3}),
+            ("delta-no-parent", "bad-parent", "A delta needs a parent.", DELTA | {"parent": bytes(32)}),
+            ("delta-key", "bad-tag-key", "A delta carries no key.", DELTA | {"tag_key": KEY}),
+            ("size-too-great", "bad-volume-size", "One more than 2^62.", FULL | {"volume_size": TOP + 1}),
+            ("identity-newline", "bad-string-characters", "A line break.", FULL | {"source_identity": "a\nb"})):
+        bad(f"begin-{suffix}", "BEGIN", reason, note, e.begin(**fields))
+    bad_ends("begin", "BEGIN", e.begin(**FULL))
+
+
+def small_messages() -> None:
+    for type_, name in (("READY", "next_segment"), ("ACK", "durable_segments")):
+        lower = type_.lower()
+        for suffix, value in (("", 3), ("-zero", 0), ("-greatest", U64), ("-2-53", 1 << 53)):
+            good(f"{lower}{suffix}", type_, "Any number of 64 bits.", {name: value})
+        bad_ends(lower, type_, e.ready(3))
+
+    good("seal", "SEAL", "Two records.", SEAL)
+    good("seal-greatest", "SEAL", "The most records and content, the highest end.",
+         SEAL | {"segment_index": U64, "record_count": 65_536, "content": 33_554_432, "end_offset": TOP})
+    good("seal-no-content", "SEAL", "One record, a zero or unmap.", SEAL | {"record_count": 1, "content": 0})
+    bad_each("seal", "SEAL", SEAL, [
+        ("records-zero", "bad-record-count", {"record_count": 0}),
+        ("reserved", "reserved-bits", {"reserved": 1}),
+        ("content-limit", "content-limit", {"content": 33_554_433}),
+    ])
+    bad("seal-records-too-many", "SEAL", "bad-record-count", "65,537 records.",
+        e.seal(**(SEAL | {"record_count": 65_537})))
+    bad_ends("seal", "SEAL", e.seal(**SEAL))
+    sealed = {"sealed": SEAL}
+    good("seal-agrees", "SEAL", "What the receiver counted is what SEAL says.", SEAL, sealed)
+    breaks: list[Break] = [
+        ("index", "segment-index", {"segment_index": 4}), ("count", "record-count", {"record_count": 3}),
+        ("content", "content-mismatch", {"content": 4608}), ("end", "end-offset", {"end_offset": 512}),
+        ("digest", "segment-digest", {"segment_digest": noise(12, 32)})]
+    for suffix, reason, change in breaks:
+        bad(f"seal-against-{suffix}", "SEAL", reason, "SEAL disagrees with the records before it.",
+            e.seal(**(SEAL | change)), sealed)
+    bad("seal-against-order", "SEAL", "segment-index", "Everything disagrees: the index comes first.",
+        e.seal(4, 3, 4608, 512, noise(12, 32)), sealed)
+
+    good("committed", "COMMITTED", "A committed generation.", {"number": 7, "generation_id": PARENT})
+    good("committed-greatest", "COMMITTED", "The greatest number.", {"number": U64, "generation_id": b"\xff" * 32})
+    bad_ends("committed", "COMMITTED", e.committed(7, PARENT))
+
+    rules = ("unsupported-version", "malformed", "not-authorised", "busy", "parent-mismatch", "in-use", "space",
+             "storage", "corrupt", "limit", "stopping", "invitation")
+    for code, rule in enumerate(rules, start=1):
+        good(f"refuse-{code:02}-{rule}", "REFUSE", f"Code {code}.",
+             {"code": code, "rule": rule, "text": "The standby refuses this."})
+    good("refuse-longest", "REFUSE", "The longest rule and text.", {"code": 2, "rule": "r" * 64, "text": "t" * 256})
+    good("refuse-shortest", "REFUSE", "A rule that nobody knows counts as its code; no text.",
+         {"code": 12, "rule": "0", "text": ""})
+    base = {"code": 2, "rule": "malformed", "text": "A sentence."}
+    bad_each("refuse", "REFUSE", base, [
+        ("code-zero", "bad-code", {"code": 0}),
+        ("reserved", "reserved-bits", {"reserved": 0x100}),
+        ("rule-empty", "bad-string-length", {"rule": ""}),
+        ("text-newline", "bad-string-characters", {"text": "a\nb"}),
+    ])
+    for suffix, reason, change in (
+            ("code-thirteen", "bad-code", {"code": 13}), ("rule-long", "bad-string-length", {"rule": "r" * 65}),
+            ("rule-capital", "bad-string-characters", {"rule": "Malformed"}),
+            ("rule-underscore", "bad-string-characters", {"rule": "in_use"}),
+            ("text-long", "bad-string-length", {"text": "t" * 257}),
+            ("text-utf8", "bad-string-utf8", {"text": b"\xfe"})):
+        bad(f"refuse-{suffix}", "REFUSE", reason, f"Only `{suffix}` is wrong.", e.refuse(**(base | change)))
+    bad_ends("refuse", "REFUSE", e.refuse(**base))
+
+    good("ping", "PING", "No payload.", {})
+    bad("ping-payload", "PING", "trailing-bytes", "One byte of payload.", b"\0")
+
+    good("progress-proving", "PROGRESS", "Nothing proved yet.", {"phase": 1, "done": 0, "total": 1 << 30})
+    good("progress-applying", "PROGRESS", "All applied.", {"phase": 2, "done": U64, "total": U64})
+    good("progress-nothing", "PROGRESS", "Nothing to do.", {"phase": 2, "done": 0, "total": 0})
+    base = {"phase": 1, "done": 5, "total": 9}
+    bad_each("progress", "PROGRESS", base, [
+        ("phase-zero", "bad-phase", {"phase": 0}),
+        ("reserved", "reserved-bits", {"reserved": b"\0" * 6 + b"\x80"}),
+        ("past-total", "done-past-total", {"done": 10}),
+    ])
+    bad("progress-phase-three", "PROGRESS", "bad-phase", "Phases end at 2.", e.progress(3, 0, 0))
+    bad_ends("progress", "PROGRESS", e.progress(1, 5, 9))
+
+
+def generations() -> None:
+    good("generation-full", "COMMIT", "A full generation with a volume root.", GENERATION)
+    good("generation-delta", "COMMIT", "A delta without a volume root.", GENERATION_DELTA)
+    good("generation-sha256", "COMMIT", "sha256 tags.", GENERATION | {"tag_algorithm": 2})
+    good("generation-greatest", "COMMIT", "The greatest numbers and the longest source identity.",
+         GENERATION_DELTA | {"number": U64, "volume_size": TOP, "source_time": U64, "segment_count": U64,
+                             "source_identity": "é" * 256})
+    good("generation-empty-delta", "COMMIT", "A delta of no segments.",
+         GENERATION_DELTA | {"segment_count": 0, "delta_digest": e.delta_digest([]), "source_identity": ""})
+    bad_each("generation", "COMMIT", GENERATION, [
+        ("magic", "bad-magic", {"magic": b"BFGX"}),
+        ("format-two", "bad-format", {"format": 2}),
+        ("kind-zero", "bad-kind", {"kind": 0}),
+        ("tag-algorithm-three", "bad-tag-algorithm", {"tag_algorithm": 3}),
+        ("lineage-zeros", "zero-lineage", {"lineage": bytes(16)}),
+        ("number-zero", "bad-number", {"number": 0}),
+        ("parent", "bad-parent", {"parent": PARENT}),
+        ("size-too-great", "bad-volume-size", {"volume_size": TOP + 1}),
+        ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
+    ])
+    bad("generation-delta-no-parent", "COMMIT", "bad-parent", "A delta needs a parent.",
+        e.generation(**(GENERATION_DELTA | {"parent": bytes(32)})))
+    bad("generation-size-zero", "COMMIT", "bad-volume-size", "A volume has at least one byte.",
+        e.generation(**(GENERATION | {"volume_size": 0})))
+    bad("generation-identity-utf8", "COMMIT", "bad-string-utf8", "Broken UTF-8.",
+        e.generation(**(GENERATION | {"source_identity": b"\xc3"})))
+    bad_ends("generation", "COMMIT", e.generation(**GENERATION))
+
+    transfer = {"begin": e.begin(**FULL), "peer_key_id": SENDER, "sealed_segments": 16,
+                "sealed_delta_digest": GENERATION["delta_digest"], "unsealed_records": 0, "last_end": 1 << 30}
+    good("commit-agrees", "COMMIT", "The record agrees with the transfer.", GENERATION, transfer)
+    good("commit-delta-agrees", "COMMIT", "A delta need not cover the volume.", GENERATION_DELTA,
+         transfer | {"begin": e.begin(**DELTA), "last_end": 512})
+    for suffix, change in (
+            ("kind", {"kind": 2, "parent": PARENT}), ("tag-algorithm", {"tag_algorithm": 2}),
+            ("lineage", {"lineage": noise(13, 16)}), ("number", {"number": 2}), ("size", {"volume_size": 1 << 29}),
+            ("source-time", {"source_time": TIME + 1}), ("identity", {"source_identity": "other"})):
+        bad(f"commit-begin-{suffix}", "COMMIT", "begin-mismatch", f"Another {suffix} than in BEGIN.",
+            e.generation(**(GENERATION | change)), transfer)
+    bad("commit-begin-parent", "COMMIT", "begin-mismatch", "A delta onto another parent than in BEGIN.",
+        e.generation(**(GENERATION_DELTA | {"parent": noise(14, 32)})), transfer | {"begin": e.begin(**DELTA)})
+    bad("commit-begin-identity-composed", "COMMIT", "begin-mismatch",
+        "Canonically equivalent strings are different bytes, so they do not agree.",
+        e.generation(**(GENERATION | {"source_identity": "caf\u00e9"})),
+        transfer | {"begin": e.begin(**(FULL | {"source_identity": "cafe\u0301"}))})
+    checks: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+        ("source-time", "begin-mismatch", {"source_time": 0}, {}),
+        ("sender", "sender-key", {"sender_key_id": RECEIVER}, {}),
+        ("segments", "segment-count", {"segment_count": 15}, {}),
+        ("delta-digest", "delta-digest", {"delta_digest": noise(15, 32)}, {}),
+        ("unsealed", "records-after-seal", {}, {"unsealed_records": 1}),
+        ("uncovered", "volume-not-covered", {}, {"last_end": (1 << 30) - 512}),
+    ]
+    for (suffix, reason, change, context) in checks[1:]:
+        bad(f"commit-{suffix}", "COMMIT", reason, f"Only `{suffix}` is wrong.", e.generation(**(GENERATION | change)),
+            transfer | context)
+    for (suffix1, reason, change1, context1), (suffix2, _, change2, context2) in zip(checks, checks[1:]):
+        bad(f"commit-order-{suffix1}-{suffix2}", "COMMIT", reason, "Two disagreements: the first in the text is reported.",
+            e.generation(**(GENERATION | change1 | change2)), transfer | context1 | context2)
+
+
+GROUPS = (greetings, volumes, states, begins, small_messages, generations)

@@ -1,0 +1,51 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+/// Why a catalog could not be opened, or did not do what it was asked.
+///
+/// Nothing was changed when one is thrown: an operation is one transaction.
+package struct CatalogError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// What was wrong.
+    package enum Kind: Error, Equatable, Sendable {
+        /// A newer version of the program has changed the tables.
+        case newerFormat
+        /// Others than the user this program runs as can reach the files.
+        case permissions(String)
+        /// There is no such thing; the text names it.
+        case notFound(String)
+        /// Somebody else has taken the volume over.
+        case fenced
+        /// The catalog is in a state that forbids it; the text says which.
+        case conflict(String)
+        /// SQLite or the file system failed, or a stored value cannot be read.
+        case storage(String)
+    }
+
+    /// The catalog's file, or its directory.
+    package let path: String
+    /// What was to be done, such as "commit volume db".
+    package let operation: String
+    /// What was wrong.
+    package let kind: Kind
+
+    package init(path: String, operation: String, kind: Kind) {
+        self.path = path
+        self.operation = operation
+        self.kind = kind
+    }
+
+    package var description: String { "cannot \(operation): \(kind.sentence) (catalog \(path))" }
+}
+
+extension CatalogError.Kind {
+    /// The kind in words.
+    fileprivate var sentence: String {
+        switch self {
+        case .newerFormat:
+            "the catalog was written by a newer version of this program; use that version"
+        case .permissions(let text), .conflict(let text), .storage(let text): text
+        case .notFound(let what): "there is no \(what)"
+        case .fenced: "another process has taken the volume over"
+        }
+    }
+}

@@ -1,0 +1,174 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Digests
+internal import GRDB
+internal import Platform
+package import Wire
+
+/// What a standby must remember: its peers, its volumes with what they hold, and what was done.
+///
+/// Several processes may have the same catalog open. Every function is one transaction, durable when it
+/// returns.
+package final class StandbyCatalog: Sendable {
+    let store: Store
+    private let clock: @Sendable () -> UInt64
+    private let eventLimit: UInt64
+
+    /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
+    ///
+    /// - Parameters:
+    ///   - eventLimit: how many events are kept.
+    ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
+    package init(
+        directory: String, eventLimit: UInt64 = 10_000,
+        clock: @escaping @Sendable () -> UInt64 = Clock.wall
+    ) throws(CatalogError) {
+        store = try Store(
+            directory: directory, purpose: .standby, migrator: StandbySchema.migrator)
+        self.clock = clock
+        self.eventLimit = eventLimit
+    }
+
+    /// Now, by the clock given.
+    var now: UInt64 { clock() }
+
+    // MARK: Peers
+
+    /// Adds a peer.
+    ///
+    /// - Throws: `conflict` if the key is known already.
+    package func addPeer(_ key: KeyID, name: String) throws(CatalogError) {
+        try store.write("add peer \(name)") { db in
+            guard try !hasPeer(key, db) else {
+                throw CatalogError.Kind.conflict("a peer with this key is known already")
+            }
+            try StandbyPeer(key: key, name: name, addedAt: now).insert(into: db)
+            try record(.peerAdded, nil, "\(name), \(key)", db)
+        }
+    }
+
+    /// All peers, in the order they were added.
+    package func peers() throws(CatalogError) -> [StandbyPeer] {
+        try store.read("list the peers") { db in
+            try Row.fetchAll(db, sql: "SELECT * FROM peer ORDER BY added_at, key")
+                .map { try StandbyPeer($0) }
+        }
+    }
+
+    /// Removes a peer. Its volumes stay, without a peer, and a session of it that is under way is fenced.
+    package func removePeer(_ key: KeyID) throws(CatalogError) {
+        try store.write("remove peer \(key)") { db in
+            guard try hasPeer(key, db) else { throw CatalogError.Kind.notFound("peer \(key)") }
+            let rows = try Row.fetchAll(
+                db, sql: "SELECT * FROM volume WHERE peer = ?", arguments: [key.stored])
+            for row in rows {
+                var volume = try StandbyVolume(row)
+                volume.peer = nil
+                volume.fence = try nextFence(db)
+                try volume.update(in: db)
+            }
+            try db.execute(sql: "DELETE FROM peer WHERE key = ?", arguments: [key.stored])
+            try record(.peerRemoved, nil, "\(key)", db)
+        }
+    }
+
+    func hasPeer(_ key: KeyID, _ db: Database) throws -> Bool {
+        try Bool.fetchOne(
+            db, sql: "SELECT EXISTS (SELECT 1 FROM peer WHERE key = ?)", arguments: [key.stored])
+            ?? false
+    }
+
+    // MARK: Volumes
+
+    /// Adds a volume that holds nothing.
+    ///
+    /// - Throws: `conflict` if the name or the target path is taken, `notFound` if the peer is not known.
+    package func createVolume(
+        _ name: VolumeName, peer: KeyID?, targetPath: String, targetKind: TargetKind,
+        targetIdentity: String
+    ) throws(CatalogError) {
+        try store.write("add volume \(name)") { db in
+            if try StandbyVolume.find(name, in: db) != nil {
+                throw CatalogError.Kind.conflict("there is a volume of this name")
+            }
+            let user = try String.fetchOne(
+                db, sql: "SELECT name FROM volume WHERE target_path = ?", arguments: [targetPath])
+            if let user {
+                throw CatalogError.Kind.conflict("\(targetPath) is the target of volume \(user)")
+            }
+            if let peer, try !hasPeer(peer, db) {
+                throw CatalogError.Kind.notFound("peer \(peer)")
+            }
+            try StandbyVolume(
+                name: name, peer: peer, targetPath: targetPath, targetKind: targetKind,
+                targetIdentity: targetIdentity, addedAt: now
+            ).insert(into: db)
+            try record(.volumeAdded, name, "target \(targetPath)", db)
+        }
+    }
+
+    /// All volumes, by name.
+    package func volumes() throws(CatalogError) -> [StandbyVolume] {
+        try store.read("list the volumes") { db in
+            try Row.fetchAll(db, sql: "SELECT * FROM volume ORDER BY name")
+                .map { try StandbyVolume($0) }
+        }
+    }
+
+    /// The volume of this name, whoever's it is: for local use only.
+    package func volume(_ name: VolumeName) throws(CatalogError) -> StandbyVolume? {
+        try store.read("find volume \(name)") { db in try StandbyVolume.find(name, in: db) }
+    }
+
+    /// The volume of this name if it is pinned to `peer`: the only look-up for what comes from the network.
+    package func volume(
+        _ name: VolumeName, of peer: KeyID
+    ) throws(CatalogError) -> StandbyVolume? {
+        try store.read("find volume \(name)") { db in
+            try Row.fetchOne(
+                db, sql: "SELECT * FROM volume WHERE name = ? AND peer = ?",
+                arguments: [name.text, peer.stored]
+            ).map { try StandbyVolume($0) }
+        }
+    }
+
+    /// Forgets a volume and its invitations; the target is left as it is.
+    package func removeVolume(_ name: VolumeName) throws(CatalogError) {
+        try store.write("remove volume \(name)") { db in
+            let volume = try StandbyVolume.require(name, in: db)
+            try db.execute(sql: "DELETE FROM volume WHERE name = ?", arguments: [name.text])
+            try record(.volumeRemoved, name, "it was \(volume.state)", db)
+        }
+    }
+
+    // MARK: Events
+
+    /// The newest events, newest first; of one volume if it is given.
+    package func events(
+        volume: VolumeName? = nil, limit: Int
+    ) throws(CatalogError) -> [StandbyEvent] {
+        try store.read("list the events") { db in
+            try Row.fetchAll(
+                db,
+                sql: """
+                    SELECT * FROM event WHERE ?1 IS NULL OR volume = ?1
+                    ORDER BY number DESC LIMIT ?2
+                    """, arguments: [volume?.text, max(0, limit)]
+            ).map { try StandbyEvent($0) }
+        }
+    }
+
+    /// Appends an event, within the transaction that does what it tells, and drops the oldest above the
+    /// limit.
+    func record(
+        _ kind: StandbyEvent.Kind, _ volume: VolumeName?, _ text: String, _ db: Database
+    ) throws {
+        try db.execute(
+            sql: "INSERT INTO event (time, volume, kind, text) VALUES (?, ?, ?, ?)",
+            arguments: [now.stored, volume?.text, kind.rawValue, text])
+        try db.execute(
+            sql: "DELETE FROM event WHERE number <= ? - ?",
+            arguments: [db.lastInsertedRowID, eventLimit.stored])
+    }
+}

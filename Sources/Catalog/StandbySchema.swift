@@ -1,0 +1,65 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GRDB
+
+/// The tables of the standby's catalog. A migration that was released is never changed; a new one follows.
+enum StandbySchema {
+    static var migrator: DatabaseMigrator {
+        var migrator = DatabaseMigrator()
+        migrator.registerMigration("standby-1") { db in try db.execute(sql: version1) }
+        return migrator
+    }
+
+    // Messages are stored as their payloads, enumerations as the numbers they have on the wire, times as
+    // nanoseconds since 1970-01-01 UTC. Events outlive what they speak of and therefore refer to nothing.
+    // Fencing numbers are counted for all volumes together: one that is made again under an old name
+    // never gets a number that a writer of the old one still holds.
+    private static let version1 = """
+        CREATE TABLE peer (
+            key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 32),
+            name TEXT NOT NULL,
+            added_at INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE volume (
+            name TEXT NOT NULL PRIMARY KEY,
+            peer BLOB REFERENCES peer (key) ON DELETE SET NULL,
+            target_path TEXT NOT NULL UNIQUE,
+            target_kind INTEGER NOT NULL,
+            target_identity TEXT NOT NULL,
+            state INTEGER NOT NULL,
+            lineage BLOB,
+            tag_algorithm INTEGER,
+            tag_key BLOB,
+            committed BLOB,
+            committed_at INTEGER,
+            transfer_begin BLOB,
+            transfer_log BLOB,
+            transfer_in_place INTEGER,
+            applying BLOB,
+            fence INTEGER NOT NULL,
+            suspect_reason TEXT,
+            added_at INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX volume_of_peer ON volume (peer);
+        CREATE TABLE fencing (last INTEGER NOT NULL) STRICT;
+        INSERT INTO fencing (last) VALUES (0);
+        CREATE TABLE invitation (
+            secret_hash BLOB NOT NULL PRIMARY KEY CHECK (length(secret_hash) = 32),
+            volume TEXT NOT NULL REFERENCES volume (name) ON DELETE CASCADE,
+            expires_at INTEGER NOT NULL,
+            used INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX invitation_of_volume ON invitation (volume);
+        CREATE TABLE event (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            time INTEGER NOT NULL,
+            volume TEXT,
+            kind TEXT NOT NULL,
+            text TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX event_of_volume ON event (volume, number);
+        CREATE TRIGGER event_is_append_only BEFORE UPDATE ON event
+            BEGIN SELECT raise(ABORT, 'events are not changed'); END;
+        """
+}

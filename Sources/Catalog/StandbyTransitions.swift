@@ -1,0 +1,202 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GRDB
+package import Wire
+
+/// The transitions of a volume (docs of `VolumeState`), each one transaction.
+///
+/// A writer takes a fence first and presents it with every transition; once somebody else has taken one,
+/// its transitions fail with `fenced` and change nothing. What a crash leaves, in the order of a delta:
+///
+/// 1. `takeFence`. *A crash leaves the volume as it was.* The writer makes the staging log, with its header.
+/// 2. `beginTransfer`: staging. *A crash before it leaves a log that no volume names: it is removed. A crash
+///    after it leaves a transfer that resumes from the segments in its log, or is abandoned.*
+/// 3. The log is proven and synced, then `beginApplying`: applying. *A crash after it leaves a target that may
+///    hold parts of two generations and a complete log: it is applied again from its beginning, which
+///    needs no network and may be done any number of times. It is never abandoned.*
+/// 4. The target is written and flushed, then `commit`: consistent. *A crash before it is that of 3.*
+/// 5. The log is removed. *A crash before leaves a log that no volume names: it is removed.*
+///
+/// A full generation goes in place: `beginTransfer` makes the volume initialising, content goes to the target at
+/// once, and 3 has nothing left to write. *A crash between 2 and 3 leaves a target that holds part of one
+/// generation and is not usable; its log says which segments are durable.*
+extension StandbyCatalog {
+    /// Takes the volume over from whoever wrote to it.
+    ///
+    /// - Returns: the number to present; greater than all before it.
+    package func takeFence(_ name: VolumeName) throws(CatalogError) -> UInt64 {
+        try store.write("take over volume \(name)") { db in
+            var volume = try StandbyVolume.require(name, in: db)
+            volume.fence = try nextFence(db)
+            try volume.update(in: db)
+            return volume.fence
+        }
+    }
+
+    /// Begins a transfer, in place of an unfinished one: consistent or staging → staging for a delta, which
+    /// must follow the committed generation; empty or initialising → initialising for a full generation in
+    /// place.
+    package func beginTransfer(
+        _ name: VolumeName, fence: UInt64, _ transfer: StandbyTransfer
+    ) throws(CatalogError) {
+        try transition("begin a transfer of", name, fence, .begun) { volume in
+            let head = transfer.begin.head
+            guard transfer.inPlace == (head.kind == .full) else {
+                throw CatalogError.Kind.conflict(
+                    "a full generation goes in place, a delta to the staging log")
+            }
+            try volume.expect(
+                transfer.inPlace ? [.empty, .initialising] : [.consistent, .staging])
+            if head.kind == .delta {
+                guard head.lineage == volume.lineage, head.parent == volume.committed?.id else {
+                    throw CatalogError.Kind.conflict(
+                        "the delta does not follow the committed generation")
+                }
+            }
+            volume.transfer = transfer
+            volume.state = transfer.inPlace ? .initialising : .staging
+            return "\(head.kind) generation \(head.number), transfer \(transfer.begin.transfer)"
+        }
+    }
+
+    /// Drops the unfinished transfer: staging → consistent, initialising → empty.
+    package func abandonTransfer(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+        try transition("abandon the transfer of", name, fence, .abandoned) { volume in
+            try volume.expect([.staging, .initialising])
+            let text = volume.transfer.map { "transfer \($0.begin.transfer)" } ?? ""
+            volume.state = volume.state == .staging ? .consistent : .empty
+            volume.transfer = nil
+            return text
+        }
+    }
+
+    /// Declares that the target is about to be written, or, in place, is complete and flushed: staging or
+    /// initialising → applying. The record must agree with the transfer's announcement.
+    package func beginApplying(
+        _ name: VolumeName, fence: UInt64, _ record: GenerationRecord
+    ) throws(CatalogError) {
+        try transition("apply a generation of", name, fence, .applying) { volume in
+            try volume.expect([.staging, .initialising])
+            guard record.head == volume.transfer?.begin.head else {
+                throw CatalogError.Kind.conflict("the generation is not the one that was announced")
+            }
+            volume.applying = record
+            volume.state = .applying
+            return "generation \(record.head.number), \(record.id)"
+        }
+    }
+
+    /// Declares that the target holds the generation and was flushed: applying → consistent. A full
+    /// generation's lineage comes with its tag key.
+    package func commit(
+        _ name: VolumeName, fence: UInt64, committedAt: UInt64
+    ) throws(CatalogError) {
+        try transition("commit a generation of", name, fence, .committed) { volume in
+            try volume.expect([.applying])
+            guard let record = volume.applying, let transfer = volume.transfer else {
+                throw CatalogError.Kind.storage(
+                    "the generation that is being applied is not stored")
+            }
+            if record.head.kind == .full {
+                volume.tagAlgorithm = record.head.tagAlgorithm
+                volume.tagKey = transfer.begin.tagKey
+            }
+            volume.lineage = record.head.lineage
+            volume.committed = record
+            volume.committedAt = committedAt
+            volume.transfer = nil
+            volume.applying = nil
+            volume.state = .consistent
+            return "generation \(record.head.number), \(record.id)"
+        }
+    }
+
+    /// Declares that the copy cannot be trusted, until an operator resets the volume. Needs no fence: who
+    /// has seen an I/O error is right even if he was replaced.
+    ///
+    /// The first reason stays. A promoted volume stays promoted, and an event tells the reason.
+    package func markSuspect(_ name: VolumeName, reason: String) throws(CatalogError) {
+        try transition("mark as suspect", name, nil, .suspect) { volume in
+            if volume.state != .promoted, volume.state != .suspect {
+                volume.state = .suspect
+                volume.suspectReason = reason
+            }
+            return reason
+        }
+    }
+
+    /// Declares that the target was written by somebody else, until an operator resets the volume. Needs no
+    /// fence. A suspect volume stays suspect and a promoted one promoted.
+    package func markDiverged(_ name: VolumeName, reason: String) throws(CatalogError) {
+        try transition("mark as diverged", name, nil, .diverged) { volume in
+            switch volume.state {
+            case .promoted, .suspect, .diverged: break
+            case .empty, .initialising, .consistent, .staging, .applying:
+                volume.state = .diverged
+                volume.suspectReason = reason
+            }
+            return reason
+        }
+    }
+
+    /// Hands the target over: consistent or staging → promoted. What was staged never touched the target and
+    /// is dropped; an apply must be finished first.
+    package func promote(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+        try transition("promote", name, fence, .promoted) { volume in
+            try volume.expect([.consistent, .staging])
+            volume.transfer = nil
+            volume.state = .promoted
+            return volume.committed.map { "at generation \($0.head.number), \($0.id)" } ?? ""
+        }
+    }
+
+    /// Forgets what the target holds, on an operator's word: any state → empty. The next generation must be a
+    /// full one.
+    package func reset(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+        try transition("reset", name, fence, .reset) { volume in
+            let text = "it was \(volume.state)"
+            var empty = StandbyVolume(
+                name: volume.name, peer: volume.peer, targetPath: volume.targetPath,
+                targetKind: volume.targetKind, targetIdentity: volume.targetIdentity,
+                addedAt: volume.addedAt)
+            empty.fence = volume.fence
+            volume = empty
+            return text
+        }
+    }
+
+    /// One transition: finds the volume, checks the fence, changes it and records the event with the text that
+    /// `body` gives.
+    private func transition(
+        _ verb: String, _ name: VolumeName, _ fence: UInt64?, _ kind: StandbyEvent.Kind,
+        _ body: (inout StandbyVolume) throws -> String
+    ) throws(CatalogError) {
+        try store.write("\(verb) volume \(name)") { db in
+            var volume = try StandbyVolume.require(name, in: db)
+            if let fence, fence != volume.fence { throw CatalogError.Kind.fenced }
+            let text = try body(&volume)
+            try volume.update(in: db)
+            try record(kind, name, text, db)
+        }
+    }
+
+    /// Takes the next fencing number of the whole catalog.
+    func nextFence(_ db: Database) throws -> UInt64 {
+        try db.execute(sql: "UPDATE fencing SET last = last + 1")
+        guard let last = try Int64.fetchOne(db, sql: "SELECT last FROM fencing") else {
+            throw CatalogError.Kind.storage("the last fencing number is not stored")
+        }
+        return UInt64(bitPattern: last)
+    }
+}
+
+extension StandbyVolume {
+    /// Refuses every state but these.
+    fileprivate func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
+        guard states.contains(state) else {
+            let wanted = states.map { "\($0)" }.joined(separator: " or ")
+            throw CatalogError.Kind.conflict("the volume is \(state), not \(wanted)")
+        }
+    }
+}

@@ -1,0 +1,191 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Foundation
+internal import GRDB
+internal import Platform
+
+/// One SQLite file that several processes use at once, and the rules by which it is opened.
+///
+/// WAL, `synchronous=FULL`: what an operation has written is on stable storage when it returns, and a
+/// crash leaves all of it or nothing.
+final class Store: Sendable {
+    /// Which catalog a file holds, so that one is not taken for the other; `application_id` of the file.
+    enum Purpose: Int64, Sendable {
+        /// "BFSB"
+        case standby = 0x4246_5342
+        /// "BFSO"
+        case source = 0x4246_534F
+    }
+
+    /// Path of the database file.
+    let path: String
+    private let queue: DatabaseQueue
+
+    /// How long an operation waits for those of other processes.
+    private static let patienceSeconds = 10
+
+    /// Opens the catalog in `directory`, making both if they are missing, and brings its tables up to date.
+    ///
+    /// 1. The directory is made. A crash leaves it empty.
+    /// 2. The file is made, empty and with mode 0600. A crash leaves an empty file, which is an empty
+    ///    catalog.
+    /// 3. Each migration is one transaction. A crash leaves the tables of the migration before.
+    ///
+    /// A lock keeps two processes from preparing the same file at once; it is not held afterwards.
+    init(
+        directory: String, purpose: Purpose, migrator: DatabaseMigrator
+    ) throws(CatalogError) {
+        let path = directory + "/catalog.sqlite"
+        self.path = path
+        do {
+            try Self.prepare(directory)
+            let lock = try Self.waitForLock(directory + "/catalog.lock")
+            defer { withExtendedLifetime(lock) {} }
+            if !Directory.exists(path) {
+                _ = try File(path: path, [.write, .createNew, .noFollow])
+                try Directory.sync(directory)
+            }
+            // By name only: opening and closing the file here would drop the locks that other
+            // connections of this process hold on it.
+            try Self.checkFiles(path)
+            let queue = try DatabaseQueue(path: path, configuration: Self.configuration)
+            try queue.inDatabase { db in
+                try Self.checkPurpose(db, purpose)
+                guard try !migrator.hasBeenSuperseded(db) else {
+                    throw CatalogError.Kind.newerFormat
+                }
+            }
+            try migrator.migrate(queue)
+            self.queue = queue
+        } catch {
+            throw Self.wrap(error, path, "open the catalog")
+        }
+    }
+
+    /// Runs one immediate transaction.
+    func write<Result>(
+        _ operation: @autoclosure () -> String, _ body: (Database) throws -> Result
+    ) throws(CatalogError) -> Result {
+        do {
+            return try queue.writeWithoutTransaction { db in
+                var result: Result?
+                try db.inTransaction(.immediate) {
+                    result = try body(db)
+                    return .commit
+                }
+                guard let result else { throw CatalogError.Kind.storage("nothing was done") }
+                return result
+            }
+        } catch {
+            throw Self.wrap(error, path, operation())
+        }
+    }
+
+    /// Reads one consistent state.
+    func read<Result>(
+        _ operation: @autoclosure () -> String, _ body: (Database) throws -> Result
+    ) throws(CatalogError) -> Result {
+        do {
+            return try queue.read(body)
+        } catch {
+            throw Self.wrap(error, path, operation())
+        }
+    }
+
+    private static var configuration: Configuration {
+        var configuration = Configuration()
+        configuration.busyMode = .timeout(TimeInterval(patienceSeconds))
+        configuration.foreignKeysEnabled = true
+        configuration.label = "catalog"
+        configuration.prepareDatabase { db in
+            // Read back, because SQLite answers a setting it cannot have with silence.
+            let mode = try String.fetchOne(db, sql: "PRAGMA journal_mode = WAL")
+            try db.execute(sql: "PRAGMA synchronous = FULL")
+            let synchronous = try Int.fetchOne(db, sql: "PRAGMA synchronous")
+            let foreignKeys = try Int.fetchOne(db, sql: "PRAGMA foreign_keys")
+            guard mode == "wal", synchronous == 2, foreignKeys == 1 else {
+                throw CatalogError.Kind.storage("SQLite cannot keep a write-ahead log here")
+            }
+        }
+        return configuration
+    }
+
+    private static func checkPurpose(_ db: Database, _ purpose: Purpose) throws {
+        let found = try Int64.fetchOne(db, sql: "PRAGMA application_id") ?? 0
+        if found == 0 {
+            let tables =
+                try Int.fetchOne(db, sql: "SELECT count(*) FROM sqlite_master") ?? 0
+            guard tables == 0 else {
+                throw CatalogError.Kind.conflict("the file holds something else")
+            }
+            try db.execute(sql: "PRAGMA application_id = \(purpose.rawValue)")
+        } else if found != purpose.rawValue {
+            throw CatalogError.Kind.conflict(
+                "the file holds something else than a \(purpose) catalog")
+        }
+    }
+
+    // MARK: Files
+
+    private static func prepare(_ directory: String) throws {
+        if !Directory.exists(directory) {
+            try Directory.create(directory)
+            try Directory.sync(Directory.parent(of: directory))
+        }
+        let status = try File(path: directory).status()
+        guard status.kind == .directory else {
+            throw CatalogError.Kind.permissions("\(directory) is no directory")
+        }
+        try check(directory, mode: status.mode, owner: status.owner, wanted: "0700")
+    }
+
+    private static func checkFiles(_ path: String) throws {
+        for file in [path, path + "-wal", path + "-shm"] where Directory.exists(file) {
+            let attributes = try FileManager.default.attributesOfItem(atPath: file)
+            guard attributes[.type] as? FileAttributeType == .typeRegular,
+                let mode = attributes[.posixPermissions] as? NSNumber,
+                let owner = attributes[.ownerAccountID] as? NSNumber
+            else { throw CatalogError.Kind.permissions("\(file) is no regular file") }
+            try check(file, mode: mode.uint32Value, owner: owner.uint32Value, wanted: "0600")
+        }
+    }
+
+    private static func check(_ path: String, mode: UInt32, owner: UInt32, wanted: String) throws {
+        guard owner == geteuid() else {
+            throw CatalogError.Kind.permissions(
+                "\(path) belongs to user \(owner), and this program runs as user \(geteuid())")
+        }
+        guard mode & 0o077 == 0 else {
+            throw CatalogError.Kind.permissions(
+                "\(path) has mode 0\(String(mode, radix: 8)), and others must not reach it; "
+                    + "set \(wanted)")
+        }
+    }
+
+    private static func waitForLock(_ path: String) throws -> FileLock {
+        let pauseMicroseconds: UInt32 = 20_000
+        for _ in 0..<(patienceSeconds * 1_000_000 / Int(pauseMicroseconds)) {
+            if let lock = try FileLock(path: path) { return lock }
+            usleep(pauseMicroseconds)
+        }
+        throw CatalogError.Kind.storage("another process has been preparing it for too long")
+    }
+
+    // MARK: Errors
+
+    private static func wrap(
+        _ error: any Error, _ path: String, _ operation: String
+    ) -> CatalogError {
+        let kind: CatalogError.Kind
+        switch error {
+        case let known as CatalogError.Kind: kind = known
+        // Not its description, which may quote values.
+        case let failure as DatabaseError:
+            kind = .storage("SQLite: \(failure.message ?? "no message") (\(failure.resultCode))")
+        case let failure as SystemCallError: kind = .storage(failure.description)
+        default: kind = .storage("\(error)")
+        }
+        return CatalogError(path: path, operation: operation, kind: kind)
+    }
+}

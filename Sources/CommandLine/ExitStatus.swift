@@ -1,0 +1,57 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Wire
+
+/// Exit codes of both programs; they stand in the manual pages and do not change their meaning.
+package enum ExitStatus: Int32, Sendable, CaseIterable {
+    /// Done, or nothing to do.
+    case done = 0
+    /// Not done, for a reason without a code of its own.
+    case failed = 1
+    /// Wrong use of the command.
+    case usage = 2
+    /// Another process or session has the volume.
+    case busy = 3
+    /// The standby cannot be reached; try again.
+    case unreachable = 4
+    /// Interrupted; the next send goes on from there.
+    case interrupted = 5
+    /// Identity: a key that is not pinned, an unknown peer or volume, a bad invitation.
+    case identity = 6
+    /// The generations do not follow each other; somebody has to decide.
+    case lineage = 7
+    /// Verification found a difference.
+    case mismatch = 8
+    /// The target is in use, mounted, too small, missing, foreign or read-only.
+    case target = 9
+    /// Some volumes failed.
+    case partial = 10
+    /// An I/O error on the standby.
+    case storage = 11
+    /// No room on the standby.
+    case space = 12
+
+    /// The code for a refusal by the standby.
+    package init(_ refusal: Refusal) {
+        switch refusal.code {
+        case .busy: self = .busy
+        case .notAuthorised, .invitation: self = .identity
+        case .lineage: self = .lineage
+        case .target: self = .target
+        case .space: self = .space
+        case .storage: self = .storage
+        case .corrupt: self = .interrupted
+        case .stopping: self = .unreachable
+        case .unsupportedVersion, .malformed, .limit: self = .failed
+        }
+    }
+
+    /// The table for `--help` and the manual pages.
+    package static let table = """
+        Exit codes: 0 done or nothing to do, 1 failed, 2 wrong use, 3 busy, 4 standby unreachable, \
+        5 interrupted (the next send resumes), 6 identity not accepted, 7 generations do not follow each \
+        other, 8 difference found, 9 target in use or unfit, 10 some volumes failed, 11 I/O error on the \
+        standby, 12 no room on the standby, 128+N ended by signal N.
+        """
+}

@@ -1,0 +1,67 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Foundation
+
+/// Numbers as people read them.
+package enum Format {
+    /// Bytes with a binary unit: "498.0 MiB".
+    package static func bytes(_ count: UInt64) -> String {
+        var value = Double(count)
+        let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
+        var unit = 0
+        while value >= 1024, unit < units.count - 1 {
+            value /= 1024
+            unit += 1
+        }
+        return unit == 0 ? "\(count) bytes" : String(format: "%.1f %@", value, units[unit])
+    }
+
+    /// Seconds with one decimal: "4.8 s".
+    package static func seconds(nanoseconds: UInt64) -> String {
+        String(format: "%.1f s", Double(nanoseconds) / 1e9)
+    }
+
+    /// An age: "4m12s", "3h05m", "6d".
+    package static func age(seconds: UInt64) -> String {
+        switch seconds {
+        case ..<60: "\(seconds)s"
+        case ..<3600: "\(seconds / 60)m\(String(format: "%02d", seconds % 60))s"
+        case ..<172_800: "\(seconds / 3600)h\(String(format: "%02d", seconds / 60 % 60))m"
+        default: "\(seconds / 86_400)d"
+        }
+    }
+
+    /// RFC 3339 in UTC.
+    package static func time(_ nanoseconds: UInt64) -> String {
+        Date(timeIntervalSince1970: Double(nanoseconds) / 1e9).formatted(.iso8601)
+    }
+
+    /// Columns, each as wide as its widest cell.
+    package static func table(_ rows: [[String]]) -> String {
+        let widths = (rows.first ?? []).indices.map { column in
+            rows.map { $0[column].count }.max() ?? 0
+        }
+        return rows.map { row in
+            row.enumerated().map { index, cell in
+                index == row.count - 1
+                    ? cell : cell.padding(toLength: widths[index] + 2, withPad: " ", startingAt: 0)
+            }.joined() + "\n"
+        }.joined()
+    }
+
+    /// JSON with sorted snake_case keys, ended by a line break.
+    package static func json(_ value: some Encodable) throws -> String {
+        let encoder = JSONEncoder()
+        encoder.keyEncodingStrategy = .convertToSnakeCase
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(value), as: UTF8.self) + "\n"
+    }
+
+    /// Text from outside, on one line and without control characters.
+    package static func escaped(_ text: String) -> String {
+        String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "?" : $0 }))
+    }
+}

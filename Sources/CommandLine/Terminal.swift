@@ -1,0 +1,51 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Foundation
+
+/// Standard output and standard error.
+package enum Terminal {
+    /// Writes to standard output. A reader that has gone away is no concern of ours.
+    package static func out(_ text: String) {
+        try? FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
+    }
+
+    /// Writes one line to standard error.
+    package static func error(_ line: String) {
+        try? FileHandle.standardError.write(contentsOf: Data((Format.escaped(line) + "\n").utf8))
+    }
+
+    /// Ends the program.
+    package static func exit(_ status: ExitStatus) -> Never {
+        Foundation.exit(status.rawValue)
+    }
+}
+
+/// One line on the terminal that is written again and again; nothing where there is no terminal.
+package final class ProgressLine {
+    private let isOn: Bool
+    private var last = ContinuousClock.now - .seconds(1)
+    private var isShown = false
+
+    package init(isWanted: Bool) {
+        isOn = isWanted && isatty(2) == 1
+    }
+
+    /// Shows `text`, not more than five times a second.
+    package func show(_ text: @autoclosure () -> String) {
+        guard isOn, .now - last >= .milliseconds(200) else { return }
+        last = .now
+        isShown = true
+        write("\r\u{1B}[K" + text())
+    }
+
+    /// Takes the line away.
+    package func end() {
+        if isShown { write("\r\u{1B}[K") }
+        isShown = false
+    }
+
+    private func write(_ text: String) {
+        try? FileHandle.standardError.write(contentsOf: Data(text.utf8))
+    }
+}

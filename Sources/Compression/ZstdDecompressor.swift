@@ -1,0 +1,95 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CZstd
+
+/// Stored bytes are not a frame that specification 6 allows, or not one of the wanted content.
+package enum CompressionError: Error, Equatable, Sendable {
+    /// They do not begin with the header of a zstd frame.
+    case notAFrame
+    /// The frame wants a dictionary.
+    case dictionary
+    /// The frame does not say that its content has the wanted length.
+    case contentSize
+    /// The frame wants a window of this many bytes.
+    case window(UInt64)
+    /// The frame ends before the stored bytes do.
+    case trailingBytes
+    /// The frame is damaged, cut, or holds another number of bytes than its header says.
+    case damaged
+}
+
+/// Decompresses single zstd frames that may come from a hostile peer.
+///
+/// Each thread makes its own; the context keeps its memory between calls.
+@safe package final class ZstdDecompressor {
+    private static let windowByteCount: UInt64 = 1 << 20
+    private static let magic: [UInt8] = [0x28, 0xB5, 0x2F, 0xFD]
+
+    private let context: OpaquePointer
+
+    package init() {
+        // SAFETY: takes no arguments.
+        guard let context = unsafe ZSTD_createDCtx() else {
+            preconditionFailure("out of memory")
+        }
+        unsafe self.context = context
+    }
+
+    deinit {
+        // SAFETY: this object is the only owner.
+        _ = unsafe ZSTD_freeDCtx(context)
+    }
+
+    /// Decompresses `frame`, which must fill `output` exactly.
+    ///
+    /// No memory is allocated for the content. After an error `output` holds nothing of use.
+    package func decompress(_ frame: RawSpan, into output: inout MutableRawSpan)
+        throws(CompressionError)
+    {
+        let length = output.byteCount
+        try Self.checkHeader(frame, length: UInt64(length))
+        // SAFETY: zstd reads no more than the frame and writes no more than the output.
+        let (frameLength, written) = unsafe output.withUnsafeMutableBytes { output in
+            unsafe frame.withUnsafeBytes { frame in
+                let length = unsafe ZSTD_findFrameCompressedSize(frame.baseAddress, frame.count)
+                guard length == frame.count else { return (length, 0) }
+                let written = unsafe ZSTD_decompressDCtx(
+                    context, output.baseAddress, output.count, frame.baseAddress, frame.count)
+                return (length, written)
+            }
+        }
+        guard ZSTD_isError(frameLength) == 0 else { throw .damaged }
+        guard frameLength == frame.byteCount else { throw .trailingBytes }
+        // An error code is greater than any length.
+        guard written == length else { throw .damaged }
+    }
+
+    /// Checks the frame header (RFC 8878 3.1.1.1), since decompressing at one go looks neither at the
+    /// window nor at whether the content size is there.
+    private static func checkHeader(_ frame: RawSpan, length: UInt64) throws(CompressionError) {
+        // SAFETY: every offset is below 6, and at least 6 bytes are there; zstd reads no more than
+        // the frame.
+        guard frame.byteCount >= 6,
+            magic.indices.allSatisfy({
+                unsafe frame.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == magic[$0]
+            })
+        else { throw .notAFrame }
+        let descriptor = unsafe frame.unsafeLoad(fromByteOffset: 4, as: UInt8.self)
+        guard descriptor & 3 == 0 else { throw .dictionary }
+        let isSingleSegment = descriptor & 0x20 != 0
+        let window: UInt64
+        if isSingleSegment {
+            window = length
+        } else {
+            let byte = unsafe frame.unsafeLoad(fromByteOffset: 5, as: UInt8.self)
+            let base = UInt64(1) << (10 + UInt64(byte >> 3))
+            window = base + base / 8 * UInt64(byte & 7)
+        }
+        guard window <= windowByteCount else { throw .window(window) }
+        let size = unsafe frame.withUnsafeBytes {
+            unsafe ZSTD_getFrameContentSize($0.baseAddress, $0.count)
+        }
+        guard size == length else { throw .contentSize }
+    }
+}

@@ -1,0 +1,66 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+
+/// Names a key: the SHA-256 of its DER SubjectPublicKeyInfo (specification 3.1).
+package struct KeyID: Hashable, Sendable, CustomStringConvertible {
+    /// The digest.
+    package let digest: SHA256Digest
+
+    package init(_ digest: SHA256Digest) {
+        self.digest = digest
+    }
+
+    /// The id of the key whose DER SubjectPublicKeyInfo is `bytes`.
+    package init(ofPublicKeyInfo bytes: RawSpan) {
+        digest = .of(bytes)
+    }
+
+    /// The peer id.
+    package var description: String { peerID }
+}
+
+/// A text is no peer id.
+package enum PeerIDError: Error, Equatable, Sendable {
+    /// It does not have 56 characters besides the dashes.
+    case length(Int)
+    /// A character is none of A–Z and 2–7, or there is none that could stand there.
+    case character
+    /// The last four characters do not fit the others: a typing error.
+    case check
+}
+
+extension KeyID {
+    /// The id as shown to people (specification 9): 52 characters of key and 4 that find typing errors, in
+    /// 8 groups of 7.
+    package var peerID: String {
+        let text = [Character](Base32.encode(digest.bytes, .upper) + checkCharacters)
+        return stride(from: 0, to: text.count, by: 7)
+            .map { String(text[$0..<($0 + 7)]) }
+            .joined(separator: "-")
+    }
+
+    /// Reads a peer id.
+    ///
+    /// Letters may be in lower case, and dashes may be missing.
+    package init(peerID text: String) throws(PeerIDError) {
+        let dash = UInt8(ascii: "-")
+        let characters = text.utf8.filter { $0 != dash }.map {
+            (UInt8(ascii: "a")...UInt8(ascii: "z")).contains($0) ? $0 - 32 : $0
+        }
+        guard characters.count == 56 else { throw .length(characters.count) }
+        let key = String(decoding: characters.prefix(52), as: UTF8.self)
+        guard let bytes = Base32.decode(key, .upper),
+            let digest = SHA256Digest(bytes: bytes)
+        else { throw .character }
+        self.init(digest)
+        guard characters.suffix(4).elementsEqual(checkCharacters.utf8) else { throw .check }
+    }
+
+    // Four characters hold 20 bits: those of the first two and a half bytes.
+    private var checkCharacters: String {
+        let check = SHA256Digest.of([UInt8]("blockferry id".utf8) + digest.bytes).bytes
+        return String(Base32.encode([UInt8](check.prefix(3)), .upper).prefix(4))
+    }
+}

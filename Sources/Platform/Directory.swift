@@ -1,0 +1,112 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+
+/// Small durable changes of a directory of our own.
+package enum Directory {
+    /// Makes `path` with mode 0700 if it is missing; its parent must exist.
+    package static func create(_ path: String) throws(SystemCallError) {
+        // SAFETY: the path is passed as a C string for the length of the call.
+        if unsafe mkdir(path, 0o700) != 0, errno != EEXIST { throw SystemCallError("mkdir", path) }
+    }
+
+    /// Forces the names in `path` to stable storage.
+    package static func sync(_ path: String) throws(SystemCallError) {
+        let directory = try File(path: path)
+        guard retryingInterrupted({ Int(fsync(directory.descriptor)) }) == 0 else {
+            throw SystemCallError("fsync", path)
+        }
+    }
+
+    /// The names in `path`, sorted, without "." and "..".
+    package static func names(in path: String) throws(SystemCallError) -> [String] {
+        // SAFETY: the stream is used here only and closed; entries are copied out at once.
+        guard let stream = unsafe opendir(path) else { throw SystemCallError("opendir", path) }
+        defer { unsafe closedir(stream) }
+        var names: [String] = []
+        while let entry = unsafe readdir(stream) {
+            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { tuple in
+                unsafe tuple.withMemoryRebound(to: CChar.self, capacity: 256) {
+                    unsafe String(cString: $0)
+                }
+            }
+            if name != "." && name != ".." { names.append(name) }
+        }
+        return names.sorted()
+    }
+
+    /// The path without symbolic links, or as it is if it cannot be resolved.
+    package static func resolved(_ path: String) -> String {
+        // SAFETY: realpath returns memory that is copied and freed.
+        guard let resolved = unsafe realpath(path, nil) else { return path }
+        defer { unsafe free(resolved) }
+        return unsafe String(cString: resolved)
+    }
+
+    /// Whether something has this name.
+    package static func exists(_ path: String) -> Bool {
+        // SAFETY: the path is passed as a C string for the length of the call.
+        unsafe access(path, F_OK) == 0
+    }
+
+    /// Removes a file if it is there; the caller syncs the directory where that matters.
+    package static func remove(_ path: String) throws(SystemCallError) {
+        // SAFETY: the path is passed as a C string for the length of the call.
+        if unsafe unlink(path) != 0, errno != ENOENT { throw SystemCallError("unlink", path) }
+    }
+
+    /// Replaces a small file as a whole: after a crash it has the old content or the new.
+    ///
+    /// 1. The temporary file is written and synced. A crash leaves it beside the old one; the next call
+    ///    replaces it.
+    /// 2. It is renamed. A crash leaves either name binding, both complete.
+    /// 3. The directory is synced. From here on it is the new one.
+    package static func replace(_ path: String, with bytes: [UInt8]) throws(SystemCallError) {
+        let temporary = path + ".new"
+        try remove(temporary)
+        let file = try File(path: temporary, [.write, .createNew])
+        try file.write(bytes, at: 0)
+        try file.sync()
+        // SAFETY: both paths are passed as C strings for the length of the call.
+        guard unsafe rename(temporary, path) == 0 else { throw SystemCallError("rename", path) }
+        try sync(parent(of: path))
+    }
+
+    /// The directory part of a path.
+    package static func parent(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+
+    /// Bytes that an unprivileged writer can still put on the file system of `path`.
+    package static func availableByteCount(at path: String) throws(SystemCallError) -> UInt64 {
+        var information = statvfs()
+        // SAFETY: writes the struct passed.
+        guard unsafe statvfs(path, &information) == 0 else {
+            throw SystemCallError("statvfs", path)
+        }
+        return UInt64(information.f_bavail) * UInt64(information.f_frsize)
+    }
+}
+
+/// A lock on a file of our own, held as long as the object lives, and given back by the kernel if the
+/// process dies.
+package final class FileLock: Sendable {
+    private let file: File
+
+    /// Takes the lock, or returns nothing if another process has it.
+    package init?(path: String) throws(SystemCallError) {
+        // SAFETY: the path is passed as a C string for the length of the call.
+        let descriptor = unsafe clinux_open(
+            AT_FDCWD, path, O_RDWR | O_CREAT | O_CLOEXEC | clinux_o_nofollow, 0o600)
+        guard descriptor >= 0 else { throw SystemCallError("open", path) }
+        _ = Glibc.close(descriptor)
+        file = try File(path: path, [.write, .noFollow])
+        if flock(file.descriptor, LOCK_EX | LOCK_NB) != 0 {
+            if errno == EWOULDBLOCK { return nil }
+            throw SystemCallError("flock", path)
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+
+/// What fstat(2) and the block device ioctls say about an open file.
+package struct FileStatus: Equatable, Sendable {
+    /// What it is.
+    package enum Kind: Sendable { case regular, blockDevice, directory, other }
+
+    /// What it is.
+    package var kind: Kind
+    /// Size in bytes: of a block device, its capacity.
+    package var byteCount: UInt64
+    /// Permission bits.
+    package var mode: UInt32
+    /// Owner.
+    package var owner: UInt32
+    /// Smallest unit of direct I/O in bytes; 4096 for a regular file, which suits every file system.
+    package var logicalBlockByteCount: Int
+    /// Identifies the object on this machine: of a device its number, of a file its file system and inode.
+    package var identity: String
+    /// Bytes of storage a regular file occupies.
+    package var allocatedByteCount: UInt64
+    /// When the content was last changed, nanoseconds since 1970-01-01 UTC; of a device: nothing is known.
+    package var modifiedAt: UInt64?
+    /// Whether the kernel has the device marked read-only.
+    package var isReadOnlyDevice: Bool
+
+    /// Identifies the content of a regular file that nobody writes meanwhile: place, size and time of the last
+    /// write. Of a device nothing is known.
+    package var contentIdentity: String? {
+        modifiedAt.map { "\(identity) size=\(byteCount) modified=\($0)" }
+    }
+}
+
+extension File {
+    /// Asks the kernel.
+    package func status() throws(SystemCallError) -> FileStatus {
+        var raw = stat()
+        // SAFETY: writes the struct passed.
+        guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
+        var status = FileStatus(
+            kind: .other, byteCount: UInt64(clamping: raw.st_size), mode: raw.st_mode & 0o7777,
+            owner: raw.st_uid, logicalBlockByteCount: AlignedBuffer.alignment,
+            identity: "file:\(clinux_major(raw.st_dev)):\(clinux_minor(raw.st_dev)):\(raw.st_ino)",
+            allocatedByteCount: UInt64(clamping: raw.st_blocks) * 512, modifiedAt: nil,
+            isReadOnlyDevice: false)
+        if clinux_mode_is_regular(raw.st_mode) != 0 {
+            status.kind = .regular
+            status.modifiedAt =
+                UInt64(clamping: raw.st_mtim.tv_sec) * nanosecondsPerSecond
+                + UInt64(clamping: raw.st_mtim.tv_nsec)
+        } else if clinux_mode_is_directory(raw.st_mode) != 0 {
+            status.kind = .directory
+        } else if clinux_mode_is_block_device(raw.st_mode) != 0 {
+            status.kind = .blockDevice
+            status.identity = "device:\(clinux_major(raw.st_rdev)):\(clinux_minor(raw.st_rdev))"
+            var size: UInt64 = 0
+            var block: CInt = 0
+            var readOnly: CInt = 0
+            // SAFETY: each ioctl writes the value passed.
+            guard unsafe clinux_block_device_size(descriptor, &size) == 0,
+                unsafe clinux_logical_block_size(descriptor, &block) == 0,
+                unsafe clinux_block_is_read_only(descriptor, &readOnly) == 0
+            else { throw SystemCallError("ioctl", path) }
+            status.byteCount = size
+            status.logicalBlockByteCount = Int(block)
+            status.isReadOnlyDevice = readOnly != 0
+        }
+        return status
+    }
+}

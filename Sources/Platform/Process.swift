@@ -1,0 +1,122 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+
+/// Facts and settings of this process.
+package enum Process {
+    /// Number of this process.
+    package static var identifier: Int32 { getpid() }
+
+    /// Numeric id of the user it runs as.
+    package static var effectiveUser: UInt32 { geteuid() }
+
+    /// Prepares a program: writing to a closed socket becomes an error instead of a signal, files are made
+    /// for the owner only, and no core dump shows keys.
+    package static func harden() {
+        signal(SIGPIPE, SIG_IGN)
+        umask(0o077)
+        _ = clinux_set_not_dumpable()
+    }
+
+    /// Asks for `signal` when the parent ends.
+    package static func endWithParent(_ signal: Int32) {
+        _ = clinux_set_parent_death_signal(signal)
+    }
+
+    /// The value of an environment variable.
+    package static func environment(_ name: String) -> String? {
+        // SAFETY: the C string is copied at once.
+        unsafe getenv(name).map { unsafe String(cString: $0) }
+    }
+
+    /// Blocks `signals` on this thread and those it starts, and makes them readable.
+    package static func descriptor(
+        forSignals signals: [Int32]
+    ) throws(SystemCallError) -> OwnedDescriptor {
+        // SAFETY: the array is passed with its count.
+        let descriptor = unsafe clinux_signalfd(signals, CInt(signals.count))
+        guard descriptor >= 0 else { throw SystemCallError("signalfd", "for termination") }
+        return OwnedDescriptor(takingOwnershipOf: descriptor)
+    }
+
+    /// Takes one signal from a descriptor made by `descriptor(forSignals:)`, if there is one.
+    package static func takeSignal(from descriptor: CInt) -> Int32? {
+        var information = [UInt8](repeating: 0, count: 128)
+        // SAFETY: 128 bytes are sizeof(struct signalfd_siginfo); the array has that many.
+        let got = unsafe read(descriptor, &information, 128)
+        return got == 128 ? Int32(information[0]) : nil
+    }
+
+    /// Tells the service manager how this process is doing, as `sd_notify(3)` does; nothing if there is none.
+    package static func notifyServiceManager(_ message: String) {
+        guard let path = environment("NOTIFY_SOCKET") else { return }
+        // SAFETY: both strings are passed as C strings for the length of the call.
+        _ = unsafe clinux_notify(path, message)
+    }
+
+    /// The path of the program that runs in this process.
+    package static var executablePath: String {
+        get throws(SystemCallError) {
+            var path = [CChar](repeating: 0, count: 4096)
+            // SAFETY: the buffer is passed with its length.
+            let count = unsafe readlink("/proc/self/exe", &path, path.count)
+            guard count > 0, count < path.count else {
+                throw SystemCallError("readlink", "/proc/self/exe")
+            }
+            return String(
+                decoding: path.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        }
+    }
+
+    /// Starts a program with `descriptor` as its number 3 (if given) and nothing else inherited but the
+    /// standard three.
+    package static func spawn(
+        _ path: String, _ arguments: [String], passing descriptor: CInt? = nil
+    ) throws(SystemCallError) -> Int32 {
+        var actions = unsafe posix_spawn_file_actions_t()
+        var attributes = posix_spawnattr_t()
+        // SAFETY: both are initialised, used for one call and destroyed; strings live through the call.
+        unsafe posix_spawn_file_actions_init(&actions)
+        unsafe posix_spawnattr_init(&attributes)
+        defer {
+            unsafe posix_spawn_file_actions_destroy(&actions)
+            unsafe posix_spawnattr_destroy(&attributes)
+        }
+        if let descriptor { unsafe posix_spawn_file_actions_adddup2(&actions, descriptor, 3) }
+        // The child starts with no signal blocked: the parent blocks those it reads from a descriptor.
+        var none = sigset_t()
+        unsafe sigemptyset(&none)
+        unsafe posix_spawnattr_setsigmask(&attributes, &none)
+        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+        var process: pid_t = 0
+        var pointers = unsafe ([path] + arguments).map { unsafe strdup($0) }
+        unsafe pointers.append(nil)
+        let code = unsafe posix_spawn(&process, path, &actions, &attributes, &pointers, environ)
+        unsafe pointers.forEach { unsafe free($0) }
+        guard code == 0 else { throw SystemCallError("posix_spawn", path, code: code) }
+        return process
+    }
+
+    /// How a child ended.
+    package enum Ending: Equatable, Sendable {
+        case exited(Int32)
+        case signalled(Int32)
+    }
+
+    /// Collects one ended child without waiting.
+    package static func reap() -> (process: Int32, ending: Ending)? {
+        var status: CInt = 0
+        // SAFETY: writes the value passed.
+        let process = unsafe waitpid(-1, &status, WNOHANG)
+        guard process > 0 else { return nil }
+        let code = clinux_wait_exit_code(status)
+        return (process, code >= 0 ? .exited(code) : .signalled(clinux_wait_signal(status)))
+    }
+
+    /// Sends a signal to a child that was started here and not yet collected.
+    package static func send(_ signal: Int32, to process: Int32) {
+        _ = kill(process, signal)
+    }
+}

@@ -1,0 +1,45 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Glibc
+
+/// A failed system call: what was called, on what, and why it failed.
+package struct SystemCallError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// Name of the call, such as "pwrite".
+    package let call: String
+    /// The value of `errno`.
+    package let code: Int32
+    /// What it was about, such as "/dev/vg0/standby at byte 1048576".
+    package let subject: String
+
+    /// Makes the error from a code.
+    package init(_ call: String, _ subject: String, code: Int32) {
+        self.call = call
+        self.code = code
+        self.subject = subject
+    }
+
+    /// Makes the error from `errno`, which must not have been touched since the call.
+    package init(_ call: String, _ subject: String) {
+        self.init(call, subject, code: errno)
+    }
+
+    /// The system's words for the code.
+    package var reason: String {
+        // SAFETY: strerror returns a C string that stays valid until the next call on this thread.
+        unsafe String(cString: strerror(code))
+    }
+
+    package var description: String { "\(call) \(subject): \(reason)" }
+
+    /// Whether the file system or device has no room left.
+    package var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
+}
+
+/// Repeats a call as long as a signal interrupts it.
+package func retryingInterrupted(_ body: () -> Int) -> Int {
+    while true {
+        let result = body()
+        if result >= 0 || errno != EINTR { return result }
+    }
+}

@@ -1,0 +1,303 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Connection
+internal import Digests
+internal import Platform
+internal import Session
+internal import Staging
+internal import Wire
+
+/// What one session does to its volume, in the order in which frames came in.
+///
+/// It runs on a thread of its own, since every step may wait for a disk, while the network's thread keeps
+/// the connection alive.
+final class IncomingTransfer {
+    private let home: StandbyHome
+    private let peer: KeyID
+    private let report: (Outcome) -> Void
+    private var writer: VolumeWriter?
+    private var staged: StagedTransfer?
+    private var active: Active?
+
+    /// What the network's thread is to tell the sender.
+    enum Outcome: Sendable {
+        case opened(StandbyState)
+        case paired(VolumeName)
+        case ready(Ready)
+        case ack(Ack)
+        case progress(Progress)
+        case committed(Committed)
+        case refuse(Refusal)
+        /// Memory was given back; reading may go on.
+        case memory
+    }
+
+    /// A transfer that was admitted.
+    private final class Active {
+        let target: Target
+        let log: StagingLogWriter
+        let mode: StagingLogFormat.Mode
+        let proof: ContentProof
+        var checker: TransferChecker
+
+        init(
+            _ target: Target, _ log: StagingLogWriter, _ mode: StagingLogFormat.Mode,
+            _ proof: ContentProof, _ checker: consuming TransferChecker
+        ) {
+            self.target = target
+            self.log = log
+            self.mode = mode
+            self.proof = proof
+            self.checker = checker
+        }
+    }
+
+    init(_ home: StandbyHome, peer: KeyID, report: @escaping (Outcome) -> Void) {
+        self.home = home
+        self.peer = peer
+        self.report = report
+    }
+
+    // MARK: Before a transfer
+
+    func pair(_ pair: Pair) throws {
+        let volume = try home.catalog.redeem(
+            secretHash: SHA256Digest.of(pair.secret), peerKey: peer, peerName: pair.name,
+            now: Clock.wall())
+        guard let volume else {
+            throw Refusal(.invitation, "the invitation is unknown, used or expired")
+        }
+        report(.paired(volume))
+    }
+
+    func open(_ name: VolumeName) throws {
+        guard try home.catalog.volume(name, of: peer) != nil else {
+            throw Refusal(.notAuthorised, "there is no volume \(name) for this peer")
+        }
+        guard let writer = try VolumeWriter(home, name) else {
+            throw Refusal(.busy, "another session has the volume \(name)")
+        }
+        self.writer = writer
+        try storing { try writer.recover { report(.progress($0)) } }
+        try loadStaged(writer)
+        report(.opened(try standbyState(writer)))
+    }
+
+    private func standbyState(_ writer: VolumeWriter) throws -> StandbyState {
+        let volume = writer.volume
+        let target: Target.Description
+        do { target = try Target.describe(volume.targetPath) } catch { throw refusal(error) }
+        return StandbyState(
+            state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
+            lineage: volume.lineage ?? .none, committedNumber: volume.committed?.head.number ?? 0,
+            committedID: volume.committed?.id ?? .zero,
+            transfer: staged == nil ? .none : volume.transfer?.begin.transfer ?? .none,
+            durableSegments: UInt64(staged?.seals.count ?? 0))
+    }
+
+    /// Finds out how much of the unfinished transfer is durable; a log that does not belong to it is dropped.
+    private func loadStaged(_ writer: VolumeWriter) throws {
+        guard let transfer = writer.volume.transfer else { return }
+        guard let key = transfer.begin.tagKey ?? writer.volume.tagKey else {
+            return try writer.abandon()
+        }
+        do {
+            let found = try StagedTransfer(
+                reading: writer.logPath, algorithm: transfer.begin.head.tagAlgorithm, key: key)
+            if found.header.id == transfer.logID { staged = found } else { try writer.abandon() }
+        } catch let error as StagingLogError {
+            guard case .damaged = error else { throw refusal(error) }
+            try writer.abandon()
+        }
+    }
+
+    // MARK: Beginning
+
+    func begin(_ begin: Begin) throws {
+        guard let writer else { return }
+        let memory = Lineage.StandbyMemory(
+            state: try standbyState(writer),
+            committedSize: writer.volume.committed?.head.volumeSize,
+            unfinished: staged == nil ? nil : writer.volume.transfer?.begin)
+        switch Lineage.admit(begin, memory) {
+        case .refuse(let refusal): throw refusal
+        case .resume: try resume(begin, writer)
+        case .start(let inPlace): try start(begin, writer, inPlace ? .inPlace : .staged)
+        }
+    }
+
+    private func start(
+        _ begin: Begin, _ writer: VolumeWriter, _ mode: StagingLogFormat.Mode
+    ) throws {
+        guard let key = begin.tagKey ?? writer.volume.tagKey,
+            begin.head.kind == .full || writer.volume.tagAlgorithm == begin.head.tagAlgorithm
+        else { throw Refusal(.malformed, "the lineage has another tag algorithm") }
+        let target = try openTarget(writer, begin)
+        if writer.volume.transfer != nil { try writer.abandon() }
+        staged = nil
+        if mode == .staged { try checkSpace(begin) }
+        let header = StagingLogFormat.Header(mode: mode, id: .random(), begin: begin)
+        let log: StagingLogWriter
+        do {
+            try home.removeLog(writer.volume.name)
+            log = try StagingLogWriter(path: writer.logPath, header: header)
+        } catch let error as StagingLogError {
+            throw refusal(error)
+        }
+        // From here on the catalog says that a target in mode in place is not usable.
+        try home.catalog.beginTransfer(
+            writer.volume.name, fence: writer.fence,
+            StandbyTransfer(
+                begin: header.begin, logID: header.id, inPlace: mode == .inPlace))
+        try writer.refresh()
+        if mode == .inPlace {
+            do { try target.prepare(for: begin.head.volumeSize) } catch { try fail(error) }
+        }
+        active = Active(
+            target, log, mode, ContentProof(algorithm: begin.head.tagAlgorithm, key: key),
+            TransferChecker(begin))
+        report(.ready(Ready(nextSegment: 0)))
+    }
+
+    private func resume(_ begin: Begin, _ writer: VolumeWriter) throws {
+        guard let staged, let key = begin.tagKey ?? writer.volume.tagKey else {
+            throw Refusal(.storage, "the unfinished transfer is gone")
+        }
+        let target = try openTarget(writer, begin)
+        let count = min(staged.seals.count, Int(clamping: begin.heldSegments))
+        let log: StagingLogWriter
+        do {
+            log = try StagingLogWriter(
+                resuming: writer.logPath, header: staged.header, end: staged.end(after: count))
+        } catch {
+            throw refusal(error)
+        }
+        active = Active(
+            target, log, staged.header.mode,
+            ContentProof(algorithm: begin.head.tagAlgorithm, key: key),
+            try staged.checker(after: count))
+        report(.ready(Ready(nextSegment: UInt64(count))))
+    }
+
+    /// Opens the target before the first byte comes in, so that nobody can mount it meanwhile.
+    private func openTarget(_ writer: VolumeWriter, _ begin: Begin) throws -> Target {
+        do {
+            let target = try writer.openTarget()
+            if target.kind == .blockDevice { try target.prepare(for: begin.head.volumeSize) }
+            return target
+        } catch {
+            throw refusal(error)
+        }
+    }
+
+    private func checkSpace(_ begin: Begin) throws {
+        let available = try Directory.availableByteCount(at: home.path)
+        // Five parts in a hundred stay free, so that the catalog can always be written.
+        guard begin.plannedContent <= available / 20 * 19 else {
+            throw Refusal(
+                .space,
+                "the generation may need \(begin.plannedContent) bytes of staging log, "
+                    + "\(available) are free")
+        }
+    }
+
+    // MARK: Receiving
+
+    func record(_ record: RecordHeader, _ bytes: RecordMemory, start: Int) throws {
+        guard let active else { return }
+        do { try active.checker.add(record) } catch { throw Refusal(.malformed, "\(error)") }
+        var content: ContentProof.Content?
+        if record.kind == .data {
+            do {
+                content = try active.proof.prove(
+                    record, in: bytes.memory, at: start + record.prefixLength)
+            } catch {
+                throw Refusal(.corrupt, "\(error) at byte \(record.offset) of the volume")
+            }
+        }
+        switch active.mode {
+        case .staged:
+            do {
+                try active.log.append(
+                    bytes.memory, at: start, count: record.prefixLength + record.storedLength)
+            } catch {
+                try fail(error)
+            }
+        case .inPlace:
+            do {
+                if let content {
+                    try active.target.write(
+                        content.memory, from: content.offset, count: content.count,
+                        at: record.offset)
+                } else {
+                    try active.target.zero(record.offset, count: record.length)
+                }
+            } catch {
+                try fail(error)
+            }
+        }
+    }
+
+    func seal(_ seal: Seal) throws {
+        guard let active else { return }
+        do { try active.checker.seal(expecting: seal) } catch {
+            throw Refusal(.corrupt, "\(error)")
+        }
+        if active.mode == .inPlace {
+            do { try active.target.sync() } catch { try fail(error) }
+        }
+        do { try active.log.seal(seal) } catch { try fail(error) }
+        report(.ack(Ack(durableSegments: active.checker.segmentIndex)))
+    }
+
+    func commit(_ record: GenerationRecord) throws {
+        guard let active, let writer else { return }
+        do { try active.checker.check(record, sender: peer) } catch {
+            throw Refusal(.corrupt, "the generation is not what was announced and sent: \(error)")
+        }
+        guard try home.catalog.volume(writer.volume.name, of: peer) != nil else {
+            throw Refusal(.notAuthorised, "there is no volume \(writer.volume.name) for this peer")
+        }
+        self.active = nil
+        staged = nil
+        try storing {
+            try writer.commit(record, on: active.target) { report(.progress($0)) }
+        }
+        report(.committed(Committed(number: record.head.number, id: record.id)))
+    }
+
+    // MARK: Failing
+
+    /// A log that cannot be written is dropped: the target was not touched. Lack of room leaves what is durable.
+    private func fail(_ error: StagingLogError) throws {
+        active = nil
+        if case .failed = error { try writer?.abandon() }
+        throw refusal(error)
+    }
+
+    private func fail(_ error: TargetError) throws {
+        active = nil
+        try writer?.suspect("\(error)")
+        throw refusal(error)
+    }
+
+    private func storing(_ body: () throws -> Void) throws {
+        do { try body() } catch let error as TargetError {
+            throw refusal(error)
+        } catch let error as Redo.Failure {
+            throw Refusal(.storage, rule: "suspect", "\(error)")
+        }
+    }
+
+    private func refusal(_ error: TargetError) -> Refusal {
+        if case .failed = error { return Refusal(.storage, "\(error)") }
+        return Refusal(.target, rule: error.rule, "\(error)")
+    }
+
+    private func refusal(_ error: StagingLogError) -> Refusal {
+        if case .noSpace = error { return Refusal(.space, "\(error)") }
+        return Refusal(.storage, "\(error)")
+    }
+}

@@ -1,0 +1,53 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Catalog
+internal import Platform
+package import TLS
+package import Wire
+
+/// The state directory of the standby: identity, catalog, staging logs and locks.
+package struct StandbyHome: Sendable {
+    /// The directory.
+    package let path: String
+    /// What is registered, and where each volume stands.
+    package let catalog: StandbyCatalog
+
+    /// Opens the directory, making what is missing.
+    package init(path: String) throws {
+        self.path = path
+        try Directory.create(path)
+        catalog = try StandbyCatalog(directory: path)
+        try Directory.create(path + "/staging")
+        try Directory.create(path + "/locks")
+    }
+
+    private var identityPath: String { path + "/identity.pem" }
+
+    /// This standby's identity, made at first use.
+    package func identity() throws -> Identity {
+        if !Directory.exists(identityPath) {
+            do {
+                try IdentityFile.create(identityPath, Identity.generate())
+            } catch {
+                // Another process may have been faster; if not, reading says what is wrong.
+                guard Directory.exists(identityPath) else { throw error }
+            }
+        }
+        return try IdentityFile.read(identityPath)
+    }
+
+    /// Where the staging log of a volume is, while it has an unfinished generation.
+    package func logPath(_ volume: VolumeName) -> String { "\(path)/staging/\(volume).log" }
+
+    /// Takes the right to write a volume; nothing if another process has it.
+    func lock(_ volume: VolumeName) throws -> FileLock? {
+        try FileLock(path: "\(path)/locks/\(volume)")
+    }
+
+    /// Removes the staging log of a volume.
+    func removeLog(_ volume: VolumeName) throws(SystemCallError) {
+        try Directory.remove(logPath(volume))
+        try Directory.sync(path + "/staging")
+    }
+}

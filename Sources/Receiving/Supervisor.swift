@@ -1,0 +1,155 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+package import Platform
+internal import Synchronization
+internal import Wire
+
+/// Accepts connections, limits them, and gives each to a worker process of its own.
+///
+/// A worker that traps, leaks or is held up ends one session and nothing else. Nobody gets a worker before a whole
+/// ClientHello is there: a silent or trickling connection costs a descriptor, for a few seconds.
+package final class Supervisor {
+    /// Connections that have not sent a ClientHello yet.
+    private static let waitingLimit = 512
+    /// Workers at once, and from one address.
+    private static let workerLimit = 64
+    private static let workersPerAddress = 8
+    /// The greatest ClientHello: one TLS record.
+    private static let helloLimit = 5 + 16_384
+    private static let greetingNanoseconds =
+        UInt64(Limits.greetingSeconds) * nanosecondsPerSecond
+
+    private let home: StandbyHome
+    private let listener: OwnedDescriptor
+    private let workerArguments: [String]
+    private let log: (String) -> Void
+    private var waiting: [Waiting] = []
+    private var workers: [Int32: String] = [:]
+
+    /// A connection without a whole ClientHello.
+    private final class Waiting {
+        let socket: OwnedDescriptor
+        let from: String
+        let due: UInt64
+
+        init(_ socket: consuming OwnedDescriptor, from: String, due: UInt64) {
+            self.socket = socket
+            self.from = from
+            self.due = due
+        }
+    }
+
+    /// - Parameters:
+    ///   - listener: a listening socket.
+    ///   - workerArguments: what makes this program a worker that serves descriptor 3.
+    package init(
+        _ home: StandbyHome, listener: consuming OwnedDescriptor, workerArguments: [String],
+        log: @escaping (String) -> Void
+    ) {
+        self.home = home
+        self.listener = listener
+        self.workerArguments = workerArguments
+        self.log = log
+    }
+
+    /// Finishes what an earlier run left behind: every volume is brought to a complete generation.
+    package func recover() throws {
+        for volume in try home.catalog.volumes() {
+            guard let writer = try VolumeWriter(home, volume.name) else {
+                log("volume \(volume.name): another process has it; not recovered here")
+                continue
+            }
+            let before = writer.volume.state
+            do {
+                try writer.recover()
+                if before == .applying { log("volume \(volume.name): finished applying") }
+            } catch {
+                log("volume \(volume.name): \(error)")
+            }
+        }
+    }
+
+    /// Serves until SIGTERM or SIGINT comes in on `signals`.
+    package func run(signals: CInt) throws {
+        let program = try Process.executablePath
+        while true {
+            let descriptors = [signals, listener.rawValue] + waiting.map { $0.socket.rawValue }
+            let ready = Socket.waitReadable(descriptors, milliseconds: 500)
+            reap()
+            if ready.contains(0), Process.takeSignal(from: signals) != nil { return stop() }
+            for index in ready.reversed() where index >= 2 { look(at: index - 2, program) }
+            if ready.contains(1) { acceptAll() }
+            let now = Clock.monotonic()
+            waiting.removeAll { $0.due < now }
+        }
+    }
+
+    private func acceptAll() {
+        while let connection = Socket.accept(listener.rawValue) {
+            let from = connection.from
+            let socket = connection.takeDescriptor()
+            // The oldest one has had its chance.
+            if waiting.count >= Self.waitingLimit { waiting.removeFirst() }
+            Socket.setLowWater(socket.rawValue, 5)
+            waiting.append(
+                Waiting(socket, from: from, due: Clock.monotonic() + Self.greetingNanoseconds))
+        }
+    }
+
+    /// Gives a connection to a worker if its ClientHello is whole.
+    private func look(at index: Int, _ program: String) {
+        let connection = waiting[index]
+        guard let bytes = Socket.peek(connection.socket.rawValue, count: Self.helloLimit) else {
+            waiting.remove(at: index)
+            return
+        }
+        guard bytes.count >= 5 else { return }
+        let length = Int(bytes[3]) << 8 | Int(bytes[4])
+        // Record type "handshake", any 3.x; everything else is not TLS.
+        guard bytes[0] == 22, bytes[1] == 3, length > 0, length <= Self.helloLimit - 5 else {
+            waiting.remove(at: index)
+            return
+        }
+        guard bytes.count >= 5 + length else {
+            Socket.setLowWater(connection.socket.rawValue, 5 + length)
+            return
+        }
+        Socket.setLowWater(connection.socket.rawValue, 1)
+        waiting.remove(at: index)
+        let fromThere = workers.values.filter { $0 == connection.from }.count
+        guard workers.count < Self.workerLimit, fromThere < Self.workersPerAddress else {
+            log("\(connection.from): too many sessions; closed")
+            return
+        }
+        do {
+            let process = try Process.spawn(
+                program, workerArguments, passing: connection.socket.rawValue)
+            workers[process] = connection.from
+        } catch {
+            log("\(connection.from): \(error)")
+        }
+    }
+
+    private func reap() {
+        while let (process, ending) = Process.reap() {
+            guard let from = workers.removeValue(forKey: process) else { continue }
+            if case .signalled(let signal) = ending {
+                log("\(from): the worker \(process) was ended by signal \(signal)")
+            }
+        }
+    }
+
+    /// Ends the workers: what they have acknowledged is durable, and what they have not is sent again.
+    private func stop() {
+        log("stopping")
+        for process in workers.keys { Process.send(15, to: process) }
+        let due = Clock.monotonic() + 4 * nanosecondsPerSecond
+        while !workers.isEmpty, Clock.monotonic() < due {
+            _ = Socket.waitReadable([], milliseconds: 20)
+            reap()
+        }
+        for process in workers.keys { Process.send(9, to: process) }
+    }
+}

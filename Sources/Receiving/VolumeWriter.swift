@@ -1,0 +1,157 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Catalog
+internal import Platform
+internal import Staging
+package import Wire
+
+/// The one writer of a volume: recovery, and the way from a committed staging log to the target.
+///
+/// It holds the volume's lock and presents its fencing number with every change of the catalog, so that a
+/// writer that was believed dead cannot change anything after its successor has begun.
+package final class VolumeWriter {
+    /// The volume, as the catalog had it last.
+    package private(set) var volume: StandbyVolume
+    let home: StandbyHome
+    let fence: UInt64
+    private let lock: FileLock
+
+    /// Takes the volume, or returns nothing if another process has it.
+    package init?(_ home: StandbyHome, _ name: VolumeName) throws {
+        guard let lock = try home.lock(name) else { return nil }
+        self.lock = lock
+        self.home = home
+        fence = try home.catalog.takeFence(name)
+        guard let volume = try home.catalog.volume(name) else { return nil }
+        self.volume = volume
+    }
+
+    var logPath: String { home.logPath(volume.name) }
+
+    func refresh() throws {
+        if let volume = try home.catalog.volume(volume.name) { self.volume = volume }
+    }
+
+    /// Opens the target for writing, which nobody else may have open.
+    func openTarget() throws(TargetError) -> Target {
+        try Target(path: volume.targetPath, registered: volume.targetIdentity)
+    }
+
+    /// Finishes what an earlier process left behind, without the network.
+    ///
+    /// What a crash left, by the state in the catalog:
+    /// 1. *empty, consistent, promoted, suspect, diverged*: at most a log that no transfer owns; it is removed.
+    /// 2. *initialising, staging*: the log of the unfinished transfer; it is kept for resuming. If the log is
+    ///    gone, so is the transfer.
+    /// 3. *applying*: the log is whole and committed; it is applied again from the beginning. If it cannot
+    ///    be, the target may be torn: *suspect*.
+    package func recover(_ progress: (Progress) -> Void = { _ in }) throws {
+        switch volume.state {
+        case .empty, .consistent, .promoted, .suspect, .diverged:
+            if Directory.exists(logPath) { try home.removeLog(volume.name) }
+        case .initialising, .staging:
+            if !Directory.exists(logPath) { try abandon() }
+        case .applying:
+            try finishApplying(progress)
+        }
+    }
+
+    /// Drops the unfinished transfer; a consistent target was not touched by it.
+    func abandon() throws {
+        try home.catalog.abandonTransfer(volume.name, fence: fence)
+        try home.removeLog(volume.name)
+        try refresh()
+    }
+
+    /// Commits the transfer whose segments are all durable.
+    ///
+    /// 1. The log is read back and proven. A crash leaves the unfinished transfer.
+    /// 2. The catalog says *applying*. From here on the generation will be on the target.
+    /// 3. The target is written and flushed. A crash leaves it torn; recovery starts again at 3.
+    /// 4. The catalog says *consistent*. A crash before leaves 3 to be done again.
+    /// 5. The log is removed. A crash before leaves a log that no transfer owns.
+    ///
+    /// In mode in place the content is on the target already; 1 and 3 have nothing to do but flush.
+    func commit(
+        _ record: GenerationRecord, on target: Target, _ progress: (Progress) -> Void
+    ) throws {
+        if volume.transfer?.inPlace == false { try prove(try redo(record), progress) }
+        try home.catalog.beginApplying(volume.name, fence: fence, record)
+        try refresh()
+        try finishApplying(progress, onProven: target)
+    }
+
+    /// Ends the lineage here: the target is the operator's from now on.
+    package func promote() throws {
+        try home.catalog.promote(volume.name, fence: fence)
+        try refresh()
+        if Directory.exists(logPath) { try home.removeLog(volume.name) }
+    }
+
+    /// Forgets every generation, so that a full copy may come again.
+    package func reset() throws {
+        try home.catalog.reset(volume.name, fence: fence)
+        try refresh()
+        if Directory.exists(logPath) { try home.removeLog(volume.name) }
+    }
+
+    private func redo(_ record: GenerationRecord) throws -> Redo {
+        guard let key = volume.transfer?.begin.tagKey ?? volume.tagKey else {
+            throw Refusal(.storage, "the catalog has no tag key for the volume")
+        }
+        return Redo(path: logPath, record: record, key: key)
+    }
+
+    private func prove(_ redo: Redo, _ progress: (Progress) -> Void) throws {
+        let total = volume.transfer?.begin.plannedContent ?? 0
+        var done: UInt64 = 0
+        try redo.prove { more in
+            done += more
+            progress(Progress(phase: .proving, done: min(done, total), total: total))
+        }
+    }
+
+    /// - Parameter proven: the target, open already, if the log was just proven.
+    private func finishApplying(
+        _ progress: (Progress) -> Void, onProven proven: Target? = nil
+    ) throws {
+        guard let record = volume.applying, let transfer = volume.transfer else {
+            throw Refusal(.storage, "the catalog says applying, but not what")
+        }
+        do {
+            if transfer.inPlace {
+                // Every segment was flushed before it was acknowledged.
+                let target = try proven ?? openTarget()
+                try target.prepare(for: record.head.volumeSize)
+                try target.sync()
+            } else {
+                let redo = try redo(record)
+                if proven == nil { try prove(redo, progress) }
+                let target = try proven ?? openTarget()
+                let total = transfer.begin.plannedContent
+                var done: UInt64 = 0
+                try redo.apply(to: target) { more in
+                    done += more
+                    progress(Progress(phase: .applying, done: min(done, total), total: total))
+                }
+            }
+        } catch let error as TargetError {
+            // A target that cannot be opened was not touched by this attempt, and may come back.
+            if case .failed = error { try suspect("\(error)") }
+            throw error
+        } catch let error as Redo.Failure {
+            try suspect("\(error)")
+            throw error
+        }
+        try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
+        try home.removeLog(volume.name)
+        try refresh()
+    }
+
+    /// Declares the copy untrustworthy; final until the operator acts.
+    func suspect(_ reason: String) throws {
+        try home.catalog.markSuspect(volume.name, reason: reason)
+        try refresh()
+    }
+}

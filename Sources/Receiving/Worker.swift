@@ -1,0 +1,225 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Catalog
+internal import Connection
+internal import Digests
+package import Platform
+internal import Session
+internal import TLS
+internal import Wire
+
+/// One connection of a sender, from the handshake to the end: a process of its own.
+///
+/// Two threads: this one reads and writes frames, the other does what they ask for. Between them are bounded
+/// queues and a fixed number of record buffers, so that a fast sender waits for a slow disk.
+package struct Worker {
+    private static let bufferCount = 12
+
+    private let home: StandbyHome
+    private let software: String
+
+    /// Makes a worker for a standby.
+    package init(home: StandbyHome, software: String) {
+        self.home = home
+        self.software = software
+    }
+
+    private enum Job: Sendable {
+        case open(VolumeName)
+        case pair(Pair)
+        case begin(Begin)
+        case record(RecordHeader, RecordMemory, start: Int)
+        case seal(Seal)
+        case commit(GenerationRecord)
+    }
+
+    /// Serves the connection until it ends.
+    ///
+    /// - Returns: what happened, for the journal.
+    package func serve(_ socket: consuming OwnedDescriptor) throws -> String {
+        let context = try TLSContext(.receiver, try home.identity())
+        let pairing = try home.catalog.hasOpenInvitation(now: Clock.wall())
+        let deadline = ContinuousClock.now + .seconds(Limits.greetingSeconds)
+        let session = try TLSSession(
+            context, descriptor: socket.rawValue,
+            offering: pairing ? [.replication, .pairing] : [.replication],
+            accepting: try home.catalog.peers().map(\.key), deadline: deadline)
+        return try converse(FrameConnection(session, socket: socket), greetingDue: deadline)
+    }
+
+    private func converse(
+        _ connection: FrameConnection, greetingDue: ContinuousClock.Instant
+    ) throws -> String {
+        let jobs = BoundedQueue<Job>(capacity: Self.bufferCount + 8)
+        let outcomes = BoundedQueue<IncomingTransfer.Outcome>(capacity: 1024)
+        let buffers = BoundedQueue<RecordMemory>(capacity: Self.bufferCount)
+        for _ in 0..<Self.bufferCount { buffers.push(RecordMemory()) }
+        let notifier = try Notifier()
+        let report: @Sendable (IncomingTransfer.Outcome) -> Void = { outcome in
+            // A full queue of progress means that the network is slow; the next report will do.
+            if case .progress = outcome, outcomes.isFull { return }
+            outcomes.push(outcome)
+            notifier.notify()
+        }
+        let peer = connection.peer
+        let volumes = Thread("volume") { [home] in
+            let transfer = IncomingTransfer(home, peer: peer, report: report)
+            while let job = jobs.pop() {
+                do {
+                    try Self.perform(job, transfer)
+                } catch {
+                    report(.refuse(Self.refusal(for: error)))
+                    jobs.close(discarding: true)
+                }
+                if case .record(_, let memory, _) = job {
+                    buffers.push(memory)
+                    report(.memory)
+                }
+            }
+        }
+        defer {
+            // The volume's thread finishes the step it is in: an apply that has begun is best ended.
+            jobs.close(discarding: true)
+            outcomes.close(discarding: true)
+            volumes.join()
+        }
+        var session = ReceiverSession(
+            isPairing: connection.applicationProtocol == .pairing, software: software)
+        var isGreeted = false
+        while true {
+            while let outcome = outcomes.tryPop() {
+                if let ended = try tell(outcome, &session, connection) { return ended }
+            }
+            let incoming: FrameConnection.Incoming?
+            do {
+                incoming = try connection.receive { buffers.tryPop() }
+            } catch let error as WireError {
+                return try end(.broken(Refusal(.malformed, "\(error)")), connection)
+            }
+            guard let incoming else {
+                guard isGreeted || .now < greetingDue else { throw TLSError.timedOut }
+                try connection.wait(
+                    notifier, reading: !buffers.isEmpty, until: isGreeted ? nil : greetingDue)
+                continue
+            }
+            do throws(SessionError) {
+                guard try take(incoming, &session, jobs, connection) else {
+                    connection.close()
+                    return session.isDone ? "done" : "the sender closed early"
+                }
+                isGreeted = true
+            } catch {
+                return try end(error, connection)
+            }
+        }
+    }
+
+    private static func perform(_ job: Job, _ transfer: IncomingTransfer) throws {
+        switch job {
+        case .open(let name): try transfer.open(name)
+        case .pair(let pair): try transfer.pair(pair)
+        case .begin(let begin): try transfer.begin(begin)
+        case .record(let record, let memory, let start):
+            try transfer.record(record, memory, start: start)
+        case .seal(let seal): try transfer.seal(seal)
+        case .commit(let record): try transfer.commit(record)
+        }
+    }
+
+    private static func refusal(for error: any Error) -> Refusal {
+        switch error {
+        case let refusal as Refusal: return refusal
+        case let error as CatalogError:
+            if case .fenced = error.kind {
+                return Refusal(.busy, rule: "fenced", "a newer session has taken the volume")
+            }
+            return Refusal(.storage, "\(error)")
+        default: return Refusal(.storage, "\(error)")
+        }
+    }
+
+    /// Takes one frame; false at the end of the stream.
+    private func take(
+        _ incoming: FrameConnection.Incoming, _ session: inout ReceiverSession,
+        _ jobs: BoundedQueue<Job>, _ connection: FrameConnection
+    ) throws(SessionError) -> Bool {
+        let action: ReceiverSession.Action
+        switch incoming {
+        case .closed:
+            return false
+        case .record(let record, let memory, let start):
+            _ = try session.receive(.record(record), type: .record)
+            jobs.push(.record(record, memory, start: start))
+            return true
+        case .frame(let type, let payload):
+            let message: SenderMessage?
+            do {
+                message = try payload.withRawSpan { (span) throws(WireError) in
+                    try SenderMessage(type, span)
+                }
+            } catch {
+                throw .broken(Refusal(.malformed, "\(error)"))
+            }
+            guard let message else {
+                throw .broken(Refusal(.malformed, "frame \(type) is not a sender's"))
+            }
+            action = try session.receive(message, type: type)
+        }
+        switch action {
+        case .none, .record: break
+        case .welcome(let welcome):
+            do { try connection.send(welcome) } catch {
+                throw .broken(Refusal(.stopping, "\(error)"))
+            }
+        case .open(let name): jobs.push(.open(name))
+        case .pair(let pair): jobs.push(.pair(pair))
+        case .begin(let begin): jobs.push(.begin(begin))
+        case .seal(let seal): jobs.push(.seal(seal))
+        case .commit(let record): jobs.push(.commit(record))
+        case .stopped(let refusal): throw .refused(refusal)
+        }
+        return true
+    }
+
+    /// Tells the sender what was done; returns the end of the session, if this is it.
+    private func tell(
+        _ outcome: IncomingTransfer.Outcome, _ session: inout ReceiverSession,
+        _ connection: FrameConnection
+    ) throws -> String? {
+        switch outcome {
+        case .opened(let state):
+            session.opened()
+            try connection.send(state)
+        case .paired(let volume):
+            session.paired()
+            try connection.send(Paired(volume: volume))
+        case .ready(let ready):
+            session.ready()
+            try connection.send(ready)
+        case .ack(let ack): try connection.send(ack)
+        case .progress(let progress):
+            // Recovery at OPEN reports progress too, for which the sender has no use.
+            if session.isCommitting { try connection.send(progress) }
+        case .committed(let committed):
+            session.committed()
+            try connection.send(committed)
+        case .refuse(let refusal):
+            return try end(.broken(refusal), connection)
+        case .memory: break
+        }
+        return nil
+    }
+
+    private func end(_ error: SessionError, _ connection: FrameConnection) throws -> String {
+        defer { connection.close() }
+        switch error {
+        case .broken(let refusal):
+            try connection.send(refusal)
+            return "refused: \(refusal)"
+        case .refused(let refusal):
+            return "the sender stopped: \(refusal)"
+        }
+    }
+}

@@ -1,0 +1,264 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Compression
+internal import Digests
+internal import Platform
+internal import Synchronization
+internal import Wire
+
+/// When content is compressed.
+package enum CompressionPolicy: String, Sendable, CaseIterable {
+    /// While the network is what everything waits for.
+    case auto
+    case always
+    case never
+}
+
+/// Reads, tags and compresses the segments of a plan, ahead of the network.
+///
+/// Two threads with bounded queues between them, and a fixed number of buffers: memory depends neither
+/// on the volume nor on the change.
+final class Pipeline: Sendable {
+    /// What is to be sent next.
+    enum Item: Sendable {
+        case record(RecordHeader, Lease?, offset: Int)
+        case seal(Seal)
+        /// The generation is whole.
+        case end(GenerationRecord)
+    }
+
+    /// Memory on loan from a pool, given back when nobody uses it any more.
+    final class Lease: Sendable {
+        let memory: AlignedBuffer
+        private let pool: BoundedQueue<AlignedBuffer>
+
+        init?(from pool: BoundedQueue<AlignedBuffer>) {
+            guard let memory = pool.pop() else { return nil }
+            self.memory = memory
+            self.pool = pool
+        }
+
+        deinit { pool.push(memory) }
+    }
+
+    private enum Piece: Sendable {
+        case data(Extent, Lease)
+        case unmapped(Extent)
+        case endOfSegment
+    }
+
+    private static let readBuffers = 10
+    private static let compressedBuffers = 6
+
+    /// What is to be sent; closed at the end or after a failure.
+    let outgoing = BoundedQueue<Item>(capacity: 16)
+    /// Why it ended early.
+    let failure = FirstFailure()
+    /// Whether the network is what everything waits for; set by the network's thread.
+    let networkIsSlow = Atomic(false)
+    /// Readable when something was added to `outgoing`, or it was closed.
+    let notifier: Notifier
+
+    private let pieces = BoundedQueue<Piece>(capacity: 8)
+    private let readPool = BoundedQueue<AlignedBuffer>(capacity: readBuffers)
+    private let compressedPool = BoundedQueue<AlignedBuffer>(capacity: compressedBuffers)
+    private let threads = Mutex<[Thread]>([])
+
+    init() throws {
+        notifier = try Notifier()
+        for _ in 0..<Self.readBuffers {
+            readPool.push(AlignedBuffer(byteCount: Limits.recordContent))
+        }
+        for _ in 0..<Self.compressedBuffers {
+            compressedPool.push(AlignedBuffer(byteCount: Limits.recordContent))
+        }
+    }
+
+    /// Starts with the segment after those already sealed.
+    func start(
+        _ source: any Source, _ plan: SendPlan, begin: Begin, key: TagKey, sealed: [Seal],
+        sender: KeyID, policy: CompressionPolicy
+    ) {
+        let source = Handoff(source)
+        let reader = Thread("read") { [self] in
+            do {
+                try read(source.take(), plan, from: UInt64(sealed.count))
+            } catch {
+                failure.record(error)
+                outgoing.close(discarding: true)
+                notifier.notify()
+            }
+            pieces.close()
+        }
+        let encoder = Thread("encode") { [self] in
+            do {
+                try encode(begin, key, sealed, sender, policy)
+            } catch {
+                failure.record(error)
+            }
+            pieces.close(discarding: true)
+            readPool.close()
+            outgoing.close(discarding: failure.error != nil)
+            notifier.notify()
+        }
+        threads.withLock { $0 = [reader, encoder] }
+    }
+
+    /// Ends both threads, wherever they are.
+    func stop() {
+        outgoing.close(discarding: true)
+        pieces.close(discarding: true)
+        readPool.close()
+        compressedPool.close()
+        threads.withLock { threads in
+            for thread in threads { thread.join() }
+            threads = []
+        }
+    }
+
+    // MARK: Reading
+
+    private func read(_ source: any Source, _ plan: SendPlan, from first: UInt64) throws {
+        var cutter = SegmentCutter()
+        var current = first
+        try plan.forEach { change in
+            try cutter.cut(change) { piece in
+                guard piece.segment >= first else { return }
+                if piece.segment > current {
+                    try push(.endOfSegment)
+                    current = piece.segment
+                }
+                switch piece.change.kind {
+                case .unmapped:
+                    try push(.unmapped(piece.change.extent))
+                case .data:
+                    guard let lease = Lease(from: readPool) else { throw Stopped() }
+                    try source.read(piece.change.extent, into: lease.memory)
+                    try push(.data(piece.change.extent, lease))
+                }
+            }
+        }
+        if first < plan.segmentCount { try push(.endOfSegment) }
+    }
+
+    private func push(_ piece: Piece) throws {
+        guard pieces.push(piece) else { throw Stopped() }
+    }
+
+    /// The other side of the pipeline has ended; its reason is the one that counts.
+    private struct Stopped: Error {}
+
+    // MARK: Encoding
+
+    private func encode(
+        _ begin: Begin, _ key: TagKey, _ sealed: [Seal], _ sender: KeyID,
+        _ policy: CompressionPolicy
+    ) throws {
+        let tagger = Tagger(begin.head.tagAlgorithm, key: key)
+        let compressor = ZstdCompressor()
+        var checker = TransferChecker(begin)
+        for seal in sealed { try checker.skip(seal) }
+        while let piece = pieces.pop() {
+            switch piece {
+            case .endOfSegment:
+                try send(.seal(checker.seal()))
+            case .unmapped(let extent):
+                let record = RecordHeader(.unmap, offset: extent.offset, length: extent.length)
+                try checker.add(record)
+                try send(.record(record, nil, offset: 0))
+            case .data(let extent, let lease):
+                for run in Self.runs(of: extent, in: lease.memory) {
+                    let item = try encode(run, extent, lease, tagger, compressor, policy)
+                    guard case .record(let record, _, _) = item else { continue }
+                    try checker.add(record)
+                    try send(item)
+                }
+            }
+        }
+        guard !checker.hasOpenSegment, checker.segmentIndex == begin.plannedSegments else {
+            throw Stopped()
+        }
+        try send(.end(checker.record(sender: sender)))
+    }
+
+    private func send(_ item: Item) throws {
+        guard outgoing.push(item) else { throw Stopped() }
+        notifier.notify()
+    }
+
+    /// A part of a piece that is all zero, or has no whole block of zeros.
+    private struct Run {
+        var extent: Extent
+        var isZero: Bool
+    }
+
+    /// Splits a piece at the borders of 64 KiB blocks that are all zero.
+    private static func runs(of extent: Extent, in memory: AlignedBuffer) -> [Run] {
+        let unit = UInt64(Limits.blockByteCount)
+        var runs: [Run] = []
+        var start = extent.offset
+        while start < extent.end {
+            let end = min((start / unit + 1) * unit, extent.end)
+            let isZero = memory.withBytes(
+                at: Int(start - extent.offset), count: Int(end - start)
+            ) { $0.isAllZero }
+            if let last = runs.last, last.isZero == isZero,
+                let merged = Extent(from: last.extent.offset, upTo: end)
+            {
+                runs[runs.count - 1].extent = merged
+            } else if let part = Extent(from: start, upTo: end) {
+                runs.append(Run(extent: part, isZero: isZero))
+            }
+            start = end
+        }
+        return runs
+    }
+
+    private func encode(
+        _ run: Run, _ piece: Extent, _ lease: Lease, _ tagger: Tagger,
+        _ compressor: ZstdCompressor, _ policy: CompressionPolicy
+    ) throws -> Item {
+        let extent = run.extent
+        if run.isZero {
+            return .record(
+                RecordHeader(.zero, offset: extent.offset, length: extent.length), nil, offset: 0)
+        }
+        let place = Int(extent.offset - piece.offset)
+        let count = Int(extent.length)
+        let tags = lease.memory.withBytes(at: place, count: count) {
+            tagger.tags(ofContent: $0, at: extent.offset)
+        }
+        if let packed = try compress(lease.memory, place, count, compressor, policy) {
+            let record = RecordHeader(
+                data: extent.offset, length: count, encoding: .zstd, storedLength: packed.count,
+                tags: tags)
+            return .record(record, packed.lease, offset: 0)
+        }
+        let record = RecordHeader(
+            data: extent.offset, length: count, encoding: .raw, storedLength: count, tags: tags)
+        return .record(record, lease, offset: place)
+    }
+
+    private func compress(
+        _ memory: AlignedBuffer, _ place: Int, _ count: Int, _ compressor: ZstdCompressor,
+        _ policy: CompressionPolicy
+    ) throws -> (lease: Lease, count: Int)? {
+        switch policy {
+        case .never: return nil
+        case .always: break
+        case .auto: guard networkIsSlow.load(ordering: .relaxed) else { return nil }
+        }
+        guard count >= 4096,
+            memory.withBytes(at: place, count: count, { compressor.looksCompressible($0) })
+        else { return nil }
+        guard let lease = Lease(from: compressedPool) else { throw Stopped() }
+        let packed = memory.withBytes(at: place, count: count) { content in
+            lease.memory.withMutableBytes(count: count) { output in
+                compressor.compress(content, into: &output)
+            }
+        }
+        return packed.map { (lease, $0) }
+    }
+}

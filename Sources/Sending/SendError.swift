@@ -1,0 +1,36 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Session
+package import Wire
+
+/// Why a generation was not sent, apart from what the source, the catalog and TLS report themselves.
+package enum SendError: Error, CustomStringConvertible {
+    /// No standby has this name here.
+    case unknownReceiver(String)
+    /// Another process sends this volume to this standby.
+    case busy(VolumeName)
+    /// The receiver refused.
+    case refused(Refusal)
+    /// The two sides' histories do not fit.
+    case lineage(Lineage.Rule, here: String, there: String)
+    /// The receiver broke the protocol.
+    case brokenProtocol(String)
+    /// The connection ended in the middle; the next send resumes.
+    case interrupted(String, acknowledgedSegments: UInt64, plannedSegments: UInt64)
+
+    package var description: String {
+        switch self {
+        case .unknownReceiver(let name):
+            "no standby is called \(name) here; make it known by: blockferry pair INVITATION"
+        case .busy(let volume): "another process is sending \(volume) to this standby"
+        case .refused(let refusal): "the standby refused: \(refusal)"
+        case .lineage(let rule, let here, let there):
+            "\(rule.meaning) (rule \(rule.rawValue)); source: \(here); standby: \(there)"
+        case .brokenProtocol(let text): "the standby broke the protocol: \(text)"
+        case .interrupted(let text, let done, let planned):
+            "\(text); \(done) of \(planned) segments are durable on the standby, and the next send "
+                + "goes on from there"
+        }
+    }
+}

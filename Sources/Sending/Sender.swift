@@ -1,0 +1,457 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Catalog
+internal import Connection
+package import Digests
+internal import Platform
+package import Session
+internal import Synchronization
+internal import TLS
+package import Wire
+
+/// Brings one volume to one standby: decides, plans, sends, commits, and remembers.
+package final class Sender {
+    /// How to send.
+    package struct Options: Sendable {
+        /// The standby's name here.
+        package var receiver: String
+        package var volume: VolumeName
+        package var compression: CompressionPolicy
+        /// Name and version of the program.
+        package var software: String
+
+        package init(
+            receiver: String, volume: VolumeName, compression: CompressionPolicy, software: String
+        ) {
+            self.receiver = receiver
+            self.volume = volume
+            self.compression = compression
+            self.software = software
+        }
+    }
+
+    /// How far a send is.
+    package struct Report: Equatable, Sendable {
+        /// What is going on.
+        package enum Phase: Sendable { case sending, proving, applying }
+        package var phase: Phase
+        /// Bytes: sent and acknowledged, or proven, or applied.
+        package var done: UInt64
+        /// Bytes of the whole change list.
+        package var total: UInt64
+    }
+
+    /// What came of a send.
+    package struct Outcome: Sendable {
+        /// What was done.
+        package enum Kind: Equatable, Sendable {
+            case full
+            case delta(from: UInt64)
+            /// The standby has this point in time already.
+            case upToDate
+        }
+        package var kind: Kind
+        package var number: UInt64
+        package var id: SHA256Digest
+        package var volumeByteCount: UInt64
+        /// Bytes of data in the change list.
+        package var changedByteCount: UInt64
+        /// Bytes of frames, both ways, in this session.
+        package var wireByteCount: UInt64
+        package var nanoseconds: UInt64
+        /// Segments that were on the standby already when this session began.
+        package var resumedSegments: UInt64
+        package var plannedSegments: UInt64
+    }
+
+    /// What would be done, without doing it.
+    package struct Explanation: Sendable {
+        package var memory: Lineage.SourceMemory
+        package var standby: StandbyState
+        package var decision: Lineage.Decision
+        /// Bytes of data in the change list and the number of its entries, if something would be sent.
+        package var changedByteCount: UInt64?
+        package var entryCount: UInt64?
+        /// Why there is no proof of what changed.
+        package var noProof: String?
+    }
+
+    private let home: SourceHome
+    private let options: Options
+    private let report: (Report) -> Void
+
+    package init(
+        _ home: SourceHome, _ options: Options, report: @escaping (Report) -> Void = { _ in }
+    ) {
+        self.home = home
+        self.options = options
+        self.report = report
+    }
+
+    // MARK: Deciding
+
+    /// Says what `send` would do; with a source also how much it would send. Nothing is written anywhere.
+    package func explain(_ source: (any Source)?) throws -> Explanation {
+        let (dialogue, standby) = try open()
+        defer { dialogue.connection.close() }
+        var memory = Self.memory(of: try replica())
+        var decision = Lineage.decide(memory, standby)
+        if decision == .pendingIsCommitted {
+            memory.committed = memory.pending
+            memory.transfer = nil
+            decision = Lineage.decide(memory, standby)
+        }
+        var explanation = Explanation(memory: memory, standby: standby, decision: decision)
+        guard let source else { return explanation }
+        var changed: UInt64 = 0
+        var entries: UInt64 = 0
+        do {
+            try list(source, decision, try replica()) { change in
+                entries += 1
+                if change.kind == .data { changed += change.extent.length }
+            }
+            explanation.changedByteCount = changed
+            explanation.entryCount = entries
+        } catch SourceError.noProof(let reason) {
+            explanation.noProof = reason
+        }
+        return explanation
+    }
+
+    private func replica() throws -> Replica {
+        try home.catalog.replica(options.receiver, options.volume)
+    }
+
+    private static func memory(of replica: Replica) -> Lineage.SourceMemory {
+        func point(_ record: GenerationRecord?) -> Lineage.GenerationPoint? {
+            record.map { Lineage.GenerationPoint(number: $0.head.number, id: $0.id) }
+        }
+        return Lineage.SourceMemory(
+            lineage: replica.lineage, committed: point(replica.committed),
+            pending: point(replica.pending), transfer: replica.transfer?.begin.transfer)
+    }
+
+    private func open() throws -> (Dialogue, StandbyState) {
+        guard let receiver = try home.catalog.receiver(options.receiver) else {
+            throw SendError.unknownReceiver(options.receiver)
+        }
+        let dialogue = try Dialogue(
+            to: receiver.address, expecting: receiver.key, try home.identity(),
+            .replicate(options.volume), software: options.software)
+        guard case .open(let message) = try dialogue.next() else {
+            throw SendError.brokenProtocol("no greeting")
+        }
+        try dialogue.connection.send(message)
+        guard case .decide(let standby) = try dialogue.next() else {
+            throw SendError.brokenProtocol("no state")
+        }
+        return (dialogue, standby)
+    }
+
+    /// Calls back with the change list of a decision.
+    private func list(
+        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica,
+        _ body: (Change) throws -> Void
+    ) throws {
+        switch decision {
+        case .full:
+            try source.forEachExtent(body)
+        case .delta:
+            let base = replica.pending == nil ? replica.base : replica.transfer?.base
+            let oldSize = replica.committed?.head.volumeSize ?? 0
+            try source.forEachChange(since: base ?? "unidentified") { change in
+                if let kept = change.extent.clipped(to: oldSize) {
+                    try body(Change(kept, change.kind))
+                }
+            }
+            // What lies past the old end was never recorded by anybody: all of it is sent.
+            if source.volumeByteCount > oldSize {
+                try source.forEachExtent { change in
+                    if let kept = clip(change, from: oldSize) { try body(kept) }
+                }
+            }
+        case .pendingIsCommitted, .refuse:
+            break
+        }
+    }
+
+    // MARK: Sending
+
+    /// Sends the source's point in time and waits until it is committed.
+    package func send(_ source: any Source) throws -> Outcome {
+        guard let lock = try home.lock(options.receiver, options.volume) else {
+            throw SendError.busy(options.volume)
+        }
+        defer { withExtendedLifetime(lock) {} }
+        let began = Clock.monotonic()
+        let (dialogue, standby) = try open()
+        var current = try replica()
+        var decision = Lineage.decide(Self.memory(of: current), standby)
+        if decision == .pendingIsCommitted {
+            try commitPending()
+            current = try replica()
+            decision = Lineage.decide(Self.memory(of: current), standby)
+        }
+        let isResuming: Bool
+        switch decision {
+        case .refuse(let rule):
+            dialogue.connection.close()
+            throw SendError.lineage(
+                rule, here: Self.text(Self.memory(of: current)), there: Self.text(standby))
+        case .pendingIsCommitted:
+            throw SendError.brokenProtocol("the standby's state contradicts itself")
+        case .full(let resume):
+            isResuming = resume
+        case .delta(_, let resume):
+            isResuming = resume
+            if let identity = source.identity, identity == current.base,
+                let committed = current.committed
+            {
+                dialogue.connection.close()
+                return outcome(.upToDate, committed, source, nil, dialogue, began, resumed: 0)
+            }
+            if let committed = current.committed,
+                source.volumeByteCount < committed.head.volumeSize
+            {
+                dialogue.connection.close()
+                throw SendError.lineage(
+                    .sizeShrunk, here: "\(source.volumeByteCount) bytes",
+                    there: "\(committed.head.volumeSize) bytes")
+            }
+        }
+        let (begin, plan) = try prepare(source, decision, current, isResuming: isResuming)
+        return try transfer(source, begin, plan, dialogue, began)
+    }
+
+    /// Finds the plan of the unfinished transfer, if it is for this point in time, or makes a new one.
+    private func prepare(
+        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica, isResuming: Bool
+    ) throws -> (Begin, SendPlan) {
+        if isResuming, let transfer = replica.transfer, let base = transfer.base,
+            base == source.identity, transfer.begin.head.volumeSize == source.volumeByteCount,
+            let plan = SendPlan(reading: home.planPath(transfer.planName)),
+            plan.transfer == transfer.begin.transfer
+        {
+            return (transfer.begin, plan)
+        }
+        if let old = replica.transfer?.planName { home.removePlan(old) }
+        let id = TransferID.random()
+        let plan = try SendPlan(
+            writing: home.planPath("\(id)"), transfer: id,
+            volumeByteCount: source.volumeByteCount
+        ) { body in try list(source, decision, replica, body) }
+        guard plan.segmentCount <= Limits.segments else {
+            throw SendError.brokenProtocol("the change has more segments than a transfer may have")
+        }
+        let begin = Begin(
+            transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
+            plannedSegments: plan.segmentCount, heldSegments: 0,
+            tagKey: isFull(decision) ? .random() : nil)
+        try home.catalog.beginTransfer(
+            options.receiver, options.volume,
+            SourceTransfer(begin: begin, base: source.identity, planName: "\(id)"))
+        return (begin, plan)
+    }
+
+    private func isFull(_ decision: Lineage.Decision) -> Bool {
+        if case .full = decision { return true }
+        return false
+    }
+
+    private func head(
+        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica
+    ) -> GenerationHead {
+        let summary = Self.cut(source.summary, to: 512)
+        guard case .delta(let parent, _) = decision, let lineage = replica.lineage else {
+            return GenerationHead(
+                kind: .full, tagAlgorithm: .poly1305, lineage: .random(), number: 1, parent: .zero,
+                volumeSize: source.volumeByteCount, sourceTime: source.time,
+                sourceIdentity: summary)
+        }
+        return GenerationHead(
+            kind: .delta, tagAlgorithm: replica.tagAlgorithm ?? .poly1305, lineage: lineage,
+            number: parent.number + 1, parent: parent.id, volumeSize: source.volumeByteCount,
+            sourceTime: source.time, sourceIdentity: summary)
+    }
+
+    /// Cuts text to what a string on the wire may hold.
+    private static func cut(_ text: String, to limit: Int) -> String {
+        var kept = String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "?" : $0 }))
+        while kept.utf8.count > limit { kept.removeLast() }
+        return kept
+    }
+
+    private func transfer(
+        _ source: any Source, _ announced: Begin, _ plan: SendPlan, _ dialogue: Dialogue,
+        _ began: UInt64
+    ) throws -> Outcome {
+        let current = try replica()
+        guard let key = current.tagKey else {
+            throw SendError.brokenProtocol("the catalog has no tag key")
+        }
+        let seals = try SealsFile(path: home.sealsPath("\(announced.transfer)"))
+        var begin = announced
+        begin.heldSegments = UInt64(seals.seals.count)
+        try dialogue.connection.send(dialogue.session.begin(begin))
+        guard case .sendSegments(let first) = try dialogue.next() else {
+            throw SendError.brokenProtocol("no place to begin")
+        }
+        seals.truncate(to: Int(first))
+        let pipeline = try Pipeline()
+        pipeline.start(
+            source, plan, begin: announced, key: key, sealed: seals.seals,
+            sender: try home.identity().keyID, policy: options.compression)
+        var stream = Stream(dialogue, pipeline, seals, plan, report)
+        do {
+            defer { pipeline.stop() }
+            let record = try stream.run { record in
+                try home.catalog.setPending(options.receiver, options.volume, record)
+            }
+            try commitPending()
+            dialogue.connection.close()
+            let kind: Outcome.Kind =
+                record.head.kind == .full ? .full : .delta(from: record.head.number - 1)
+            let outcome = outcome(kind, record, source, plan, dialogue, began, resumed: first)
+            try home.catalog.addHistory(
+                HistoryEntry(
+                    receiver: options.receiver, volume: options.volume, number: outcome.number,
+                    id: outcome.id, changedByteCount: outcome.changedByteCount,
+                    wireByteCount: outcome.wireByteCount, nanoseconds: outcome.nanoseconds,
+                    committedAt: Clock.wall()))
+            return outcome
+        } catch let error as TLSError {
+            throw SendError.interrupted(
+                "\(error)", acknowledgedSegments: stream.acknowledged,
+                plannedSegments: plan.segmentCount)
+        }
+    }
+
+    private func commitPending() throws {
+        if let plan = try home.catalog.commit(options.receiver, options.volume) {
+            home.removePlan(plan)
+        }
+    }
+
+    private func outcome(
+        _ kind: Outcome.Kind, _ record: GenerationRecord, _ source: any Source, _ plan: SendPlan?,
+        _ dialogue: Dialogue, _ began: UInt64, resumed: UInt64
+    ) -> Outcome {
+        Outcome(
+            kind: kind, number: record.head.number, id: record.id,
+            volumeByteCount: source.volumeByteCount, changedByteCount: plan?.content ?? 0,
+            wireByteCount: dialogue.connection.byteCount,
+            nanoseconds: Clock.monotonic() - began, resumedSegments: resumed,
+            plannedSegments: plan?.segmentCount ?? 0)
+    }
+
+    // MARK: Words
+
+    private static func text(_ memory: Lineage.SourceMemory) -> String {
+        guard let committed = memory.committed else { return "no generation" }
+        return "generation \(committed.number) (\(String("\(committed.id)".prefix(12))))"
+    }
+
+    private static func text(_ standby: StandbyState) -> String {
+        guard standby.committedID != .zero else { return "\(standby.state)" }
+        return "\(standby.state), generation \(standby.committedNumber) "
+            + "(\(String("\(standby.committedID)".prefix(12))))"
+    }
+}
+
+/// The network's part of a transfer: takes what the pipeline made, and never has more on the way than one
+/// sealed segment and the one being filled.
+private struct Stream {
+    private let dialogue: Dialogue
+    private let pipeline: Pipeline
+    private let seals: SealsFile
+    private let plan: SendPlan
+    private let report: (Sender.Report) -> Void
+    private var window: (start: UInt64, bytes: UInt64)
+    /// Segments that are durable on the standby.
+    private(set) var acknowledged: UInt64
+
+    /// Below this many bytes a second the network counts as slow, and compression pays.
+    private static let slowBytesPerSecond: UInt64 = 150_000_000
+
+    init(
+        _ dialogue: Dialogue, _ pipeline: Pipeline, _ seals: SealsFile, _ plan: SendPlan,
+        _ report: @escaping (Sender.Report) -> Void
+    ) {
+        self.dialogue = dialogue
+        self.pipeline = pipeline
+        self.seals = seals
+        self.plan = plan
+        self.report = report
+        acknowledged = UInt64(seals.seals.count)
+        window = (Clock.monotonic(), dialogue.connection.byteCount)
+    }
+
+    /// Sends everything, commits, and waits for COMMITTED; `keep` is called before COMMIT is sent.
+    mutating func run(
+        _ keep: (GenerationRecord) throws -> Void
+    ) throws -> GenerationRecord {
+        while true {
+            while let action = try dialogue.poll() { try note(action) }
+            if dialogue.session.unacknowledgedSegments > 1 {
+                try dialogue.connection.wait(nil)
+                continue
+            }
+            guard let item = pipeline.outgoing.tryPop() else {
+                if let error = pipeline.failure.error { throw error }
+                guard !pipeline.outgoing.isFinished else {
+                    throw SendError.brokenProtocol("the pipeline ended early")
+                }
+                pipeline.networkIsSlow.store(false, ordering: .relaxed)
+                try dialogue.connection.wait(pipeline.notifier)
+                continue
+            }
+            switch item {
+            case .record(let record, let lease, let offset):
+                try dialogue.connection.send(record, lease?.memory, at: offset)
+                measure()
+            case .seal(let seal):
+                try seals.append(seal)
+                dialogue.session.sealed(seal)
+                try dialogue.connection.send(seal)
+            case .end(let record):
+                try keep(record)
+                dialogue.session.commit(record)
+                try dialogue.connection.send(record)
+                while !dialogue.session.isDone { try note(try dialogue.next()) }
+                return record
+            }
+        }
+    }
+
+    private mutating func note(_ action: SenderSession.Action) throws {
+        switch action {
+        case .acknowledged(let count):
+            acknowledged = count
+            let done = seals.seals.prefix(Int(count)).reduce(0) { $0 + $1.content }
+            report(Sender.Report(phase: .sending, done: done, total: plan.content))
+        case .progress(let progress):
+            report(
+                Sender.Report(
+                    phase: progress.phase == .proving ? .proving : .applying, done: progress.done,
+                    total: progress.total))
+        default: break
+        }
+    }
+
+    /// The network is slow if the pipeline waits for it, and little gets through.
+    private mutating func measure() {
+        let now = Clock.monotonic()
+        let elapsed = now - window.start
+        guard elapsed > nanosecondsPerSecond / 5 else { return }
+        let bytes = dialogue.connection.byteCount - window.bytes
+        let isSlow =
+            pipeline.outgoing.isFull
+            && bytes < Self.slowBytesPerSecond / 5 * (elapsed / (nanosecondsPerSecond / 5))
+        pipeline.networkIsSlow.store(isSlow, ordering: .relaxed)
+        window = (now, dialogue.connection.byteCount)
+    }
+}

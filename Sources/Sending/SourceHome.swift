@@ -1,0 +1,55 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Catalog
+internal import Platform
+package import TLS
+internal import Wire
+
+/// The state directory of a source host: identity, catalog and plans.
+package struct SourceHome: Sendable {
+    /// The directory.
+    package let path: String
+    /// The standbys, and where each volume stands on each.
+    package let catalog: SourceCatalog
+
+    /// Opens the directory, making what is missing.
+    package init(path: String) throws {
+        self.path = path
+        try Directory.create(path)
+        catalog = try SourceCatalog(directory: path)
+        try Directory.create(path + "/plans")
+        try Directory.create(path + "/locks")
+    }
+
+    private var identityPath: String { path + "/identity.pem" }
+
+    /// This host's identity, made at first use.
+    package func identity() throws -> Identity {
+        if !Directory.exists(identityPath) {
+            do {
+                try IdentityFile.create(identityPath, Identity.generate())
+            } catch {
+                guard Directory.exists(identityPath) else { throw error }
+            }
+        }
+        return try IdentityFile.read(identityPath)
+    }
+
+    /// Takes the right to send a volume to a standby; nothing if another process is at it.
+    func lock(_ receiver: String, _ volume: VolumeName) throws -> FileLock? {
+        try FileLock(path: "\(path)/locks/\(receiver)-\(volume)")
+    }
+
+    /// Where a plan with this name is.
+    func planPath(_ name: String) -> String { "\(path)/plans/\(name)" }
+
+    /// Where its seals are.
+    func sealsPath(_ name: String) -> String { planPath(name) + ".seals" }
+
+    /// Removes a plan and its seals. Nobody needs them any more, so that a failure does not matter.
+    func removePlan(_ name: String) {
+        try? Directory.remove(planPath(name))
+        try? Directory.remove(sealsPath(name))
+    }
+}

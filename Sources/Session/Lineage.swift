@@ -1,0 +1,172 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Digests
+package import Wire
+
+/// The rules that decide which generation may follow which; both sides and `explain` use them.
+///
+/// Only ids decide. Numbers are compared to tell people in which direction two sides have parted.
+package enum Lineage {
+    /// What the sender remembers of a volume at one peer.
+    package struct SourceMemory: Equatable, Sendable {
+        /// The lineage, once a generation was committed or a full one begun.
+        package var lineage: LineageID?
+        /// The last generation known to be committed.
+        package var committed: GenerationPoint?
+        /// A generation whose COMMIT was sent and whose COMMITTED was not heard.
+        package var pending: GenerationPoint?
+        /// The unfinished transfer.
+        package var transfer: TransferID?
+
+        package init(
+            lineage: LineageID? = nil, committed: GenerationPoint? = nil,
+            pending: GenerationPoint? = nil, transfer: TransferID? = nil
+        ) {
+            self.lineage = lineage
+            self.committed = committed
+            self.pending = pending
+            self.transfer = transfer
+        }
+    }
+
+    /// Number and id of a generation.
+    package struct GenerationPoint: Hashable, Sendable {
+        package var number: UInt64
+        package var id: SHA256Digest
+
+        package init(number: UInt64, id: SHA256Digest) {
+            self.number = number
+            self.id = id
+        }
+    }
+
+    /// What the sender will do.
+    package enum Decision: Equatable, Sendable {
+        /// The generation that was in doubt is committed; decide again with that in mind.
+        case pendingIsCommitted
+        /// Send everything: the target holds nothing. `resume` if the standby has part of it.
+        case full(resume: Bool)
+        /// Send the changes since the committed generation. `resume` if the standby has part of them.
+        case delta(onto: GenerationPoint, resume: Bool)
+        /// Neither is right.
+        case refuse(Rule)
+    }
+
+    /// Rules under the code `lineage` (Specification 8).
+    package enum Rule: String, Sendable, CaseIterable {
+        case baseMissing = "base-missing"
+        case parentMismatch = "parent-mismatch"
+        case diverged
+        case targetWentBack = "target-went-back"
+        case promoted
+        case sizeShrunk = "size-shrunk"
+        case numberMismatch = "number-mismatch"
+        case suspect
+        case notEmpty = "not-empty"
+
+        /// What it means, for people.
+        package var meaning: String {
+            switch self {
+            case .baseMissing: "the standby holds no generation that a change could follow"
+            case .parentMismatch:
+                "the standby holds another generation than the change was made from"
+            case .diverged: "the standby's content does not come from what this source has sent"
+            case .targetWentBack:
+                "the standby holds an older generation than it confirmed earlier: it was restored or replaced"
+            case .promoted: "the standby was promoted and may have been written"
+            case .sizeShrunk: "the volume is smaller than the committed generation"
+            case .numberMismatch: "the generation's number does not follow the committed one"
+            case .suspect: "the standby had an I/O error and does not trust its copy"
+            case .notEmpty: "the standby already holds a generation that a full copy would replace"
+            }
+        }
+    }
+
+    /// Decides what to send.
+    package static func decide(_ memory: SourceMemory, _ standby: StandbyState) -> Decision {
+        switch standby.state {
+        case .promoted: return .refuse(.promoted)
+        case .diverged: return .refuse(.diverged)
+        case .suspect: return .refuse(.suspect)
+        case .empty, .initialising, .consistent, .staging, .applying: break
+        }
+        let resume = memory.transfer.map { $0 == standby.transfer } ?? false
+        guard standby.committedID != .zero else {
+            return memory.committed == nil ? .full(resume: resume) : .refuse(.targetWentBack)
+        }
+        let there = GenerationPoint(number: standby.committedNumber, id: standby.committedID)
+        guard let lineage = memory.lineage else { return .refuse(.notEmpty) }
+        guard lineage == standby.lineage else { return .refuse(.diverged) }
+        if let pending = memory.pending, pending == there { return .pendingIsCommitted }
+        guard let here = memory.committed else { return .refuse(.diverged) }
+        if here == there { return .delta(onto: here, resume: resume) }
+        return .refuse(there.number < here.number ? .targetWentBack : .diverged)
+    }
+
+    /// What the receiver holds when BEGIN comes in.
+    package struct StandbyMemory: Equatable, Sendable {
+        package var state: StandbyState
+        /// Volume size of the committed generation.
+        package var committedSize: UInt64?
+        /// The announcement of the unfinished transfer.
+        package var unfinished: Begin?
+
+        package init(state: StandbyState, committedSize: UInt64?, unfinished: Begin?) {
+            self.state = state
+            self.committedSize = committedSize
+            self.unfinished = unfinished
+        }
+    }
+
+    /// What the receiver does with BEGIN.
+    package enum Admission: Equatable, Sendable {
+        /// Go on with the unfinished transfer.
+        case resume
+        /// Start; whatever was unfinished is dropped.
+        case start(inPlace: Bool)
+        /// Nothing is written.
+        case refuse(Refusal)
+    }
+
+    /// Decides whether a transfer may begin.
+    package static func admit(_ begin: Begin, _ memory: StandbyMemory) -> Admission {
+        func no(_ rule: Rule) -> Admission {
+            .refuse(Refusal(.lineage, rule: rule.rawValue, rule.meaning))
+        }
+        let standby = memory.state
+        switch standby.state {
+        case .promoted: return no(.promoted)
+        case .diverged: return no(.diverged)
+        case .suspect: return no(.suspect)
+        case .empty, .initialising, .consistent, .staging, .applying: break
+        }
+        let hasGeneration = standby.committedID != .zero
+        switch begin.head.kind {
+        case .full:
+            if hasGeneration { return no(.notEmpty) }
+            if begin.head.number != 1 { return no(.numberMismatch) }
+        case .delta:
+            guard hasGeneration else { return no(.baseMissing) }
+            if begin.head.lineage != standby.lineage { return no(.diverged) }
+            if begin.head.parent != standby.committedID { return no(.parentMismatch) }
+            let (next, overflow) = standby.committedNumber.addingReportingOverflow(1)
+            if overflow || begin.head.number != next { return no(.numberMismatch) }
+            if let size = memory.committedSize, begin.head.volumeSize < size {
+                return no(.sizeShrunk)
+            }
+        }
+        if standby.targetKind == .blockDevice, begin.head.volumeSize > standby.targetSize {
+            return .refuse(
+                Refusal(
+                    .target, rule: "too-small",
+                    "the target has \(standby.targetSize) bytes, the volume \(begin.head.volumeSize)"
+                ))
+        }
+        if var unfinished = memory.unfinished {
+            unfinished.heldSegments = begin.heldSegments
+            if unfinished == begin { return .resume }
+        }
+        return .start(inPlace: begin.head.kind == .full)
+    }
+}

@@ -1,0 +1,149 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Wire
+
+/// A frame that a sender may send, but for RECORD, whose content does not pass through here.
+package enum SenderMessage: Equatable, Sendable {
+    case hello(Hello)
+    case open(Open)
+    case pair(Pair)
+    case begin(Begin)
+    case record(RecordHeader)
+    case seal(Seal)
+    case commit(GenerationRecord)
+    case ping
+    case refuse(Refusal)
+
+    /// Decodes a payload other than a record's; a type that only receivers use is nothing.
+    package init?(_ type: FrameType, _ payload: RawSpan) throws(WireError) {
+        switch type {
+        case .hello: self = .hello(try Hello(decoding: payload))
+        case .open: self = .open(try Open(decoding: payload))
+        case .pair: self = .pair(try Pair(decoding: payload))
+        case .begin: self = .begin(try Begin(decoding: payload))
+        case .record:
+            self = .record(try RecordHeader(decoding: payload, recordLength: payload.byteCount))
+        case .seal: self = .seal(try Seal(decoding: payload))
+        case .commit: self = .commit(try GenerationRecord(decoding: payload))
+        case .ping: self = .ping
+        case .refuse: self = .refuse(try Refusal(decoding: payload))
+        case .welcome, .state, .ready, .ack, .committed, .progress, .paired: return nil
+        }
+    }
+}
+
+/// The receiver's half of a session, without sockets, clocks or disks (Specification 11).
+///
+/// It says which message may come when. What a transfer may contain is checked by `TransferChecker`,
+/// what it may follow by `Lineage`.
+package struct ReceiverSession: Sendable {
+    /// What the engine is to do next.
+    package enum Action: Equatable, Sendable {
+        case none
+        case welcome(Welcome)
+        /// Look the volume up; then call `opened`, or refuse.
+        case open(VolumeName)
+        /// Redeem the secret; then call `paired`, or refuse.
+        case pair(Pair)
+        /// Admit or refuse the transfer; then call `ready`.
+        case begin(Begin)
+        case record(RecordHeader)
+        case seal(Seal)
+        /// Prove, apply, and call `committed`.
+        case commit(GenerationRecord)
+        /// The sender refused; close.
+        case stopped(Refusal)
+    }
+
+    private enum State: Equatable, Sendable {
+        case greeting, opening, pairing, looking, redeeming, offered, admitting, receiving
+        case committing, done
+    }
+
+    private let isPairing: Bool
+    private let software: String
+    private var state = State.greeting
+
+    /// Starts a session; `isPairing` by the ALPN that was agreed on.
+    package init(isPairing: Bool, software: String) {
+        self.isPairing = isPairing
+        self.software = software
+    }
+
+    /// Whether the sender may close now without having lost anything.
+    package var isDone: Bool { state == .done }
+
+    /// Whether COMMIT came in and COMMITTED did not go out.
+    package var isCommitting: Bool { state == .committing }
+
+    /// Takes a message from the sender.
+    package mutating func receive(
+        _ message: SenderMessage, type: FrameType
+    ) throws(SessionError) -> Action {
+        switch (state, message) {
+        case (_, .refuse(let refusal)):
+            state = .done
+            return .stopped(refusal)
+        case (.greeting, .hello(let hello)):
+            let range = hello.lowestVersion...hello.highestVersion
+            guard
+                let version = ProtocolVersion.allCases.first(where: { range.contains($0.rawValue) })
+            else {
+                throw .broken(
+                    Refusal(
+                        .unsupportedVersion,
+                        "this receiver speaks versions \(ProtocolVersion.oldest.rawValue) to "
+                            + "\(ProtocolVersion.current.rawValue)"))
+            }
+            state = isPairing ? .pairing : .opening
+            return .welcome(Welcome(version: version.rawValue, features: 0, software: software))
+        case (.greeting, _):
+            throw .unexpected(type, in: "greeting")
+        case (_, .ping):
+            return .none
+        case (.opening, .open(let open)):
+            state = .looking
+            return .open(open.volume)
+        case (.pairing, .pair(let pair)):
+            state = .redeeming
+            return .pair(pair)
+        case (.offered, .begin(let begin)):
+            state = .admitting
+            return .begin(begin)
+        case (.receiving, .record(let record)):
+            return .record(record)
+        case (.receiving, .seal(let seal)):
+            return .seal(seal)
+        case (.receiving, .commit(let record)):
+            state = .committing
+            return .commit(record)
+        default:
+            throw .unexpected(type, in: "\(state)")
+        }
+    }
+
+    /// The volume was found; STATE is sent.
+    package mutating func opened() {
+        precondition(state == .looking)
+        state = .offered
+    }
+
+    /// The secret was redeemed; PAIRED is sent.
+    package mutating func paired() {
+        precondition(state == .redeeming)
+        state = .done
+    }
+
+    /// The transfer was admitted; READY is sent.
+    package mutating func ready() {
+        precondition(state == .admitting)
+        state = .receiving
+    }
+
+    /// The generation is committed; COMMITTED is sent.
+    package mutating func committed() {
+        precondition(state == .committing)
+        state = .done
+    }
+}

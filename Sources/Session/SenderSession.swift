@@ -1,0 +1,165 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Wire
+
+/// A frame that a receiver may send.
+package enum ReceiverMessage: Equatable, Sendable {
+    case welcome(Welcome)
+    case state(StandbyState)
+    case ready(Ready)
+    case ack(Ack)
+    case progress(Progress)
+    case committed(Committed)
+    case paired(Paired)
+    case ping
+    case refuse(Refusal)
+
+    /// Decodes a payload; a type that only senders use is nothing.
+    package init?(_ type: FrameType, _ payload: RawSpan) throws(WireError) {
+        switch type {
+        case .welcome: self = .welcome(try Welcome(decoding: payload))
+        case .state: self = .state(try StandbyState(decoding: payload))
+        case .ready: self = .ready(try Ready(decoding: payload))
+        case .ack: self = .ack(try Ack(decoding: payload))
+        case .progress: self = .progress(try Progress(decoding: payload))
+        case .committed: self = .committed(try Committed(decoding: payload))
+        case .paired: self = .paired(try Paired(decoding: payload))
+        case .ping: self = .ping
+        case .refuse: self = .refuse(try Refusal(decoding: payload))
+        case .hello, .open, .begin, .record, .seal, .commit, .pair: return nil
+        }
+    }
+}
+
+/// The sender's half of a session, without sockets, clocks or disks (Specification 11).
+///
+/// The engine feeds it what comes in and does what it returns. Every transition is total: a frame that
+/// does not belong in the state is an error, never a trap; the answers of the receiver never make the
+/// sender read outside its plan.
+package struct SenderSession: Sendable {
+    /// What the session is for.
+    package enum Purpose: Equatable, Sendable {
+        case replicate(VolumeName)
+        case pair(Pair)
+    }
+
+    /// What the engine is to do next.
+    package enum Action: Equatable, Sendable {
+        case none
+        case open(Open)
+        case pair(Pair)
+        /// Decide by the standby's state; then call `begin` or close.
+        case decide(StandbyState)
+        /// Send the segments from this one on.
+        case sendSegments(from: UInt64)
+        /// Segments below this index are durable.
+        case acknowledged(UInt64)
+        case progress(Progress)
+        case committed
+        case paired(VolumeName)
+    }
+
+    private enum State: Equatable, Sendable {
+        case greeting, opening, pairing, deciding, beginning, sending, committing, done
+    }
+
+    private let purpose: Purpose
+    private var state = State.greeting
+    private var held: UInt64 = 0
+    private var sealed: UInt64 = 0
+    private var acknowledged: UInt64 = 0
+    private var record: GenerationRecord?
+
+    /// Starts a session; `hello` is to be sent at once.
+    package init(_ purpose: Purpose) {
+        self.purpose = purpose
+    }
+
+    /// The first message.
+    package static func hello(software: String) -> Hello {
+        Hello(
+            lowestVersion: ProtocolVersion.oldest.rawValue,
+            highestVersion: ProtocolVersion.current.rawValue, features: 0, software: software)
+    }
+
+    /// Whether everything that was sent is known to have arrived.
+    package var isDone: Bool { state == .done }
+
+    /// Takes a message from the receiver.
+    package mutating func receive(
+        _ message: ReceiverMessage, type: FrameType
+    ) throws(SessionError) -> Action {
+        switch (state, message) {
+        case (_, .refuse(let refusal)) where state != .done:
+            throw .refused(refusal)
+        case (_, .ping):
+            return .none
+        case (.greeting, .welcome(let welcome)):
+            guard welcome.version == ProtocolVersion.current.rawValue, welcome.features == 0 else {
+                throw .malformed("the receiver chose what was not offered")
+            }
+            switch purpose {
+            case .replicate(let volume):
+                state = .opening
+                return .open(Open(volume: volume))
+            case .pair(let pair):
+                state = .pairing
+                return .pair(pair)
+            }
+        case (.opening, .state(let standby)):
+            state = .deciding
+            return .decide(standby)
+        case (.pairing, .paired(let paired)):
+            state = .done
+            return .paired(paired.volume)
+        case (.beginning, .ready(let ready)):
+            guard ready.nextSegment <= held else {
+                throw .malformed("the receiver wants to resume past what this side holds")
+            }
+            state = .sending
+            sealed = ready.nextSegment
+            acknowledged = ready.nextSegment
+            return .sendSegments(from: ready.nextSegment)
+        case (.sending, .ack(let ack)), (.committing, .ack(let ack)):
+            guard ack.durableSegments >= acknowledged, ack.durableSegments <= sealed else {
+                throw .malformed("the receiver acknowledges what was not sent")
+            }
+            acknowledged = ack.durableSegments
+            return .acknowledged(acknowledged)
+        case (.committing, .progress(let progress)):
+            return .progress(progress)
+        case (.committing, .committed(let committed)):
+            guard let record, committed.id == record.id, committed.number == record.head.number
+            else { throw .malformed("the receiver committed something else") }
+            state = .done
+            return .committed
+        default:
+            throw .unexpected(type, in: "\(state)")
+        }
+    }
+
+    /// Announces a transfer, after `decide`.
+    package mutating func begin(_ begin: Begin) -> Begin {
+        precondition(state == .deciding, "BEGIN follows STATE")
+        state = .beginning
+        held = begin.heldSegments
+        return begin
+    }
+
+    /// Notes that a segment was sealed.
+    package mutating func sealed(_ seal: Seal) {
+        precondition(state == .sending && seal.index == sealed, "seals go up by one")
+        sealed += 1
+    }
+
+    /// Notes that COMMIT is sent.
+    package mutating func commit(_ record: GenerationRecord) {
+        precondition(state == .sending, "COMMIT follows the segments")
+        state = .committing
+        self.record = record
+    }
+
+    /// Segments sealed and not acknowledged.
+    package var unacknowledgedSegments: UInt64 { sealed - acknowledged }
+}

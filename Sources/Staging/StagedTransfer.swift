@@ -1,0 +1,139 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+package import Digests
+package import Wire
+
+/// What the staging log of an unfinished generation holds, as far as it is valid.
+package struct StagedTransfer {
+    /// Its header.
+    package let header: StagingLogFormat.Header
+    /// The valid segments, in order.
+    package let seals: [Seal]
+    /// Where each of them begins, and where the next one will.
+    private let starts: [UInt64]
+
+    /// Reads and proves a log from its first byte; the first segment that is not valid ends it.
+    package init(
+        reading path: String, algorithm: TagAlgorithm, key: TagKey
+    ) throws(StagingLogError) {
+        let reader = try StagingLogReader(path: path)
+        header = reader.header
+        let proof = ContentProof(algorithm: algorithm, key: key)
+        var checker = TransferChecker(reader.header.begin)
+        var position = reader.start
+        var seals: [Seal] = []
+        var starts = [position.byte]
+        walking: while true {
+            do throws(StagingLogReader.WalkError<Never>) {
+                let (seal, next) = try reader.walk(position, proof, &checker) {
+                    (_, _) throws(Never) in
+                }
+                seals.append(seal)
+                starts.append(next.byte)
+                position = next
+            } catch {
+                guard case .log(.failed(let failure)) = error else { break walking }
+                throw .failed(failure)
+            }
+        }
+        self.seals = seals
+        self.starts = starts
+    }
+
+    /// Where the log ends after `count` segments.
+    package func end(after count: Int) -> UInt64 { starts[count] }
+
+    /// A checker that stands behind the first `count` segments.
+    package func checker(after count: Int) throws(WireError) -> TransferChecker {
+        var checker = TransferChecker(header.begin)
+        for seal in seals.prefix(count) { try checker.skip(seal) }
+        return checker
+    }
+}
+
+/// Brings the target from one generation to the next by a committed staging log.
+///
+/// It may be done any number of times: records hold content, not differences of content.
+package struct Redo {
+    private let path: String
+    private let record: GenerationRecord
+    private let algorithm: TagAlgorithm
+    private let key: TagKey
+
+    /// For the generation `record`, whose log is at `path`.
+    package init(path: String, record: GenerationRecord, key: TagKey) {
+        self.path = path
+        self.record = record
+        algorithm = record.head.tagAlgorithm
+        self.key = key
+    }
+
+    /// Why a generation could not be brought to the target.
+    package enum Failure: Error, CustomStringConvertible {
+        case log(StagingLogError)
+        case target(TargetError)
+        /// The log is valid, but not the log of this generation.
+        case otherGeneration(WireError)
+
+        package var description: String {
+            switch self {
+            case .log(let error): error.description
+            case .target(let error): error.description
+            case .otherGeneration(let error):
+                "the staging log does not hold the generation: \(error)"
+            }
+        }
+    }
+
+    /// Reads the whole log and proves that it holds exactly the generation, without touching the target.
+    package func prove(
+        _ progress: (_ done: UInt64) -> Void
+    ) throws(Failure) {
+        try walk { (_, content) throws(TargetError) in
+            if let content { progress(UInt64(content.count)) }
+        }
+    }
+
+    /// Writes the generation to the target and flushes it.
+    package func apply(
+        to target: Target, _ progress: (_ done: UInt64) -> Void
+    ) throws(Failure) {
+        do { try target.prepare(for: record.head.volumeSize) } catch { throw .target(error) }
+        try walk { (record, content) throws(TargetError) in
+            if let content {
+                try target.write(
+                    content.memory, from: content.offset, count: content.count, at: record.offset)
+                progress(UInt64(content.count))
+            } else {
+                try target.zero(record.offset, count: record.length)
+            }
+        }
+        do { try target.sync() } catch { throw .target(error) }
+    }
+
+    private func walk(_ body: StagingLogReader.RecordBody<TargetError>) throws(Failure) {
+        do {
+            let reader = try StagingLogReader(path: path)
+            let proof = ContentProof(algorithm: algorithm, key: key)
+            var checker = TransferChecker(reader.header.begin)
+            var position = reader.start
+            while position.index < record.segmentCount {
+                position = try reader.walk(position, proof, &checker, body).next
+            }
+            try checker.check(record, sender: record.senderKey)
+        } catch let error as StagingLogError {
+            throw .log(error)
+        } catch let error as StagingLogReader.WalkError<TargetError> {
+            switch error {
+            case .log(let error): throw .log(error)
+            case .body(let error): throw .target(error)
+            }
+        } catch let error as WireError {
+            throw .otherGeneration(error)
+        } catch {
+            preconditionFailure("the body throws nothing else: \(error)")
+        }
+    }
+}

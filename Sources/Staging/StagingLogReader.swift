@@ -1,0 +1,188 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Glibc
+internal import Platform
+package import Wire
+
+/// Reads a staging log back, proving every byte of it.
+package final class StagingLogReader {
+    /// Where the log is.
+    package let path: String
+    /// Its header.
+    package let header: StagingLogFormat.Header
+    private let file: File
+    private let byteCount: UInt64
+    private let window: Window
+
+    /// A place between two segments.
+    package struct Position: Equatable, Sendable {
+        /// Byte in the file.
+        package var byte: UInt64
+        /// Index of the segment that begins there.
+        package var index: UInt64
+    }
+
+    /// Opens a log and checks its header.
+    package init(path: String) throws(StagingLogError) {
+        self.path = path
+        do throws(SystemCallError) {
+            file = try File(openingDirect: path, .noFollow)
+            byteCount = try file.status().byteCount
+        } catch {
+            throw StagingLogError(error)
+        }
+        window = Window(file, byteCount: byteCount)
+        header = try window.withBytes(at: 0, count: StagingLogFormat.unit, path) {
+            (bytes) throws(WireError) in
+            try StagingLogFormat.Header(decoding: bytes)
+        }
+    }
+
+    /// Where the first segment begins.
+    package var start: Position { Position(byte: UInt64(StagingLogFormat.unit), index: 0) }
+
+    /// What a walk hands out for each record: the record, and for data where its proven content lies.
+    package typealias RecordBody<Failure: Error> =
+        (RecordHeader, ContentProof.Content?) throws(Failure) -> Void
+
+    /// Why a walk stopped.
+    package enum WalkError<Failure: Error>: Error {
+        case log(StagingLogError)
+        case body(Failure)
+    }
+
+    /// Walks through one segment, proving each record before it is handed out.
+    ///
+    /// In mode in place the log holds no records: the segment is taken at its word, and nothing is handed
+    /// out.
+    ///
+    /// - Returns: what the segment is, and where the next one begins.
+    package func walk<Failure: Error>(
+        _ position: Position, _ proof: ContentProof, _ checker: inout TransferChecker,
+        _ body: RecordBody<Failure>
+    ) throws(WalkError<Failure>) -> (seal: Seal, next: Position) {
+        let segment: StagingLogFormat.SegmentHeader
+        do {
+            segment = try segmentHeader(at: position)
+            if header.mode == .inPlace { try skip(segment.seal, &checker) }
+        } catch {
+            throw .log(error)
+        }
+        if header.mode == .staged {
+            try walkRecords(position, segment, proof, &checker, body)
+        }
+        let next = Position(byte: position.byte + segment.span, index: position.index + 1)
+        return (segment.seal, next)
+    }
+
+    private func walkRecords<Failure: Error>(
+        _ position: Position, _ segment: StagingLogFormat.SegmentHeader, _ proof: ContentProof,
+        _ checker: inout TransferChecker, _ body: RecordBody<Failure>
+    ) throws(WalkError<Failure>) {
+        var next = position.byte + UInt64(StagingLogFormat.unit)
+        let end = next + segment.recordBytes
+        while next < end {
+            let record: RecordHeader
+            let content: ContentProof.Content?
+            do {
+                (record, content) = try self.record(at: next, end: end, proof)
+            } catch {
+                throw .log(error)
+            }
+            do { try checker.add(record) } catch { throw .log(.damaged(path, error)) }
+            do { try body(record, content) } catch { throw .body(error) }
+            next += UInt64(record.prefixLength + record.storedLength)
+        }
+        do { try checker.seal(expecting: segment.seal) } catch { throw .log(.damaged(path, error)) }
+    }
+
+    private func segmentHeader(
+        at position: Position
+    ) throws(StagingLogError) -> StagingLogFormat.SegmentHeader {
+        let behind = position.byte + UInt64(StagingLogFormat.unit)
+        return try window.withBytes(at: position.byte, count: StagingLogFormat.unit, path) {
+            (bytes) throws(WireError) in
+            try StagingLogFormat.SegmentHeader(
+                decoding: bytes, logID: header.id, mode: header.mode, index: position.index,
+                available: byteCount > behind ? byteCount - behind : 0)
+        }
+    }
+
+    private func record(
+        at byte: UInt64, end: UInt64, _ proof: ContentProof
+    ) throws(StagingLogError) -> (RecordHeader, ContentProof.Content?) {
+        let available = Int(clamping: end - byte)
+        let prefix = try window.withBytes(
+            at: byte, count: min(available, Limits.recordHeader), path
+        ) { (bytes) throws(WireError) in
+            try RecordHeader.prefixLength(decoding: bytes, recordLength: nil)
+        }
+        let record = try window.withBytes(at: byte, count: min(available, prefix), path) {
+            (bytes) throws(WireError) in
+            try RecordHeader(decoding: bytes, recordLength: nil)
+        }
+        let length = prefix + record.storedLength
+        guard length <= available else {
+            throw .damaged(path, WireError("record", .truncated))
+        }
+        guard record.kind == .data else { return (record, nil) }
+        let place = try window.load(at: byte, count: length, path)
+        do {
+            return (record, try proof.prove(record, in: window.memory, at: place + prefix))
+        } catch {
+            throw .damaged(path, error)
+        }
+    }
+
+    private func skip(
+        _ seal: Seal, _ checker: inout TransferChecker
+    ) throws(StagingLogError) {
+        do { try checker.skip(seal) } catch { throw .damaged(path, error) }
+    }
+}
+
+/// A part of the log in memory, big enough for a record wherever it lies.
+private final class Window {
+    let memory = AlignedBuffer(byteCount: 8 << 20)
+    private let file: File
+    private let byteCount: UInt64
+    private var start: UInt64 = 0
+    private var count = 0
+
+    init(_ file: File, byteCount: UInt64) {
+        self.file = file
+        self.byteCount = byteCount
+    }
+
+    /// Brings a range into memory and says where it is there.
+    func load(at byte: UInt64, count wanted: Int, _ path: String) throws(StagingLogError) -> Int {
+        if byte < start || byte - start > UInt64(count) || count - Int(byte - start) < wanted {
+            start = byte / UInt64(AlignedBuffer.alignment) * UInt64(AlignedBuffer.alignment)
+            count = 0
+            do {
+                count = try file.read(at: start, into: memory, count: memory.byteCount)
+            } catch {
+                throw StagingLogError(error)
+            }
+        }
+        let place = Int(byte - start)
+        guard place <= count, count - place >= wanted else {
+            throw .damaged(path, WireError("staging-log", .truncated))
+        }
+        return place
+    }
+
+    func withBytes<Value>(
+        at byte: UInt64, count wanted: Int, _ path: String,
+        _ body: (RawSpan) throws(WireError) -> Value
+    ) throws(StagingLogError) -> Value {
+        let place = try load(at: byte, count: wanted, path)
+        do {
+            return try memory.withBytes(at: place, count: wanted, body)
+        } catch {
+            throw .damaged(path, error)
+        }
+    }
+}

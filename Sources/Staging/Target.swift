@@ -1,0 +1,262 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Glibc
+package import Platform
+package import Wire
+
+/// The device or file that holds the standby's copy.
+///
+/// Everything is direct I/O where the file system has it, so that errors surface on the write and nobody
+/// else's page cache is in between. Ranges need not be aligned: ragged edges are read, changed and
+/// written back. After the first failed write or flush the target refuses everything: the kernel may
+/// report an error once and forget it.
+package final class Target {
+    /// The path it was opened by.
+    package let path: String
+    /// What it is.
+    package let kind: TargetKind
+    /// Identifies the object on this machine.
+    package let identity: String
+    /// Size in bytes now.
+    package private(set) var byteCount: UInt64
+    private let file: File
+    private let unit: Int
+    private let edge: AlignedBuffer
+    private var failure: SystemCallError?
+    private var zeros: AlignedBuffer?
+
+    /// What can be known about a target without touching it.
+    package struct Description: Equatable, Sendable {
+        package var kind: TargetKind
+        package var identity: String
+        package var byteCount: UInt64
+    }
+
+    /// Looks at a path.
+    package static func describe(_ path: String) throws(TargetError) -> Description {
+        let file: File
+        do { file = try File(path: path) } catch {
+            throw error.code == ENOENT ? .missing(path) : .failed(error)
+        }
+        let status = try state(of: file)
+        return Description(
+            kind: status.kind == .blockDevice ? .blockDevice : .file, identity: status.identity,
+            byteCount: status.byteCount)
+    }
+
+    private static func state(of file: File) throws(TargetError) -> FileStatus {
+        let status: FileStatus
+        do { status = try file.status() } catch { throw .failed(error) }
+        guard status.kind == .blockDevice || status.kind == .regular else {
+            throw .wrongKind(file.path)
+        }
+        return status
+    }
+
+    /// Opens a target for writing, for this process alone.
+    ///
+    /// - Parameter registered: the identity it must have; nothing skips the check.
+    package init(path: String, registered: String?) throws(TargetError) {
+        let description = try Target.describe(path)
+        if let registered, description.kind == .file || registered.hasPrefix("file:") {
+            // A device's number may change from boot to boot; a file's place does not.
+            guard registered == description.identity else {
+                throw .foreign(path, registered: registered, found: description.identity)
+            }
+        }
+        var options: File.Options = .write
+        if description.kind == .blockDevice { options.insert(.exclusive) }
+        do throws(SystemCallError) {
+            file = try File(openingDirect: path, options)
+            let status = try file.status()
+            if status.isReadOnlyDevice { throw SystemCallError("open", path, code: EROFS) }
+            unit = max(status.logicalBlockByteCount, 512)
+            byteCount = status.byteCount
+            identity = status.identity
+        } catch {
+            switch error.code {
+            case EBUSY: throw .inUse(path)
+            case EROFS, EPERM: throw .readOnly(path)
+            case ENOENT: throw .missing(path)
+            default: throw .failed(error)
+            }
+        }
+        self.path = path
+        kind = description.kind
+        edge = AlignedBuffer(byteCount: max(unit, AlignedBuffer.alignment))
+        guard identity == description.identity else {
+            throw .foreign(path, registered: description.identity, found: identity)
+        }
+        if kind == .file, try isHeldElsewhere() { throw .inUse(path) }
+    }
+
+    /// Whether a file is attached to a loop device, or locked by another process.
+    private func isHeldElsewhere() throws(TargetError) -> Bool {
+        if flock(file.descriptor, LOCK_EX | LOCK_NB) != 0 { return true }
+        let real = Directory.resolved(path)
+        let devices = (try? Directory.names(in: "/sys/block")) ?? []
+        for device in devices where device.hasPrefix("loop") {
+            let backing = "/sys/block/\(device)/loop/backing_file"
+            guard let file = try? File(path: backing),
+                let line = try? file.readBytes(at: 0, count: 4096)
+            else { continue }
+            if String(decoding: line.prefix { $0 != 0x0A }, as: UTF8.self) == real { return true }
+        }
+        return false
+    }
+
+    /// Makes sure that `needed` bytes fit: a file grows, a device is refused if it is too small.
+    package func prepare(for needed: UInt64) throws(TargetError) {
+        if byteCount >= needed { return }
+        guard kind == .file else { throw .tooSmall(path, byteCount: byteCount, needed: needed) }
+        try guarded { () throws(SystemCallError) in try file.truncate(to: needed) }
+        byteCount = needed
+    }
+
+    /// Writes content.
+    package func write(
+        _ memory: AlignedBuffer, from position: Int, count: Int, at offset: UInt64
+    ) throws(TargetError) {
+        try guarded { () throws(SystemCallError) in
+            let parts = split(offset, UInt64(count))
+            var from = position
+            if let head = parts.head {
+                try patch(head) { edge, place, count in
+                    edge.copy(from: memory, at: from, to: place, count: count)
+                }
+                from += head.count
+            }
+            if !parts.middle.isEmpty {
+                let middle = parts.middle.count
+                if from % AlignedBuffer.alignment == 0 {
+                    try file.write(memory, from: from, count: middle, at: parts.middle.lowerBound)
+                } else {
+                    try writeShifted(memory, from: from, parts.middle)
+                }
+                from += middle
+            }
+            if let tail = parts.tail {
+                try patch(tail) { edge, place, count in
+                    edge.copy(from: memory, at: from, to: place, count: count)
+                }
+            }
+        }
+    }
+
+    /// Makes a range read as zeros.
+    package func zero(_ offset: UInt64, count: UInt64) throws(TargetError) {
+        try guarded { () throws(SystemCallError) in
+            let parts = split(offset, count)
+            for part in [parts.head, parts.tail].compactMap({ $0 }) {
+                try patch(part) { edge, place, count in edge.zero(at: place, count: count) }
+            }
+            guard !parts.middle.isEmpty else { return }
+            let start = parts.middle.lowerBound
+            let length = parts.middle.upperBound - start
+            switch kind {
+            case .blockDevice:
+                try file.zeroOut(start, count: length)
+            case .file:
+                if try !file.punchHole(start, count: length) { try writeZeros(start, length) }
+            }
+        }
+    }
+
+    /// Reads a range whose offset and count are multiples of a page, or which ends at the target's end.
+    package func read(
+        at offset: UInt64, into memory: AlignedBuffer, count: Int
+    ) throws(TargetError) -> Int {
+        do { return try file.read(at: offset, into: memory, count: count) } catch {
+            throw .failed(error)
+        }
+    }
+
+    /// Forces everything to stable storage.
+    package func sync() throws(TargetError) {
+        try guarded { () throws(SystemCallError) in
+            // Writing whole units may have rounded a file up.
+            if kind == .file, try file.status().byteCount > byteCount {
+                try file.truncate(to: byteCount)
+            }
+            try file.sync()
+        }
+    }
+
+    private func guarded(_ body: () throws(SystemCallError) -> Void) throws(TargetError) {
+        if let failure { throw .failed(failure) }
+        do { try body() } catch {
+            failure = error
+            throw .failed(error)
+        }
+    }
+}
+
+// MARK: - Alignment
+
+extension Target {
+    /// A piece inside one unit.
+    private struct Ragged {
+        var offset: UInt64
+        var count: Int
+    }
+
+    /// A range as whole units with ragged ends.
+    private struct Parts {
+        var head: Ragged?
+        var middle: Range<UInt64>
+        var tail: Ragged?
+    }
+
+    private func split(_ offset: UInt64, _ count: UInt64) -> Parts {
+        let unit = UInt64(unit)
+        let end = offset + count
+        let firstWhole = (offset + unit - 1) / unit * unit
+        let lastWhole = end / unit * unit
+        if firstWhole > lastWhole {
+            return Parts(
+                head: Ragged(offset: offset, count: Int(count)), middle: offset..<offset, tail: nil)
+        }
+        return Parts(
+            head: offset < firstWhole
+                ? Ragged(offset: offset, count: Int(firstWhole - offset)) : nil,
+            middle: firstWhole..<lastWhole,
+            tail: lastWhole < end
+                ? Ragged(offset: lastWhole, count: Int(end - lastWhole)) : nil)
+    }
+
+    private func patch(
+        _ part: Ragged, _ change: (AlignedBuffer, Int, Int) -> Void
+    ) throws(SystemCallError) {
+        let start = part.offset / UInt64(unit) * UInt64(unit)
+        let got = try file.read(at: start, into: edge, count: unit)
+        if got < unit { edge.zero(at: got, count: unit - got) }
+        change(edge, Int(part.offset - start), part.count)
+        try file.write(edge, count: unit, at: start)
+    }
+
+    private func writeShifted(
+        _ memory: AlignedBuffer, from position: Int, _ range: Range<UInt64>
+    ) throws(SystemCallError) {
+        let bounce = AlignedBuffer(byteCount: min(range.count, Limits.recordContent))
+        var done = 0
+        while done < range.count {
+            let count = min(range.count - done, bounce.byteCount)
+            bounce.copy(from: memory, at: position + done, to: 0, count: count)
+            try file.write(bounce, count: count, at: range.lowerBound + UInt64(done))
+            done += count
+        }
+    }
+
+    private func writeZeros(_ offset: UInt64, _ count: UInt64) throws(SystemCallError) {
+        let memory = zeros ?? AlignedBuffer(byteCount: Limits.recordContent)
+        zeros = memory
+        var done: UInt64 = 0
+        while done < count {
+            let part = min(count - done, UInt64(memory.byteCount))
+            try file.write(memory, count: Int(part), at: offset + done)
+            done += part
+        }
+    }
+}

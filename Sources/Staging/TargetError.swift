@@ -1,0 +1,49 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Platform
+
+/// Why a target cannot be used, or can no longer be trusted.
+package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// Nothing is there.
+    case missing(String)
+    /// Mounted, stacked under another device, attached to a loop device, or open for writing elsewhere.
+    case inUse(String)
+    /// The device is read-only.
+    case readOnly(String)
+    /// Neither a block device nor a regular file.
+    case wrongKind(String)
+    /// Not the object that was registered.
+    case foreign(String, registered: String, found: String)
+    /// Smaller than what is to be written.
+    case tooSmall(String, byteCount: UInt64, needed: UInt64)
+    /// Reading, writing or flushing failed; what it holds is no longer known.
+    case failed(SystemCallError)
+
+    package var description: String {
+        switch self {
+        case .missing(let path): "\(path) does not exist"
+        case .inUse(let path):
+            "\(path) is in use: mounted, part of another device, or open elsewhere"
+        case .readOnly(let path): "\(path) is read-only"
+        case .wrongKind(let path): "\(path) is neither a block device nor a regular file"
+        case .foreign(let path, let registered, let found):
+            "\(path) is not the target that was registered (\(registered)), but \(found)"
+        case .tooSmall(let path, let byteCount, let needed):
+            "\(path) has \(byteCount) bytes, \(needed) are needed"
+        case .failed(let error): error.description
+        }
+    }
+
+    /// The rule under the code `target` (Protocol/Specification.md 8).
+    package var rule: String {
+        switch self {
+        case .missing: "missing"
+        case .inUse: "in-use"
+        case .readOnly: "read-only"
+        case .wrongKind, .foreign: "foreign"
+        case .tooSmall: "too-small"
+        case .failed: "storage"
+        }
+    }
+}

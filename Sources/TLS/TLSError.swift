@@ -1,0 +1,98 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import COpenSSL
+package import Digests
+internal import Glibc
+
+/// Why there is no session, or no longer one.
+///
+/// After any of these only closing the socket is left.
+package enum TLSError: Error, Equatable, Sendable {
+    /// The deadline passed.
+    case timedOut
+    /// The stream ended without `close_notify`: a cut, by the network or by somebody in between.
+    case truncated
+    /// The peer ended the stream properly, where more bytes were due.
+    case closed
+    /// The peer's host or something in between reset the connection.
+    case reset
+    /// A system call failed.
+    case system(errno: CInt)
+    /// The peer showed no certificate.
+    case noPeerCertificate
+    /// The peer has proved a key that this side does not accept.
+    case peerNotPinned(KeyID)
+    /// The peer refused this side's key.
+    case ownKeyRefused
+    /// The sides have no application protocol in common, or the peer named none.
+    case wrongALPN
+    /// The peer ended the session with another TLS alert.
+    case alert(String)
+    /// The peer broke TLS, or wants what the profile excludes; with OpenSSL's reason.
+    case protocolFailure(String)
+}
+
+extension TLSError: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .timedOut: "the peer did not answer in time"
+        case .truncated: "the connection was cut"
+        case .closed: "the peer closed the connection too early"
+        case .reset: "the connection was reset"
+        // SAFETY: strerror gives a C string, which is copied.
+        case .system(let code): unsafe String(cString: strerror(code))
+        case .noPeerCertificate: "the peer has no certificate"
+        case .peerNotPinned(let id): "the peer's key \(id) is not accepted here"
+        case .ownKeyRefused: "the peer does not accept this host's key"
+        case .wrongALPN: "the peer does not offer this protocol"
+        case .alert(let text): "the peer ended the session: \(text)"
+        case .protocolFailure(let text): "TLS failed: \(text)"
+        }
+    }
+}
+
+extension TLSError {
+    /// The reason that OpenSSL has queued for this thread's last call, which failed with `SSL_ERROR_SSL`.
+    static func fromQueue() -> TLSError {
+        let code = ERR_peek_error()
+        let reason = ERR_GET_REASON(code)
+        guard ERR_GET_LIB(code) == ERR_LIB_SSL else { return .protocolFailure(text(code)) }
+        switch reason {
+        case SSL_R_UNEXPECTED_EOF_WHILE_READING: return .truncated
+        case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return .noPeerCertificate
+        case SSL_AD_REASON_OFFSET...(SSL_AD_REASON_OFFSET + 255):
+            return fromAlert(reason - SSL_AD_REASON_OFFSET)
+        default: return .protocolFailure(text(code))
+        }
+    }
+
+    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key, so that the alerts about
+    /// the key arrive with its first read.
+    private static func fromAlert(_ alert: CInt) -> TLSError {
+        switch alert {
+        case SSL_AD_BAD_CERTIFICATE, SSL_AD_CERTIFICATE_UNKNOWN, SSL_AD_UNKNOWN_CA,
+            SSL_AD_ACCESS_DENIED:
+            return .ownKeyRefused
+        case SSL_AD_NO_APPLICATION_PROTOCOL: return .wrongALPN
+        default:
+            // SAFETY: gives a constant C string for every number.
+            return .alert(unsafe String(cString: SSL_alert_desc_string_long(alert)))
+        }
+    }
+
+    private static func text(_ code: UInt) -> String {
+        // SAFETY: gives a constant C string or none.
+        unsafe ERR_reason_error_string(code).map { unsafe String(cString: $0) }
+            ?? "error \(String(code, radix: 16))"
+    }
+
+    /// The errors of system calls that mean a broken connection have cases of their own.
+    static func fromSystem(_ code: CInt) -> TLSError {
+        switch code {
+        case 0: .truncated
+        case ECONNRESET, EPIPE: .reset
+        default: .system(errno: code)
+        }
+    }
+}

@@ -1,0 +1,247 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+package import Digests
+
+/// Whether a generation defines every byte or changes its parent.
+package enum GenerationKind: UInt8, Sendable {
+    case full = 1
+    case delta = 2
+}
+
+/// What both BEGIN and the generation record say of a generation.
+package struct GenerationHead: Equatable, Sendable {
+    package var kind: GenerationKind
+    package var tagAlgorithm: TagAlgorithm
+    package var lineage: LineageID
+    /// From 1; for people and for resuming.
+    package var number: UInt64
+    /// Id of the generation this one changes; zeros for a full one.
+    package var parent: SHA256Digest
+    /// Bytes.
+    package var volumeSize: UInt64
+    /// The snapshot's point in time, nanoseconds since 1970-01-01 UTC.
+    package var sourceTime: UInt64
+    /// What the sender read, in words; at most 512 bytes.
+    package var sourceIdentity: String
+
+    package init(
+        kind: GenerationKind, tagAlgorithm: TagAlgorithm, lineage: LineageID, number: UInt64,
+        parent: SHA256Digest, volumeSize: UInt64, sourceTime: UInt64, sourceIdentity: String
+    ) {
+        self.kind = kind
+        self.tagAlgorithm = tagAlgorithm
+        self.lineage = lineage
+        self.number = number
+        self.parent = parent
+        self.volumeSize = volumeSize
+        self.sourceTime = sourceTime
+        self.sourceIdentity = sourceIdentity
+    }
+}
+
+/// Announces a transfer (Specification 5.5).
+package struct Begin: Message {
+    package static let type = FrameType.begin
+    package var transfer: TransferID
+    package var head: GenerationHead
+    /// Bytes of data extents in the change list.
+    package var plannedContent: UInt64
+    package var plannedSegments: UInt64
+    /// How many first segments the sender holds digests of.
+    package var heldSegments: UInt64
+    /// The lineage's key in a full generation, nothing in a delta.
+    package var tagKey: TagKey?
+
+    package init(
+        transfer: TransferID, head: GenerationHead, plannedContent: UInt64, plannedSegments: UInt64,
+        heldSegments: UInt64, tagKey: TagKey?
+    ) {
+        self.transfer = transfer
+        self.head = head
+        self.plannedContent = plannedContent
+        self.plannedSegments = plannedSegments
+        self.heldSegments = heldSegments
+        self.tagKey = tagKey
+    }
+
+    package init(decoding bytes: RawSpan) throws(WireError) {
+        var reader = FieldReader("BEGIN")
+        transfer = try reader.identifier(bytes)
+        guard !transfer.isNone else { throw reader.error(.badTransfer) }
+        let (kind, algorithm) = try reader.kindAndAlgorithm(bytes)
+        try reader.reserved(6, bytes)
+        let (lineage, number, parent) = try reader.place(kind, bytes)
+        let size = try reader.volumeSize(bytes)
+        let time = try reader.integer(UInt64.self, bytes)
+        plannedContent = try reader.integer(UInt64.self, bytes)
+        plannedSegments = try reader.integer(UInt64.self, bytes)
+        guard plannedSegments <= Limits.segments else { throw reader.error(.badSegmentCount) }
+        heldSegments = try reader.integer(UInt64.self, bytes)
+        let key = try reader.fixed(TagKey.byteCount, bytes)
+        let isZero = key.allSatisfy { $0 == 0 }
+        guard isZero == (kind == .delta) else { throw reader.error(.badTagKey) }
+        tagKey = isZero ? nil : TagKey(bytes: key)
+        head = GenerationHead(
+            kind: kind, tagAlgorithm: algorithm, lineage: lineage, number: number, parent: parent,
+            volumeSize: size, sourceTime: time, sourceIdentity: try reader.string(0...512, bytes))
+        try reader.finish(bytes)
+    }
+
+    package func encoded() -> [UInt8] {
+        var bytes = transfer.bytes
+        bytes.append(head.kind.rawValue)
+        bytes.append(head.tagAlgorithm.rawValue)
+        bytes.append(zeros: 6)
+        bytes.append(contentsOf: head.lineage.bytes)
+        bytes.append(littleEndian: head.number)
+        bytes.append(contentsOf: head.parent.bytes)
+        bytes.append(littleEndian: head.volumeSize)
+        bytes.append(littleEndian: head.sourceTime)
+        bytes.append(littleEndian: plannedContent)
+        bytes.append(littleEndian: plannedSegments)
+        bytes.append(littleEndian: heldSegments)
+        bytes.append(contentsOf: tagKey?.bytes ?? [UInt8](repeating: 0, count: TagKey.byteCount))
+        bytes.append(string: head.sourceIdentity, limit: 512)
+        return bytes
+    }
+}
+
+/// The record of a generation, whose SHA-256 is the generation's id (Specification 7).
+package struct GenerationRecord: Message {
+    package static let type = FrameType.commit
+    package var head: GenerationHead
+    package var segmentCount: UInt64
+    package var deltaDigest: SHA256Digest
+    /// Root of the tag map; zeros if it was not computed.
+    package var volumeRoot: SHA256Digest
+    package var senderKey: KeyID
+
+    package init(
+        head: GenerationHead, segmentCount: UInt64, deltaDigest: SHA256Digest,
+        volumeRoot: SHA256Digest, senderKey: KeyID
+    ) {
+        self.head = head
+        self.segmentCount = segmentCount
+        self.deltaDigest = deltaDigest
+        self.volumeRoot = volumeRoot
+        self.senderKey = senderKey
+    }
+
+    private static let magic = Array("BFGR".utf8)
+
+    package init(decoding bytes: RawSpan) throws(WireError) {
+        var reader = FieldReader("generation")
+        guard try reader.fixed(4, bytes) == Self.magic else { throw reader.error(.badMagic) }
+        guard try reader.integer(UInt16.self, bytes) == 1 else { throw reader.error(.badFormat) }
+        let (kind, algorithm) = try reader.kindAndAlgorithm(bytes)
+        let (lineage, number, parent) = try reader.place(kind, bytes)
+        let size = try reader.volumeSize(bytes)
+        let time = try reader.integer(UInt64.self, bytes)
+        segmentCount = try reader.integer(UInt64.self, bytes)
+        deltaDigest = try reader.digest(bytes)
+        volumeRoot = try reader.digest(bytes)
+        senderKey = KeyID(try reader.digest(bytes))
+        head = GenerationHead(
+            kind: kind, tagAlgorithm: algorithm, lineage: lineage, number: number, parent: parent,
+            volumeSize: size, sourceTime: time, sourceIdentity: try reader.string(0...512, bytes))
+        try reader.finish(bytes)
+    }
+
+    package func encoded() -> [UInt8] {
+        var bytes = Self.magic
+        bytes.append(littleEndian: UInt16(1))
+        bytes.append(head.kind.rawValue)
+        bytes.append(head.tagAlgorithm.rawValue)
+        bytes.append(contentsOf: head.lineage.bytes)
+        bytes.append(littleEndian: head.number)
+        bytes.append(contentsOf: head.parent.bytes)
+        bytes.append(littleEndian: head.volumeSize)
+        bytes.append(littleEndian: head.sourceTime)
+        bytes.append(littleEndian: segmentCount)
+        bytes.append(contentsOf: deltaDigest.bytes)
+        bytes.append(contentsOf: volumeRoot.bytes)
+        bytes.append(contentsOf: senderKey.digest.bytes)
+        bytes.append(string: head.sourceIdentity, limit: 512)
+        return bytes
+    }
+
+    /// SHA-256 of the record.
+    package var id: SHA256Digest { SHA256Digest.of(encoded()) }
+}
+
+extension FieldReader {
+    fileprivate mutating func kindAndAlgorithm(
+        _ bytes: RawSpan
+    ) throws(WireError) -> (GenerationKind, TagAlgorithm) {
+        guard let kind = GenerationKind(rawValue: try integer(UInt8.self, bytes)) else {
+            throw error(.badKind)
+        }
+        guard let algorithm = TagAlgorithm(rawValue: try integer(UInt8.self, bytes)) else {
+            throw error(.badTagAlgorithm)
+        }
+        return (kind, algorithm)
+    }
+
+    fileprivate mutating func place(
+        _ kind: GenerationKind, _ bytes: RawSpan
+    ) throws(WireError) -> (LineageID, UInt64, SHA256Digest) {
+        let lineage: LineageID = try identifier(bytes)
+        guard !lineage.isNone else { throw error(.badLineage) }
+        let number = try integer(UInt64.self, bytes)
+        guard number >= 1 else { throw error(.badNumber) }
+        let parent = try digest(bytes)
+        guard (parent == .zero) == (kind == .full) else { throw error(.badParent) }
+        return (lineage, number, parent)
+    }
+
+    fileprivate mutating func volumeSize(_ bytes: RawSpan) throws(WireError) -> UInt64 {
+        let size = try integer(UInt64.self, bytes)
+        guard (1...Limits.volumeSize).contains(size) else { throw error(.badVolumeSize) }
+        return size
+    }
+}
+
+/// Makes the digest of one segment from its records (Specification 6.3).
+package struct SegmentDigester: ~Copyable {
+    private var hasher = SHA256Hasher()
+    /// Records so far.
+    package private(set) var recordCount: UInt32 = 0
+    /// Bytes of data records so far.
+    package private(set) var content: UInt64 = 0
+    /// End of the last record.
+    package private(set) var endOffset: UInt64 = 0
+
+    /// Starts the segment with this index.
+    package init(index: UInt64) {
+        var start = Array("blockferry segment 1".utf8)
+        start.append(littleEndian: index)
+        hasher.update(start)
+    }
+
+    /// Adds the next record.
+    package mutating func add(_ record: RecordHeader) {
+        var bytes = [record.kind.rawValue]
+        bytes.append(littleEndian: record.offset)
+        bytes.append(littleEndian: record.length)
+        for tag in record.tags { tag.append(to: &bytes) }
+        hasher.update(bytes)
+        recordCount += 1
+        if record.kind == .data { content += record.length }
+        endOffset = record.end
+    }
+
+    /// Ends the segment; nothing may be added after.
+    package mutating func finish() -> SHA256Digest { hasher.finish() }
+}
+
+/// The digest of a whole generation from the digests of its segments (Specification 6.3).
+package func deltaDigest(of segments: [SHA256Digest]) -> SHA256Digest {
+    var hasher = SHA256Hasher()
+    var start = Array("blockferry delta 1".utf8)
+    start.append(littleEndian: UInt64(segments.count))
+    hasher.update(start)
+    for segment in segments { hasher.update(segment.bytes) }
+    return hasher.finish()
+}

@@ -1,0 +1,75 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+
+/// Why the other side will not go on.
+package enum RefusalCode: UInt16, Sendable, CaseIterable {
+    case unsupportedVersion = 1
+    case malformed = 2
+    case notAuthorised = 3
+    case busy = 4
+    case lineage = 5
+    case target = 6
+    case space = 7
+    case storage = 8
+    case corrupt = 9
+    case limit = 10
+    case stopping = 11
+    case invitation = 12
+
+    /// The name in the specification.
+    package var name: String {
+        switch self {
+        case .unsupportedVersion: "unsupported-version"
+        case .notAuthorised: "not-authorised"
+        default: "\(self)"
+        }
+    }
+}
+
+/// A refusal with its rule and a sentence (Specification 5.12).
+package struct Refusal: Message, Error, CustomStringConvertible {
+    package static let type = FrameType.refuse
+    package var code: RefusalCode
+    /// The rule of section 8, such as "parent-mismatch".
+    package var rule: String
+    /// One sentence for people.
+    package var text: String
+
+    package init(_ code: RefusalCode, rule: String? = nil, _ text: String) {
+        self.code = code
+        self.rule = rule ?? code.name
+        // What a file system or a library says may hold anything; the wire does not.
+        self.text = String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? " " : $0 }))
+    }
+
+    package init(decoding bytes: RawSpan) throws(WireError) {
+        var reader = FieldReader("REFUSE")
+        guard let code = RefusalCode(rawValue: try reader.integer(UInt16.self, bytes)) else {
+            throw reader.error(.badCode)
+        }
+        self.code = code
+        try reader.reserved(2, bytes)
+        rule = try reader.string(1...64, bytes)
+        let allowed = rule.utf8.allSatisfy {
+            (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x2D
+        }
+        guard allowed else { throw reader.error(.badStringCharacters) }
+        text = try reader.string(0...256, bytes)
+        try reader.finish(bytes)
+    }
+
+    package func encoded() -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.append(littleEndian: code.rawValue)
+        bytes.append(zeros: 2)
+        bytes.append(string: rule, limit: 64)
+        bytes.append(string: text, limit: 256)
+        return bytes
+    }
+
+    package var description: String { "\(text) (rule \(rule))" }
+}

@@ -1,0 +1,99 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Digests
+
+/// Checks the records and seals of one transfer against its announcement and against each other.
+///
+/// The receiver runs one over what comes in, recovery over what the staging log holds, and the sender
+/// over what it sends, so that all three agree on what a transfer is.
+package struct TransferChecker: ~Copyable {
+    /// The announcement.
+    package let begin: Begin
+    /// Digests of the sealed segments, in order.
+    package private(set) var segments: [SHA256Digest] = []
+    /// End of the last record.
+    package private(set) var previousEnd: UInt64 = 0
+    /// Bytes of data in sealed segments.
+    package private(set) var sealedContent: UInt64 = 0
+    private var current: SegmentDigester
+
+    /// Starts at the first segment.
+    package init(_ begin: Begin) {
+        self.begin = begin
+        current = SegmentDigester(index: 0)
+    }
+
+    /// Index of the segment that is being filled.
+    package var segmentIndex: UInt64 { UInt64(segments.count) }
+
+    /// Whether records came in since the last seal.
+    package var hasOpenSegment: Bool { current.recordCount > 0 }
+
+    /// Takes the next record, whose content is checked elsewhere.
+    package mutating func add(_ record: RecordHeader) throws(WireError) {
+        try record.check(
+            volumeSize: begin.head.volumeSize, previousEnd: previousEnd,
+            isFull: begin.head.kind == .full)
+        guard current.recordCount < Limits.segmentRecords else {
+            throw WireError("SEAL", .badRecordCount)
+        }
+        if record.kind == .data {
+            guard current.content <= Limits.segmentContent - record.length else {
+                throw WireError("SEAL", .badContent)
+            }
+        }
+        current.add(record)
+        previousEnd = record.end
+    }
+
+    /// Ends the segment that is being filled and says what it is.
+    package mutating func seal() -> Seal {
+        let seal = Seal(
+            index: segmentIndex, recordCount: current.recordCount, content: current.content,
+            endOffset: current.endOffset, digest: current.finish())
+        segments.append(seal.digest)
+        sealedContent += seal.content
+        current = SegmentDigester(index: segmentIndex)
+        return seal
+    }
+
+    /// Ends the segment that is being filled and checks that it is what the other side says.
+    package mutating func seal(expecting claimed: Seal) throws(WireError) {
+        guard claimed.index == segmentIndex, claimed.index < begin.plannedSegments else {
+            throw WireError("SEAL", .badSegmentIndex)
+        }
+        guard claimed.recordCount == current.recordCount else {
+            throw WireError("SEAL", .badRecordCount)
+        }
+        guard seal() == claimed else { throw WireError("SEAL", .digestMismatch) }
+    }
+
+    /// Skips a segment that is known by its seal alone: it was sealed and proven before.
+    package mutating func skip(_ sealed: Seal) throws(WireError) {
+        guard sealed.index == segmentIndex, !hasOpenSegment else {
+            throw WireError("SEAL", .badSegmentIndex)
+        }
+        segments.append(sealed.digest)
+        sealedContent += sealed.content
+        previousEnd = sealed.endOffset
+        current = SegmentDigester(index: segmentIndex)
+    }
+
+    /// The record of the finished generation.
+    package func record(sender: KeyID) -> GenerationRecord {
+        GenerationRecord(
+            head: begin.head, segmentCount: segmentIndex, deltaDigest: deltaDigest(of: segments),
+            volumeRoot: .zero, senderKey: sender)
+    }
+
+    /// Checks the record that the other side wants to commit.
+    package func check(_ record: GenerationRecord, sender: KeyID) throws(WireError) {
+        guard !hasOpenSegment, record.head == begin.head, record.senderKey == sender,
+            record.segmentCount == segmentIndex, record.deltaDigest == deltaDigest(of: segments)
+        else { throw WireError("COMMIT", .digestMismatch) }
+        if begin.head.kind == .full, previousEnd != begin.head.volumeSize {
+            throw WireError("COMMIT", .badLength)
+        }
+    }
+}

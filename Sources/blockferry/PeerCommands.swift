@@ -1,0 +1,154 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Catalog
+internal import CommandLine
+internal import Foundation
+internal import Platform
+internal import Sending
+internal import TLS
+internal import Wire
+
+struct PairCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "pair",
+        abstract: "Make a standby known by an invitation.",
+        discussion: """
+            On the standby: blockferryd invite VOLUME --target DEVICE prints the invitation. It is good for one \
+            volume, once, for some minutes.
+            """)
+
+    @Argument(help: "The invitation, beginning with bf1.") var invitation: String
+    @Option(
+        help: ArgumentHelp("What the standby is to be called here.", valueName: "peer"))
+    var name = "standby"
+    @Option(
+        help: ArgumentHelp(
+            "What this host is to be called there (default: its host name).", valueName: "name"))
+    var ownName: String?
+    @OptionGroup var state: StateOptions
+
+    func validate() throws {
+        guard VolumeName(name) != nil else {
+            throw ValidationError("A name has 1 to 63 of a-z, 0-9, '.', '_', '-'.")
+        }
+    }
+
+    func run() throws {
+        let parsed: Invitation
+        do { parsed = try Invitation(text: invitation) } catch {
+            throw ValidationError("This is no invitation (\(error)); copy the whole line.")
+        }
+        let own = ownName ?? ProcessInfo.processInfo.hostName
+        let volume = try Pairing(try state.home(), software: software).pair(
+            parsed, receiverName: name, ownName: Format.escaped(own.isEmpty ? "source" : own))
+        Terminal.out(
+            """
+            paired with \(name) (\(parsed.receiver)) for volume \(volume)
+            next: blockferry send SOURCE --to \(name) --volume \(volume)
+
+            """)
+    }
+}
+
+struct PeersCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "peers", abstract: "List the standbys that this host knows.")
+
+    @OptionGroup var state: StateOptions
+    @Flag(help: "Print JSON.") var json = false
+
+    private struct Entry: Encodable {
+        let name, address, id, added: String
+    }
+
+    func run() throws {
+        let entries = try state.home().catalog.receivers().map {
+            Entry(
+                name: $0.name, address: $0.address, id: "\($0.key)",
+                added: Format.time($0.addedAt))
+        }
+        if json {
+            struct List: Encodable {
+                let schemaVersion = 1
+                let peers: [Entry]
+            }
+            return Terminal.out(try Format.json(List(peers: entries)))
+        }
+        Terminal.out(
+            Format.table(
+                [["PEER", "ADDRESS", "ID"]] + entries.map { [$0.name, $0.address, $0.id] }))
+    }
+}
+
+struct IDCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "id", abstract: "Print the id of this host's key.")
+
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        Terminal.out("\(try state.home().identity().keyID)\n")
+    }
+}
+
+struct StatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status",
+        abstract: "Show where each volume stands, as this host knows it.",
+        discussion: "The standby is not asked; blockferry explain asks it.")
+
+    @OptionGroup var state: StateOptions
+    @Flag(help: "Print JSON.") var json = false
+
+    private struct Entry: Encodable {
+        let volume, peer, state: String
+        let generation: UInt64?
+        let generationId: String?
+        let ageSeconds: UInt64?
+        let committed: String?
+        let volumeBytes: UInt64?
+        let lastBytesChanged: UInt64?
+        let lastBytesOnWire: UInt64?
+    }
+
+    func run() throws {
+        let catalog = try state.home().catalog
+        let now = Clock.wall()
+        let entries = try catalog.replicas().map { replica in
+            let last = try catalog.history(replica.receiver, replica.volume, limit: 1).first
+            let time = replica.committed?.head.sourceTime
+            let state =
+                replica.pending != nil
+                ? "commit-in-doubt"
+                : replica.transfer != nil
+                    ? "unfinished" : replica.committed != nil ? "committed" : "empty"
+            return Entry(
+                volume: replica.volume.text, peer: replica.receiver, state: state,
+                generation: replica.committed?.head.number,
+                generationId: replica.committed.map { "\($0.id)" },
+                ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
+                committed: replica.committedAt.map(Format.time),
+                volumeBytes: replica.committed?.head.volumeSize,
+                lastBytesChanged: last?.changedByteCount, lastBytesOnWire: last?.wireByteCount)
+        }
+        if json {
+            struct List: Encodable {
+                let schemaVersion = 1
+                let volumes: [Entry]
+            }
+            return Terminal.out(try Format.json(List(volumes: entries)))
+        }
+        let rows = entries.map { entry in
+            [
+                entry.volume, entry.peer, entry.state,
+                entry.generation.map { "\($0) (\((entry.generationId ?? "").prefix(8)))" } ?? "-",
+                entry.ageSeconds.map { Format.age(seconds: $0) } ?? "-", entry.committed ?? "-",
+            ]
+        }
+        Terminal.out(
+            Format.table(
+                [["VOLUME", "PEER", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED"]] + rows))
+    }
+}

@@ -1,0 +1,86 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Sending
+
+/// The source of a generation: one of three kinds.
+struct SourceOptions: ParsableArguments {
+    @Argument(
+        help: ArgumentHelp(
+            "A file or block device, read as it is; it must not be written meanwhile.",
+            valueName: "source"))
+    var path: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Thin pool: image of the metadata (tmeta).", valueName: "file"))
+    var thinMetadata: String?
+
+    @Option(help: ArgumentHelp("Thin pool: image of the data (tdata).", valueName: "file"))
+    var thinData: String?
+
+    @Option(help: ArgumentHelp("Thin pool: id of the device to send.", valueName: "id"))
+    var device: UInt32?
+
+    @Option(
+        help: ArgumentHelp(
+            "Thin pool: size of the volume. The metadata does not hold it; after the first generation it is known.",
+            valueName: "bytes"))
+    var volumeSize: UInt64?
+
+    @Flag(help: "Thin pool: read the metadata snapshot that the pool holds.")
+    var metadataSnapshot = false
+
+    @Option(
+        help: ArgumentHelp("Classic snapshot: image of the origin.", valueName: "file"))
+    var cowOrigin: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Classic snapshot: image of its store (the -cow device). Without it the origin itself is sent.",
+            valueName: "file"))
+    var cowStore: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Classic snapshot: image of the store of the snapshot that was sent last; it names what changed.",
+            valueName: "file"))
+    var baseStore: String?
+
+    func validate() throws {
+        let kinds = [path != nil, thinMetadata != nil, cowOrigin != nil].filter { $0 }.count
+        guard kinds == 1 else {
+            throw ValidationError(
+                "Give one source: a file or device, --thin-metadata, or --cow-origin.")
+        }
+        guard (thinMetadata != nil) == (thinData != nil), (thinMetadata != nil) == (device != nil)
+        else {
+            throw ValidationError("--thin-metadata, --thin-data and --device go together.")
+        }
+        guard thinMetadata != nil || (volumeSize == nil && !metadataSnapshot) else {
+            throw ValidationError(
+                "--volume-size and --metadata-snapshot belong to --thin-metadata.")
+        }
+        guard cowOrigin != nil || (cowStore == nil && baseStore == nil) else {
+            throw ValidationError("--cow-store and --base-store belong to --cow-origin.")
+        }
+    }
+
+    /// Opens the source; `knownSize` is the size of the last committed generation.
+    func open(knownSize: UInt64?) throws -> any Source {
+        if let path { return try PlainSource(path: path) }
+        if let thinMetadata, let thinData, let device {
+            guard let size = volumeSize ?? knownSize else {
+                throw ValidationError(
+                    "A pool's metadata does not hold the size of a volume: give --volume-size.")
+            }
+            return try ThinImageSource(
+                metadata: thinMetadata, data: thinData, device: device, volumeByteCount: size,
+                heldByMetadataSnapshot: metadataSnapshot)
+        }
+        guard let cowOrigin else { throw ValidationError("Give a source.") }
+        return try SnapshotImageSource(
+            origin: cowOrigin, store: cowStore, baseStore: baseStore)
+    }
+}

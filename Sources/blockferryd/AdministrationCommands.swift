@@ -1,0 +1,255 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Catalog
+internal import CommandLine
+internal import Foundation
+internal import Platform
+internal import Receiving
+internal import TLS
+internal import Wire
+
+struct InviteCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "invite",
+        abstract: "Register a volume and print an invitation for its source host.",
+        discussion: """
+            The invitation is one string, to be given to: blockferry pair. It is good once, for some minutes. The \
+            target is the device or file that will hold the copy; everything on it will be replaced.
+            """)
+
+    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Option(
+        help: ArgumentHelp(
+            "Device or file for the copy; needed the first time.", valueName: "path"))
+    var target: String?
+    @Flag(help: "Make an empty file if there is nothing at the target's path.")
+    var create = false
+    @Option(
+        help: ArgumentHelp(
+            "Where the source host is to connect (default: this host's name, port 7441).",
+            valueName: "host:port"))
+    var address: String?
+    @Option(help: ArgumentHelp("How long the invitation is good.", valueName: "minutes"))
+    var minutes: UInt64 = 10
+    @Flag(help: "Print JSON.") var json = false
+    @OptionGroup var state: StateOptions
+
+    func validate() throws {
+        guard (1...1440).contains(minutes) else {
+            throw ValidationError("--minutes takes 1 to 1440.")
+        }
+        if let target, !target.hasPrefix("/") {
+            throw ValidationError("--target takes an absolute path.")
+        }
+    }
+
+    func run() throws {
+        let address = address ?? "\(ProcessInfo.processInfo.hostName):7441"
+        _ = try Socket.split(address)
+        let invitation = try Administration(try state.home()).invite(
+            volume, targetPath: target, createFile: create, address: address,
+            seconds: minutes * 60)
+        if json {
+            struct Result: Encodable {
+                let schemaVersion = 1
+                let volume, address, receiverId, invitation: String
+                let validSeconds: UInt64
+            }
+            return Terminal.out(
+                try Format.json(
+                    Result(
+                        volume: volume.text, address: address,
+                        receiverId: "\(invitation.receiver)", invitation: invitation.text,
+                        validSeconds: minutes * 60)))
+        }
+        Terminal.out(invitation.text + "\n")
+    }
+}
+
+struct VolumesCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "volumes", abstract: "List the volumes and their targets.")
+
+    @Flag(help: "Print JSON.") var json = false
+    @OptionGroup var state: StateOptions
+
+    private struct Entry: Encodable {
+        let volume, target, targetKind, state: String
+        let peerId: String?
+    }
+
+    func run() throws {
+        let entries = try state.home().catalog.volumes().map {
+            Entry(
+                volume: $0.name.text, target: $0.targetPath,
+                targetKind: $0.targetKind == .blockDevice ? "block-device" : "file",
+                state: "\($0.state)", peerId: $0.peer.map { "\($0)" })
+        }
+        if json {
+            struct List: Encodable {
+                let schemaVersion = 1
+                let volumes: [Entry]
+            }
+            return Terminal.out(try Format.json(List(volumes: entries)))
+        }
+        Terminal.out(
+            Format.table(
+                [["VOLUME", "STATE", "TARGET", "PEER"]]
+                    + entries.map { [$0.volume, $0.state, $0.target, $0.peerId ?? "-"] }))
+    }
+}
+
+struct PeersCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "peers", abstract: "List the source hosts that may send.")
+
+    @Flag(help: "Print JSON.") var json = false
+    @OptionGroup var state: StateOptions
+
+    private struct Entry: Encodable {
+        let name, id, added: String
+        let volumes: [String]
+    }
+
+    func run() throws {
+        let catalog = try state.home().catalog
+        let volumes = try catalog.volumes()
+        let entries = try catalog.peers().map { peer in
+            Entry(
+                name: peer.name, id: "\(peer.key)", added: Format.time(peer.addedAt),
+                volumes: volumes.filter { $0.peer == peer.key }.map(\.name.text))
+        }
+        if json {
+            struct List: Encodable {
+                let schemaVersion = 1
+                let peers: [Entry]
+            }
+            return Terminal.out(try Format.json(List(peers: entries)))
+        }
+        Terminal.out(
+            Format.table(
+                [["PEER", "VOLUMES", "ADDED", "ID"]]
+                    + entries.map {
+                        [
+                            Format.escaped($0.name), $0.volumes.joined(separator: ","), $0.added,
+                            $0.id,
+                        ]
+                    }))
+    }
+}
+
+struct StatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status",
+        abstract: "Show where each volume stands.",
+        discussion: """
+            States: empty, initialising (first full copy; not usable), consistent, staging (consistent, the next \
+            generation is coming in), applying, promoted, diverged, suspect (an I/O error; not to be trusted).
+            """)
+
+    @Argument(help: "Name of a volume; all if left out.") var volume: VolumeName?
+    @Flag(help: "Print JSON.") var json = false
+    @OptionGroup var state: StateOptions
+
+    private struct Entry: Encodable {
+        let volume, state, target: String
+        let generation: UInt64?
+        let generationId: String?
+        let ageSeconds: UInt64?
+        let sourceTime: String?
+        let committed: String?
+        let volumeBytes: UInt64?
+        let reason: String?
+    }
+
+    func run() throws {
+        let now = Clock.wall()
+        var volumes = try state.home().catalog.volumes()
+        if let volume {
+            volumes = volumes.filter { $0.name == volume }
+            guard !volumes.isEmpty else { throw AdministrationError.unknownVolume(volume) }
+        }
+        let entries = volumes.map { volume in
+            let time = volume.committed?.head.sourceTime
+            return Entry(
+                volume: volume.name.text, state: "\(volume.state)", target: volume.targetPath,
+                generation: volume.committed?.head.number,
+                generationId: volume.committed.map { "\($0.id)" },
+                ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
+                sourceTime: time.map(Format.time), committed: volume.committedAt.map(Format.time),
+                volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason)
+        }
+        if json {
+            struct List: Encodable {
+                let schemaVersion = 1
+                let volumes: [Entry]
+            }
+            return Terminal.out(try Format.json(List(volumes: entries)))
+        }
+        let rows = entries.map { entry in
+            [
+                entry.volume, entry.state,
+                entry.generation.map { "\($0) (\((entry.generationId ?? "").prefix(8)))" } ?? "-",
+                entry.ageSeconds.map { Format.age(seconds: $0) } ?? "-", entry.committed ?? "-",
+                Format.escaped(entry.reason ?? ""),
+            ]
+        }
+        Terminal.out(
+            Format.table(
+                [["VOLUME", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "REASON"]] + rows))
+    }
+}
+
+struct PromoteCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "promote",
+        abstract:
+            "Take the copy into use: finish or drop what is pending, and refuse the source from now on.",
+        discussion: "Needs no network. Afterwards the target may be mounted and written.")
+
+    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        let promoted = try Administration(try state.home()).promote(volume)
+        let number = promoted.committed?.head.number ?? 0
+        Terminal.out("\(volume) promoted at generation \(number): \(promoted.targetPath)\n")
+    }
+}
+
+struct ResetCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "reset",
+        abstract:
+            "Forget every generation of a volume, so that a full copy may replace its target.",
+        discussion: """
+            The target is not touched, but the next send overwrites it. On the source host the volume must be sent \
+            under a new name, or its state forgotten, since that side remembers the old lineage.
+            """)
+
+    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Flag(help: "Needed: says that the copy may be overwritten.") var overwrite = false
+    @OptionGroup var state: StateOptions
+
+    func validate() throws {
+        guard overwrite else { throw ValidationError("Give --overwrite to confirm.") }
+    }
+
+    func run() throws {
+        try Administration(try state.home()).reset(volume)
+        Terminal.out("\(volume) is empty; the next full copy replaces its target\n")
+    }
+}
+
+struct IDCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "id", abstract: "Print the id of this standby's key.")
+
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        Terminal.out("\(try state.home().identity().keyID)\n")
+    }
+}

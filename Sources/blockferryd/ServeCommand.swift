@@ -1,0 +1,60 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import CommandLine
+internal import Platform
+internal import Receiving
+
+struct ServeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve",
+        abstract: "Serve source hosts until SIGTERM.",
+        discussion: """
+            Finishes first what an earlier run left behind. Each connection has a process of its own. Says READY to \
+            the service manager when it listens.
+            """)
+
+    @Option(
+        help: ArgumentHelp("Where to listen: host:port or [v6]:port.", valueName: "address"))
+    var listen = "[::]:7441"
+
+    @Option(
+        help: ArgumentHelp(
+            "Write the port to this file once it listens; for port 0.", valueName: "file"))
+    var portFile: String?
+
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        let home = try state.home()
+        let signals = try Process.descriptor(forSignals: [15, 2])
+        _ = try home.identity()
+        let listener = try Socket.listen(on: listen, backlog: 64)
+        let port = Socket.localPort(of: listener.rawValue) ?? 0
+        let supervisor = Supervisor(
+            home, listener: listener,
+            workerArguments: ["worker", "--state", state.path]
+        ) { Terminal.error($0) }
+        try supervisor.recover()
+        if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
+        Terminal.error("listening on \(listen), port \(port)")
+        Process.notifyServiceManager("READY=1")
+        try supervisor.run(signals: signals.rawValue)
+        Process.notifyServiceManager("STOPPING=1")
+    }
+}
+
+/// What `serve` starts for each connection; descriptor 3 is the socket.
+struct WorkerCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "worker", shouldDisplay: false)
+
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        Process.endWithParent(9)
+        let worker = Worker(home: try state.home(), software: software)
+        let ending = try worker.serve(OwnedDescriptor(takingOwnershipOf: 3))
+        if ending != "done" { Terminal.error(ending) }
+    }
+}
