@@ -5,14 +5,16 @@
 import PackageDescription
 
 // One place for every compiler setting, so that a target cannot opt out by accident.
-let settings: [SwiftSetting] = [
-    .swiftLanguageMode(.v6),
-    .strictMemorySafety(),
-    .treatAllWarnings(as: .error),
-    .enableUpcomingFeature("ExistentialAny"),
-    .enableUpcomingFeature("InternalImportsByDefault"),
-    .enableUpcomingFeature("MemberImportVisibility"),
-]
+let isFuzzing = Context.environment["FUZZ"] != nil
+let settings: [SwiftSetting] =
+    [
+        .swiftLanguageMode(.v6),
+        .strictMemorySafety(),
+        .treatAllWarnings(as: .error),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+    ] + (isFuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address"])] : [])
 
 func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: settings)
@@ -132,3 +134,17 @@ let package = Package(
     ],
     swiftLanguageModes: [.v6]
 )
+
+// FUZZ=1 swift build -c release --scratch-path .build/fuzz --product blockferry-fuzz; see Fuzz/run.
+if isFuzzing {
+    package.targets += [
+        .target(name: "CFuzzer", path: "Fuzz/CFuzzer"),
+        .executableTarget(
+            name: "blockferry-fuzz",
+            dependencies: ["CFuzzer", "Blocks", "SnapshotStore", "ThinMetadata"],
+            path: "Fuzz/blockferry-fuzz", swiftSettings: settings,
+            linkerSettings: [
+                .unsafeFlags(["-sanitize=fuzzer,address", "-use-ld=lld"])
+            ]),
+    ]
+}
