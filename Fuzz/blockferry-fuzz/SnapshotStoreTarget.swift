@@ -33,7 +33,8 @@ struct SnapshotStoreTarget {
         var input = FuzzInput(bytes)
         var store = template
         let style = input.byte()
-        let volume: UInt64? = style & 1 == 0 ? nil : style & 2 == 0 ? 101 * 512 : input.number()
+        let volume: UInt64? =
+            style & 1 == 0 ? nil : style & 2 == 0 ? 101 * 512 : input.number() % (1 << 24)
         while !input.isAtEnd {
             switch input.byte() % 6 {
             case 0: store.put(input.number(), at: Int(input.byte() % 4) * 4, width: 4)

@@ -14,8 +14,13 @@ struct ChunkSet: Sendable {
     /// Bits, or sorted chunks.
     private var words: [UInt64]
 
-    init(chunkLimit: UInt64) {
-        isBitmap = chunkLimit <= Self.maximumBitmapBits
+    /// Makes an empty set.
+    ///
+    /// - Parameter count: how many chunks it will get, if that is known; then the smaller form is
+    ///   taken.
+    init(chunkLimit: UInt64, count: UInt64? = nil) {
+        isBitmap =
+            chunkLimit <= Self.maximumBitmapBits && (count.map { chunkLimit / 64 <= $0 } ?? true)
         words = isBitmap ? Array(repeating: 0, count: Int((chunkLimit + 63) / 64)) : []
     }
 

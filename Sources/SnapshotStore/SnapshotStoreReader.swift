@@ -106,21 +106,22 @@ public final class SnapshotStoreReader {
     /// that to find the highest chunk.
     private func readAll() throws(SnapshotStoreError) {
         var limit = chunkLimit
-        var count = UInt64.max
+        var count: UInt64?
         if limit > ChunkSet.maximumBitmapBits {
             var highest: UInt64 = 0
-            count = 0
+            var found: UInt64 = 0
             try forEachRecord { record in
                 highest = max(highest, record.chunk)
-                count += 1
+                found += 1
             }
             limit = highest + 1
+            count = found
         }
-        var set = ChunkSet(chunkLimit: limit)
+        var set = ChunkSet(chunkLimit: limit, count: count)
         var taken: UInt64 = 0
         try scan { (record) throws(SnapshotStoreError) in
             // A live store may have grown since the first pass: the list is what it was then.
-            guard taken < count else { return false }
+            guard taken < count ?? .max else { return false }
             guard record.chunk < limit, set.insert(record.chunk) else {
                 throw .duplicate(chunk: record.chunk)
             }
