@@ -23,8 +23,7 @@ build: packages ## Build both programs (release)
 test: packages ## Build and run all tests but the long campaigns
 	$(SWIFT_BUILD)
 	$(SWIFT_BUILD) --build-tests
-	python3 Protocol/decode.py vectors
-	swift test -c release --skip-build
+	.ci/tests
 
 check: packages ## Format, imports, warnings, repository rules, deployment files
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
@@ -44,9 +43,8 @@ fuzz: packages ## A million runs of every fuzz target; RUNS=N for more
 bench: build ## Compare with the tools people use today
 	Benchmarks/run
 
-docs: build ## Manual pages into .build/man
-	swift package --allow-writing-to-package-directory generate-manual --multi-page
-	@echo "manual pages: .build/plugins/GenerateManual/outputs"
+docs: build ## Manual pages, into .build/plugins/GenerateManual/outputs
+	swift package -c release generate-manual --multi-page
 
 install: ## Install programs and units below DESTDIR; PREFIX is /usr
 	swift build -c release --static-swift-stdlib

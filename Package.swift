@@ -123,14 +123,20 @@ let package = Package(
         tests("PlatformTests", ["Blocks", "Platform"]),
         tests("SnapshotStoreTests", ["Blocks", "Platform", "SnapshotStore"]),
         tests("ThinMetadataTests", ["Blocks", "Platform", "ThinMetadata"]),
-        tests("WireTests", ["Blocks", "Digests", "Wire", "Platform"]),
+        tests("WireTests", ["Blocks", "Digests", "Wire", "Platform", "Staging"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
+        tests("SendingTests", ["Blocks", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
         tests("CatalogTests", ["Blocks", "Digests", "Wire", "Catalog", "Platform"]),
         tests(
             "StagingTests",
             ["Blocks", "Digests", "Platform", "Wire", "Compression", "Staging"]),
+        tests(
+            "CommandTests",
+            [
+                "Blocks", "Digests", "Platform", "Wire", "TLS", "Connection", "Session", "Catalog",
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -9,8 +9,8 @@ import re
 from typing import Callable
 
 from checksums import crc32c, xxh3
-from decoder.core import (LARGEST_OFFSET, SEGMENT_CONTENT, SEGMENT_RECORDS, Context, Fields, Reader, require,
-                          volume_name)
+from decoder.core import (LARGEST_OFFSET, SEGMENT_CONTENT, SEGMENT_RECORDS, SEGMENTS, Context, Fields, Reader,
+                          require, volume_name)
 from decoder.records import check_seal, decode_record
 
 MAGIC = b"BLKFERRY"
@@ -85,8 +85,10 @@ def begin(r: Reader, ctx: Context) -> Fields:
     f["kind"], f["tag_algorithm"] = kind_and_algorithm(r)
     r.reserved(6)
     f.update(lineage_to_size(r, f["kind"]))
-    for name in ("source_time", "planned_content", "planned_segments", "held_segments"):
+    for name in ("source_time", "planned_content", "planned_segments"):
         f[name] = r.integer(8)
+    require(f["planned_segments"] <= SEGMENTS, "planned-segments", str(f["planned_segments"]))
+    f["held_segments"] = r.integer(8)
     f["tag_key"] = r.bytes(32)
     require(any(f["tag_key"]) == (f["kind"] == 1), "bad-tag-key")
     f["source_identity"] = r.string(512)

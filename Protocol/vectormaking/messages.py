@@ -138,7 +138,7 @@ def begins() -> None:
     good("begin-delta-sha256", "BEGIN", "A delta with sha256 tags.", DELTA | {"tag_algorithm": 2})
     good("begin-greatest", "BEGIN", "The greatest numbers and the longest source identity.",
          DELTA | {"number": U64, "volume_size": TOP, "source_time": U64, "planned_content": U64,
-                  "planned_segments": U64, "held_segments": U64, "source_identity": "s" * 512})
+                  "planned_segments": 1 << 20, "held_segments": U64, "source_identity": "s" * 512})
     good("begin-smallest", "BEGIN", "A volume of one byte, everything else as small as it goes.",
          FULL | {"volume_size": 1, "source_time": 0, "planned_content": 0, "planned_segments": 0, "source_identity": "",
                  "transfer": bytes(15) + b"\1", "lineage": b"\1" + bytes(15), "tag_key": bytes(31) + b"\1"})
@@ -148,6 +148,7 @@ def begins() -> None:
          FULL | {"source_identity": "cafe\u0301"})
     breaks: list[Break] = [
         ("transfer-zeros", "zero-transfer", {"transfer": bytes(16)}),
+        ("planned-segments", "planned-segments", {"planned_segments": (1 << 20) + 1}),
         ("kind-three", "bad-kind", {"kind": 3}),
         ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
         ("reserved", "reserved-bits", {"reserved": b"\x01\0\0\0\0\0"}),
@@ -155,6 +156,7 @@ def begins() -> None:
         ("number-zero", "bad-number", {"number": 0}),
         ("parent", "bad-parent", {"parent": PARENT}),
         ("size-zero", "bad-volume-size", {"volume_size": 0}),
+        ("planned-segments", "planned-segments", {"planned_segments": (1 << 20) + 1}),
         ("key-zeros", "bad-tag-key", {"tag_key": bytes(32)}),
         ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
     ]

@@ -51,10 +51,4 @@ static inline EVP_PKEY *blockferry_make_ed25519(void) {
     return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
 }
 
-// ERR_get_error_all is fine, but ERR_GET_REASON and friends are inline over casts.
-static inline int blockferry_error_is_unexpected_eof(unsigned long code) {
-    return ERR_GET_LIB(code) == ERR_LIB_SSL &&
-           ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
-}
-
 #endif

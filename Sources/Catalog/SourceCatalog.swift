@@ -144,6 +144,24 @@ package final class SourceCatalog: Sendable {
         return plan
     }
 
+    /// Forgets what is known of a volume on a standby: the next send needs an empty volume there.
+    ///
+    /// - Returns: the name of the plan file, which is of no use any more.
+    package func forget(
+        _ receiver: String, _ volume: VolumeName
+    ) throws(CatalogError) -> String? {
+        try store.write("forget volume \(volume)") { db in
+            let replica = try Self.replica(receiver, volume, db)
+            try db.execute(
+                sql: "DELETE FROM replica WHERE receiver = ? AND volume = ?",
+                arguments: [receiver, volume.text])
+            guard db.changesCount == 1 else {
+                throw CatalogError.Kind.notFound("volume \(volume) on \(receiver)")
+            }
+            return replica.transfer?.planName
+        }
+    }
+
     private func change(
         _ verb: String, _ receiver: String, _ volume: VolumeName,
         _ body: (inout Replica) throws -> Void

@@ -196,7 +196,7 @@ extension StandbyVolume {
     fileprivate func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
         guard states.contains(state) else {
             let wanted = states.map { "\($0)" }.joined(separator: " or ")
-            throw CatalogError.Kind.conflict("the volume is \(state), not \(wanted)")
+            throw .conflict("the volume is \(state), not \(wanted)")
         }
     }
 }

@@ -3,8 +3,8 @@
 
 internal import CZstd
 
-/// Compresses content into zstd frames as specification 6 wants them: one frame, with the content size, without
-/// dictionary.
+/// Compresses content into zstd frames as specification 6 wants them: one frame, with the content
+/// size, without dictionary.
 ///
 /// Each thread makes its own; the context keeps its memory between calls.
 @safe package final class ZstdCompressor {
@@ -17,8 +17,7 @@ internal import CZstd
 
     /// Makes a compressor.
     ///
-    /// - Parameter level: 1 is the default of Blockferry; less is faster, also below zero. zstd brings a
-    ///   level outside its range into it.
+    /// - Parameter level: less is faster, also below zero.
     package init(level: Int = 1) {
         // SAFETY: the context was just made; setting a parameter fails only for a bad one.
         guard let context = unsafe ZSTD_createCCtx() else {
@@ -37,8 +36,8 @@ internal import CZstd
 
     /// Compresses `content` to the beginning of `output`.
     ///
-    /// - Returns: the length of the frame; nothing if that does not pay, because the frame would have more
-    ///   than 15/16 of the content's length or does not fit. `output` then holds nothing of use.
+    /// - Returns: the length of the frame; nothing if that does not pay, because the frame would have
+    ///   15/16 of the content's length or more, or does not fit. `output` then holds nothing of use.
     package func compress(_ content: RawSpan, into output: inout MutableRawSpan) -> Int? {
         // zstd stops when the output is full, which bounds the time lost on random content.
         let worthwhile = content.byteCount - content.byteCount / 16
@@ -53,7 +52,8 @@ internal import CZstd
         return ZSTD_isError(result) == 0 && result < worthwhile ? result : nil
     }
 
-    /// Whether compressing `content` is likely to pay, judged by 4 KiB from its beginning and its middle.
+    /// Whether compressing `content` is likely to pay, judged by 4 KiB from its beginning and its
+    /// middle.
     package func looksCompressible(_ content: RawSpan) -> Bool {
         let size = Self.sampleByteCount
         guard content.byteCount > 2 * size else { return sampleShrinks(content) }

@@ -9,7 +9,9 @@ package enum CompressionError: Error, Equatable, Sendable {
     case notAFrame
     /// The frame wants a dictionary.
     case dictionary
-    /// The frame does not say that its content has the wanted length.
+    /// The frame does not say how long its content is.
+    case noContentSize
+    /// The frame says that its content has another length than the wanted one.
     case contentSize
     /// The frame wants a window of this many bytes.
     case window(UInt64)
@@ -65,31 +67,36 @@ package enum CompressionError: Error, Equatable, Sendable {
         guard written == length else { throw .damaged }
     }
 
-    /// Checks the frame header (RFC 8878 3.1.1.1), since decompressing at one go looks neither at the
-    /// window nor at whether the content size is there.
+    /// Checks the frame header (RFC 8878 3.1.1.1), since decompressing at one go looks neither at
+    /// the window nor at whether the content size is there.
     private static func checkHeader(_ frame: RawSpan, length: UInt64) throws(CompressionError) {
         // SAFETY: every offset is below 6, and at least 6 bytes are there; zstd reads no more than
-        // the frame.
+        // the frame. The order of the checks is that of specification 6.
         guard frame.byteCount >= 6,
             magic.indices.allSatisfy({
                 unsafe frame.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == magic[$0]
             })
         else { throw .notAFrame }
         let descriptor = unsafe frame.unsafeLoad(fromByteOffset: 4, as: UInt8.self)
+        guard descriptor & 8 == 0 else { throw .notAFrame }
         guard descriptor & 3 == 0 else { throw .dictionary }
         let isSingleSegment = descriptor & 0x20 != 0
+        let size = unsafe frame.withUnsafeBytes {
+            unsafe ZSTD_getFrameContentSize($0.baseAddress, $0.count)
+        }
+        // ZSTD_CONTENTSIZE_UNKNOWN.
+        guard size != UInt64.max else { throw .noContentSize }
         let window: UInt64
         if isSingleSegment {
-            window = length
+            window = size
         } else {
             let byte = unsafe frame.unsafeLoad(fromByteOffset: 5, as: UInt8.self)
             let base = UInt64(1) << (10 + UInt64(byte >> 3))
             window = base + base / 8 * UInt64(byte & 7)
         }
         guard window <= windowByteCount else { throw .window(window) }
-        let size = unsafe frame.withUnsafeBytes {
-            unsafe ZSTD_getFrameContentSize($0.baseAddress, $0.count)
-        }
+        // ZSTD_CONTENTSIZE_ERROR: the header is cut.
+        guard size != UInt64.max - 1 else { throw .notAFrame }
         guard size == length else { throw .contentSize }
     }
 }

@@ -23,8 +23,8 @@ package struct KeyID: Hashable, Sendable, CustomStringConvertible {
 
 /// A text is no peer id.
 package enum PeerIDError: Error, Equatable, Sendable {
-    /// It does not have 56 characters besides the dashes.
-    case length(Int)
+    /// It is not 8 groups of 7 characters joined by dashes.
+    case groups
     /// A character is none of A–Z and 2–7, or there is none that could stand there.
     case character
     /// The last four characters do not fit the others: a typing error.
@@ -32,8 +32,8 @@ package enum PeerIDError: Error, Equatable, Sendable {
 }
 
 extension KeyID {
-    /// The id as shown to people (specification 9): 52 characters of key and 4 that find typing errors, in
-    /// 8 groups of 7.
+    /// The id as shown to people (specification 9): 52 characters of key and 4 that find typing
+    /// errors, in 8 groups of 7.
     package var peerID: String {
         let text = [Character](Base32.encode(digest.bytes, .upper) + checkCharacters)
         return stride(from: 0, to: text.count, by: 7)
@@ -43,13 +43,15 @@ extension KeyID {
 
     /// Reads a peer id.
     ///
-    /// Letters may be in lower case, and dashes may be missing.
+    /// There is one text for each id: upper case, with the dashes.
     package init(peerID text: String) throws(PeerIDError) {
-        let dash = UInt8(ascii: "-")
-        let characters = text.utf8.filter { $0 != dash }.map {
-            (UInt8(ascii: "a")...UInt8(ascii: "z")).contains($0) ? $0 - 32 : $0
+        let groups = text.utf8.split(
+            separator: UInt8(ascii: "-"), omittingEmptySubsequences: false)
+        guard groups.count == 8, groups.allSatisfy({ $0.count == 7 }) else { throw .groups }
+        let characters = groups.flatMap { $0 }
+        guard Base32.decode(String(decoding: characters, as: UTF8.self), .upper) != nil else {
+            throw .character
         }
-        guard characters.count == 56 else { throw .length(characters.count) }
         let key = String(decoding: characters.prefix(52), as: UTF8.self)
         guard let bytes = Base32.decode(key, .upper),
             let digest = SHA256Digest(bytes: bytes)

@@ -7,8 +7,8 @@ internal import COpenSSL
 package enum LibCrypto {
     /// Initialises libcrypto without reading `openssl.cnf`.
     ///
-    /// So no file or environment variable can change algorithms or load modules. Everything that fetches
-    /// from libcrypto touches this first.
+    /// So no file or environment variable can change algorithms or load modules. Everything that
+    /// fetches from libcrypto touches this first.
     package static let start: Void = {
         let options = UInt64(OPENSSL_INIT_NO_LOAD_CONFIG)
         guard OPENSSL_init_crypto(options, nil) == 1 else {

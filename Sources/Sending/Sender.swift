@@ -96,11 +96,14 @@ package final class Sender {
     package func explain(_ source: (any Source)?) throws -> Explanation {
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }
-        var memory = Self.memory(of: try replica())
+        let replica = try replica()
+        var memory = Self.memory(of: replica)
+        var base = Base(identity: replica.base, record: replica.committed)
         var decision = Lineage.decide(memory, standby)
         if decision == .pendingIsCommitted {
             memory.committed = memory.pending
             memory.transfer = nil
+            base = Base(identity: replica.transfer?.base, record: replica.pending)
             decision = Lineage.decide(memory, standby)
         }
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
@@ -108,7 +111,7 @@ package final class Sender {
         var changed: UInt64 = 0
         var entries: UInt64 = 0
         do {
-            try list(source, decision, try replica()) { change in
+            try list(source, decision, base) { change in
                 entries += 1
                 if change.kind == .data { changed += change.extent.length }
             }
@@ -150,18 +153,32 @@ package final class Sender {
         return (dialogue, standby)
     }
 
+    /// What a delta starts from: the snapshot that the committed generation was made of, and its size.
+    private struct Base {
+        var identity: String?
+        var volumeByteCount: UInt64
+
+        init(identity: String?, record: GenerationRecord?) {
+            self.identity = identity
+            volumeByteCount = record?.head.volumeSize ?? 0
+        }
+    }
+
     /// Calls back with the change list of a decision.
     private func list(
-        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica,
+        _ source: any Source, _ decision: Lineage.Decision, _ base: Base,
         _ body: (Change) throws -> Void
     ) throws {
         switch decision {
         case .full:
             try source.forEachExtent(body)
         case .delta:
-            let base = replica.pending == nil ? replica.base : replica.transfer?.base
-            let oldSize = replica.committed?.head.volumeSize ?? 0
-            try source.forEachChange(since: base ?? "unidentified") { change in
+            // Records begin on sectors; what the old end shares a sector with is sent again.
+            let oldSize =
+                base.volumeByteCount == source.volumeByteCount
+                ? base.volumeByteCount
+                : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
+            try source.forEachChange(since: base.identity ?? "unidentified") { change in
                 if let kept = change.extent.clipped(to: oldSize) {
                     try body(Change(kept, change.kind))
                 }
@@ -241,7 +258,11 @@ package final class Sender {
         let plan = try SendPlan(
             writing: home.planPath("\(id)"), transfer: id,
             volumeByteCount: source.volumeByteCount
-        ) { body in try list(source, decision, replica, body) }
+        ) { body in
+            // A generation in doubt does not count: the standby has said that it holds the one before.
+            try list(
+                source, decision, Base(identity: replica.base, record: replica.committed), body)
+        }
         guard plan.segmentCount <= Limits.segments else {
             throw SendError.brokenProtocol("the change has more segments than a transfer may have")
         }

@@ -13,7 +13,8 @@ internal import SnapshotStore
 /// names: its exceptions are the chunks written since that snapshot was taken.
 package final class SnapshotImageSource: Source {
     private let origin: AlignedReader
-    private let store: (reader: AlignedReader, map: ExceptionMap)?
+    private let store:
+        (reader: AlignedReader, map: ExceptionMap, changes: () -> SnapshotStoreChanges)?
     private let base: (path: String, store: SnapshotStoreReader)?
     package let summary: String
     package let identity: String?
@@ -41,7 +42,10 @@ package final class SnapshotImageSource: Source {
             guard let opened = try Self.open(storePath, origin.byteCount) else {
                 throw SourceError.noProof(reason: "no store")
             }
-            store = (try AlignedReader(path: storePath), try opened.store.exceptionMap())
+            store = (
+                try AlignedReader(path: storePath), try opened.store.exceptionMap(),
+                opened.store.changes
+            )
             identity = try Self.identity(opened.store, first: opened.store.exceptionCount)
             base = try Self.open(baseStorePath, origin.byteCount)
         } catch let error as SystemCallError {
@@ -107,8 +111,33 @@ package final class SnapshotImageSource: Source {
             throw SourceError.noProof(
                 reason: "\(base.path) is not the store of the snapshot that was sent")
         }
+        try checkAge(of: base)
         var list = base.store.changes()
         while let change = list.next() { try body(change) }
+    }
+
+    /// Refuses a base store that is older than the snapshot's.
+    ///
+    /// Both stores record what is written to the origin, so that every chunk in the newer snapshot's store is
+    /// also in the base's, if the images are of one time.
+    private func checkAge(of base: (path: String, store: SnapshotStoreReader)) throws {
+        guard let newer = store?.changes else { return }
+        var covered = base.store.changes()
+        var written = newer()
+        var cover = covered.next()
+        while let change = written.next() {
+            while let extent = cover?.extent, extent.end <= change.extent.offset {
+                cover = covered.next()
+            }
+            guard let extent = cover?.extent, extent.offset <= change.extent.offset,
+                extent.end >= change.extent.end
+            else {
+                throw SourceError.noProof(
+                    reason:
+                        "\(base.path) is older than the snapshot's store: it does not name what was "
+                        + "written at byte \(change.extent.offset)")
+            }
+        }
     }
 
     package func read(_ extent: Extent, into memory: AlignedBuffer) throws {

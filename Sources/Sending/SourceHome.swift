@@ -4,7 +4,7 @@
 package import Catalog
 internal import Platform
 package import TLS
-internal import Wire
+package import Wire
 
 /// The state directory of a source host: identity, catalog and plans.
 package struct SourceHome: Sendable {
@@ -39,6 +39,13 @@ package struct SourceHome: Sendable {
     /// Takes the right to send a volume to a standby; nothing if another process is at it.
     func lock(_ receiver: String, _ volume: VolumeName) throws -> FileLock? {
         try FileLock(path: "\(path)/locks/\(receiver)-\(volume)")
+    }
+
+    /// Forgets what is known of a volume on a standby.
+    package func forget(_ receiver: String, _ volume: VolumeName) throws {
+        guard let lock = try lock(receiver, volume) else { throw SendError.busy(volume) }
+        defer { withExtendedLifetime(lock) {} }
+        if let plan = try catalog.forget(receiver, volume) { removePlan(plan) }
     }
 
     /// Where a plan with this name is.

@@ -36,12 +36,31 @@ package final class ThinImageSource: Source {
                 try FileBytes(path: metadataPath),
                 root: heldByMetadataSnapshot ? .metadataSnapshot : .current)
             content = try metadata.contentMap(of: device)
-            identity = Self.identity(
-                try metadata.device(device).identity, metadata.superblock.dataBlockByteCount)
+            identity =
+                try Self.isPristine(device, in: metadata)
+                ? Self.identity(
+                    try metadata.device(device).identity, metadata.superblock.dataBlockByteCount)
+                : nil
         } catch {
             throw .invalid(path: metadataPath, reason: "\(error)")
         }
         summary = "thin device \(device) of \(metadataPath)"
+    }
+
+    /// Whether a device is a snapshot that was never written.
+    ///
+    /// What was there when a snapshot was taken carries an earlier time than the snapshot; a block that is
+    /// written later carries its own. A device with such blocks may be overwritten in place, which leaves
+    /// no trace in the metadata: it cannot be recognised again, and no change list can start from it.
+    private static func isPristine(
+        _ device: UInt32, in metadata: ThinMetadataReader
+    ) throws(ThinMetadataError) -> Bool {
+        let creationTime = try metadata.device(device).creationTime
+        var mappings = try metadata.mappings(of: device)
+        while let run = try mappings.next() {
+            if run.time >= creationTime { return false }
+        }
+        return true
     }
 
     /// Everything that the metadata knows of a device. A write to the device after its snapshot was taken, or a
@@ -62,7 +81,12 @@ package final class ThinImageSource: Source {
     package func forEachChange(since base: String, _ body: (Change) throws -> Void) throws {
         guard let field = base.split(separator: " ").first(where: { $0.hasPrefix("device=") }),
             let baseDevice = UInt32(field.dropFirst("device=".count))
-        else { throw SourceError.noProof(reason: "the standby's generation is no thin device") }
+        else {
+            throw SourceError.noProof(
+                reason:
+                    "the standby's generation was not made from a thin snapshot that nobody has "
+                    + "written, so that nothing tells what changed since")
+        }
         guard let found = metadata.devices.first(where: { $0.deviceID == baseDevice }) else {
             throw SourceError.noProof(
                 reason: "\(metadataPath) no longer has thin device \(baseDevice), the base")

@@ -18,7 +18,9 @@ package enum ReceiverMessage: Equatable, Sendable {
     /// Decodes a payload; a type that only senders use is nothing.
     package init?(_ type: FrameType, _ payload: RawSpan) throws(WireError) {
         switch type {
-        case .welcome: self = .welcome(try Welcome(decoding: payload))
+        case .welcome:
+            let offered = SenderSession.hello(software: "")
+            self = .welcome(try Welcome(decoding: payload, offered: offered))
         case .state: self = .state(try StandbyState(decoding: payload))
         case .ready: self = .ready(try Ready(decoding: payload))
         case .ack: self = .ack(try Ack(decoding: payload))

@@ -46,7 +46,7 @@ package final class ContentProof {
                     }
                 }
             } catch {
-                throw WireError("record", .badCompression)
+                throw WireError("record", Self.reason(error))
             }
             content = Content(memory: plain, offset: 0, count: count)
         }
@@ -55,5 +55,13 @@ package final class ContentProof {
         }
         guard tags == record.tags else { throw WireError("record", .tagMismatch) }
         return content
+    }
+
+    private static func reason(_ error: CompressionError) -> WireError.Reason {
+        switch error {
+        case .notAFrame, .dictionary, .noContentSize, .window: .zstdFrame
+        case .contentSize: .zstdLength
+        case .trailingBytes, .damaged: .zstdContent
+        }
     }
 }

@@ -83,15 +83,21 @@ package final class StagingLogReader {
     ) throws(WalkError<Failure>) {
         var next = position.byte + UInt64(StagingLogFormat.unit)
         let end = next + segment.recordBytes
+        do {
+            try checkPadding(from: end, to: position.byte + segment.span)
+        } catch {
+            throw .log(error)
+        }
         while next < end {
             let record: RecordHeader
             let content: ContentProof.Content?
-            do {
-                (record, content) = try self.record(at: next, end: end, proof)
+            do throws(StagingLogError) {
+                record = try self.record(at: next, end: end)
+                do { try checker.add(record) } catch { throw .damaged(path, error) }
+                content = try self.content(of: record, at: next, proof)
             } catch {
                 throw .log(error)
             }
-            do { try checker.add(record) } catch { throw .log(.damaged(path, error)) }
             do { try body(record, content) } catch { throw .body(error) }
             next += UInt64(record.prefixLength + record.storedLength)
         }
@@ -110,27 +116,40 @@ package final class StagingLogReader {
         }
     }
 
+    /// Checks that the bytes between the records and the next unit are zero.
+    private func checkPadding(from start: UInt64, to end: UInt64) throws(StagingLogError) {
+        try window.withBytes(at: start, count: Int(clamping: end - start), path) {
+            (bytes) throws(WireError) in
+            try StagingLogFormat.check(padding: bytes)
+        }
+    }
+
     private func record(
-        at byte: UInt64, end: UInt64, _ proof: ContentProof
-    ) throws(StagingLogError) -> (RecordHeader, ContentProof.Content?) {
+        at byte: UInt64, end: UInt64
+    ) throws(StagingLogError) -> RecordHeader {
         let available = Int(clamping: end - byte)
-        let prefix = try window.withBytes(
+        let length = try window.withBytes(
             at: byte, count: min(available, Limits.recordHeader), path
         ) { (bytes) throws(WireError) in
-            try RecordHeader.prefixLength(decoding: bytes, recordLength: nil)
+            try RecordHeader.byteCount(decoding: bytes)
         }
-        let record = try window.withBytes(at: byte, count: min(available, prefix), path) {
-            (bytes) throws(WireError) in
-            try RecordHeader(decoding: bytes, recordLength: nil)
-        }
-        let length = prefix + record.storedLength
         guard length <= available else {
             throw .damaged(path, WireError("record", .truncated))
         }
-        guard record.kind == .data else { return (record, nil) }
+        return try window.withBytes(at: byte, count: min(length, Limits.recordPrefix), path) {
+            (bytes) throws(WireError) in
+            try RecordHeader(decoding: bytes, recordLength: nil)
+        }
+    }
+
+    private func content(
+        of record: RecordHeader, at byte: UInt64, _ proof: ContentProof
+    ) throws(StagingLogError) -> ContentProof.Content? {
+        guard record.kind == .data else { return nil }
+        let length = record.prefixLength + record.storedLength
         let place = try window.load(at: byte, count: length, path)
         do {
-            return (record, try proof.prove(record, in: window.memory, at: place + prefix))
+            return try proof.prove(record, in: window.memory, at: place + record.prefixLength)
         } catch {
             throw .damaged(path, error)
         }

@@ -16,8 +16,8 @@ package struct Interest: OptionSet, Sendable {
     package static let write = Interest(rawValue: 2)
 }
 
-/// Owns an `SSL` over a non-blocking socket, which belongs to somebody else, and turns what OpenSSL says into
-/// values and errors.
+/// Owns an `SSL` over a non-blocking socket, which belongs to somebody else, and turns what OpenSSL
+/// says into values and errors.
 @safe struct Connection: ~Copyable {
     /// How far an operation came.
     enum Progress {
@@ -30,7 +30,8 @@ package struct Interest: OptionSet, Sendable {
     private let session: OpaquePointer
     // OpenSSL's callbacks reach it through the session, so it must live as long.
     private let judge: Judge
-    private(set) var hasFailed = false
+    /// Whether `close_notify` may still be sent: not twice, and not after an error.
+    private(set) var canEnd = true
 
     init(_ context: TLSContext, descriptor: CInt, judge: Judge) throws(TLSError) {
         let flags = fcntl(descriptor, F_GETFL)
@@ -38,7 +39,8 @@ package struct Interest: OptionSet, Sendable {
             throw .system(errno: errno)
         }
         ERR_clear_error()
-        // SAFETY: the session takes its own reference to the context, and is freed here if it is of no use.
+        // SAFETY: the session takes its own reference to the context, and is freed here if it is of
+        // no use.
         guard let session = unsafe SSL_new(context.pointer) else { throw .fromQueue() }
         guard unsafe Self.configure(session, descriptor, judge) else {
             let error = TLSError.fromQueue()
@@ -79,8 +81,8 @@ package struct Interest: OptionSet, Sendable {
     private mutating func run(_ call: (OpaquePointer) -> CInt) throws(TLSError) -> Progress {
         ERR_clear_error()
         errno = 0
-        // SAFETY: the session is live. The error is asked for at once: it depends on this thread's error
-        // queue and on errno.
+        // SAFETY: the session is live. The error is asked for at once: it depends on this thread's
+        // error queue and on errno.
         let result = unsafe call(session)
         let systemError = errno
         switch unsafe SSL_get_error(session, result) {
@@ -89,10 +91,10 @@ package struct Interest: OptionSet, Sendable {
         case SSL_ERROR_WANT_WRITE: return .wants(.write)
         case SSL_ERROR_ZERO_RETURN: return .closed
         case SSL_ERROR_SYSCALL:
-            hasFailed = true
+            canEnd = false
             throw .fromSystem(systemError)
         default:
-            hasFailed = true
+            canEnd = false
             throw judge.refusal ?? .fromQueue()
         }
     }
@@ -105,10 +107,12 @@ package struct Interest: OptionSet, Sendable {
     /// Sends `close_notify`.
     mutating func shutDown() throws(TLSError) -> Progress {
         // SAFETY: `run` passes the live session. 0 means sent, and not yet answered: no error.
-        try unsafe run {
+        let progress = try unsafe run {
             let result = unsafe SSL_shutdown($0)
             return result == 0 ? 1 : result
         }
+        if case .done = progress { canEnd = false }
+        return progress
     }
 
     mutating func read(
@@ -137,8 +141,8 @@ package struct Interest: OptionSet, Sendable {
         return (progress, count)
     }
 
-    /// Looks again, after the handshake, at everything a session must have; a slip in a callback must not
-    /// become a session with a stranger.
+    /// Looks again, after the handshake, at everything a session must have; a slip in a callback
+    /// must not become a session with a stranger.
     func checkedPeer() throws(TLSError) -> (KeyID, ApplicationProtocol) {
         // SAFETY: the session is live, and the certificate belongs to it.
         guard unsafe SSL_version(session) == TLS1_3_VERSION else {

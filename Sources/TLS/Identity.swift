@@ -15,10 +15,11 @@ package enum IdentityError: Error, Equatable, Sendable {
     case mismatch
 }
 
-/// What this host proves itself with: a private key and a self-signed certificate around its public half.
+/// What this host proves itself with: a private key and a self-signed certificate around its public
+/// half.
 ///
-/// Only the key counts; TLS wants the certificate as an envelope. It is valid from 1970 to 9999, and nobody
-/// looks.
+/// Only the key counts; TLS wants the certificate as an envelope. It is valid from 1970 to 9999,
+/// and nobody looks.
 @safe package final class Identity {
     let key: OpaquePointer
     let certificate: OpaquePointer
@@ -135,8 +136,8 @@ extension Identity: @unsafe @unchecked Sendable {}
 extension KeyID {
     /// The id of the key in a certificate, or nothing if the key has no encoding.
     init?(ofCertificate certificate: OpaquePointer) {
-        // SAFETY: the key info belongs to the certificate; the second call writes as many bytes as the
-        // first one counted.
+        // SAFETY: the key info belongs to the certificate; the second call writes as many bytes as
+        // the first one counted.
         let info = unsafe X509_get_X509_PUBKEY(certificate)
         let count = unsafe Int(i2d_X509_PUBKEY(info, nil))
         guard count > 0 else { return nil }

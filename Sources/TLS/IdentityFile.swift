@@ -26,8 +26,8 @@ package enum IdentityFileError: Error, Equatable, Sendable {
 package enum IdentityFile {
     private static let maximumByteCount = 16_384
 
-    /// Reads the identity from a regular file that belongs to the effective user and that nobody else may
-    /// read or write.
+    /// Reads the identity from a regular file that belongs to the effective user and that nobody
+    /// else may read or write.
     package static func read(_ path: String) throws(IdentityFileError) -> Identity {
         // SAFETY: the path is passed as a C string. O_NONBLOCK: a FIFO must not make it wait.
         let descriptor = unsafe open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)

@@ -12,7 +12,8 @@ package enum ApplicationProtocol: String, Sendable, CaseIterable {
     case pairing = "blockferry-pair/1"
 }
 
-/// The TLS profile of the specification and this host's identity: what all sessions of one role share.
+/// The TLS profile of the specification and this host's identity: what all sessions of one role
+/// share.
 @safe package final class TLSContext {
     /// Which side of every session this is.
     package enum Role: Sendable {
@@ -49,8 +50,8 @@ package enum ApplicationProtocol: String, Sendable, CaseIterable {
         let suites = """
             TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
             """
-        // SAFETY: the context is live, it takes its own references to key and certificate and copies of the
-        // strings; the callbacks have no state of their own.
+        // SAFETY: the context is live, it takes its own references to key and certificate and
+        // copies of the strings; the callbacks have no state of their own.
         unsafe blockferry_ctx_set_modes(pointer)
         unsafe blockferry_ctx_set_max_cert_list(pointer, 8192)
         unsafe SSL_CTX_set_verify(
@@ -144,9 +145,11 @@ private func judge(of session: OpaquePointer?) -> Judge? {
     }
 }
 
-/// Takes the place of OpenSSL's chain building: the key decides, and nothing else in the certificate.
+/// Takes the place of OpenSSL's chain building: the key decides, and nothing else in the
+/// certificate.
 private func judgeCertificate(_ store: OpaquePointer?) -> CInt {
-    // SAFETY: OpenSSL passes a live store context, which holds the session and the peer's first certificate.
+    // SAFETY: OpenSSL passes a live store context, which holds the session and the peer's first
+    // certificate.
     let index = SSL_get_ex_data_X509_STORE_CTX_idx()
     let session = unsafe OpaquePointer(X509_STORE_CTX_get_ex_data(store, index))
     guard let session = unsafe session, let judge = unsafe judge(of: session) else { return 0 }
@@ -162,8 +165,8 @@ private func selectProtocol(
     _ session: OpaquePointer?, _ out: UnsafeMutablePointer<UnsafePointer<UInt8>?>?,
     _ outCount: UnsafeMutablePointer<UInt8>?, _ offered: UnsafePointer<UInt8>?, _ count: Int
 ) -> CInt {
-    // SAFETY: OpenSSL passes a list of `count` bytes and takes a pointer into it; the bounds of every name
-    // are checked.
+    // SAFETY: OpenSSL passes a list of `count` bytes and takes a pointer into it; the bounds of
+    // every name are checked.
     let list = unsafe UnsafeBufferPointer(start: offered, count: count)
     var names: [[UInt8]] = []
     var starts: [Int] = []

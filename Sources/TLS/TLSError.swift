@@ -53,7 +53,8 @@ extension TLSError: CustomStringConvertible {
 }
 
 extension TLSError {
-    /// The reason that OpenSSL has queued for this thread's last call, which failed with `SSL_ERROR_SSL`.
+    /// The reason that OpenSSL has queued for this thread's last call, which failed with
+    /// `SSL_ERROR_SSL`.
     static func fromQueue() -> TLSError {
         let code = ERR_peek_error()
         let reason = ERR_GET_REASON(code)
@@ -67,8 +68,8 @@ extension TLSError {
         }
     }
 
-    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key, so that the alerts about
-    /// the key arrive with its first read.
+    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key, so that the
+    /// alerts about the key arrive with its first read.
     private static func fromAlert(_ alert: CInt) -> TLSError {
         switch alert {
         case SSL_AD_BAD_CERTIFICATE, SSL_AD_CERTIFICATE_UNKNOWN, SSL_AD_UNKNOWN_CA,

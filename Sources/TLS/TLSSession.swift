@@ -7,9 +7,9 @@ internal import Glibc
 
 /// A TLS session with a peer whose key is accepted.
 ///
-/// There is no session before both sides are judged, so that no application byte can be read or written before.
-/// One thread at a time uses it. It does not own the socket, which must live longer, and it writes with `write`,
-/// so that the program has to ignore `SIGPIPE`.
+/// There is no session before both sides are judged, so that no application byte can be read or
+/// written before. One thread at a time uses it. It does not own the socket, which must live
+/// longer, and it writes with `write`, so that the program has to ignore `SIGPIPE`.
 @safe package struct TLSSession: ~Copyable {
     /// What `read` found.
     package enum Read: Equatable, Sendable {
@@ -47,8 +47,8 @@ internal import Glibc
 
     /// Shakes hands over a connected socket, which is made non-blocking.
     ///
-    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key: that the key is refused
-    /// comes as `ownKeyRefused` from the sender's first read.
+    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key: that the key is
+    /// refused comes as `ownKeyRefused` from the sender's first read.
     ///
     /// - Parameters:
     ///   - offered: the protocols in order of preference; for the receiver `pairing` only while an
@@ -95,9 +95,9 @@ internal import Glibc
 
     /// Writes as much of `bytes` as the socket takes.
     ///
-    /// Only after `wouldBlock` may the caller wait for the socket. Up to one TLS record may then stay encrypted
-    /// inside the session. Therefore the next write must begin with
-    /// the bytes that were not taken, and be no shorter.
+    /// Only after `wouldBlock` may the caller wait for the socket. Up to one TLS record may then
+    /// stay encrypted inside the session. Therefore the next write must begin with the bytes that
+    /// were not taken, and be no shorter.
     package mutating func write(_ bytes: RawSpan) throws(TLSError) -> Write {
         try write(bytes, from: 0)
     }
@@ -117,7 +117,8 @@ internal import Glibc
         return .written(end - start)
     }
 
-    /// Bytes that only the two ends of this session know, and that are the same on both (RFC 8446 7.5).
+    /// Bytes that only the two ends of this session know, and that are the same on both (RFC 8446
+    /// 7.5).
     package func exporter(label: String, count: Int) throws(TLSError) -> [UInt8] {
         try connection.exporter(label: label, count: count)
     }
@@ -153,12 +154,12 @@ internal import Glibc
         }
     }
 
-    /// Ends this side's stream with `close_notify`; does nothing after an error.
+    /// Ends this side's stream with `close_notify`; does nothing the second time or after an error.
     ///
-    /// A socket that is closed while bytes are unread resets the connection, and the peer may then miss the
-    /// end: read until `closed` first, if the peer may still be sending.
+    /// A socket that is closed while bytes are unread resets the connection, and the peer may then
+    /// miss the end: read until `closed` first, if the peer may still be sending.
     package mutating func closeNotify(deadline: ContinuousClock.Instant) throws(TLSError) {
-        while !connection.hasFailed {
+        while connection.canEnd {
             guard case .wants(let interest) = try connection.shutDown() else { return }
             try Self.waitOrTimeOut(connection.descriptor, for: interest, until: deadline)
         }

@@ -69,7 +69,7 @@ package struct Begin: Message {
     package init(decoding bytes: RawSpan) throws(WireError) {
         var reader = FieldReader("BEGIN")
         transfer = try reader.identifier(bytes)
-        guard !transfer.isNone else { throw reader.error(.badTransfer) }
+        guard !transfer.isNone else { throw reader.error(.zeroTransfer) }
         let (kind, algorithm) = try reader.kindAndAlgorithm(bytes)
         try reader.reserved(6, bytes)
         let (lineage, number, parent) = try reader.place(kind, bytes)
@@ -77,7 +77,7 @@ package struct Begin: Message {
         let time = try reader.integer(UInt64.self, bytes)
         plannedContent = try reader.integer(UInt64.self, bytes)
         plannedSegments = try reader.integer(UInt64.self, bytes)
-        guard plannedSegments <= Limits.segments else { throw reader.error(.badSegmentCount) }
+        guard plannedSegments <= Limits.segments else { throw reader.error(.plannedSegments) }
         heldSegments = try reader.integer(UInt64.self, bytes)
         let key = try reader.fixed(TagKey.byteCount, bytes)
         let isZero = key.allSatisfy { $0 == 0 }
@@ -169,6 +169,53 @@ package struct GenerationRecord: Message {
 
     /// SHA-256 of the record.
     package var id: SHA256Digest { SHA256Digest.of(encoded()) }
+
+    /// Checks that this is the record of that transfer (the end of Specification 7).
+    package func check(against transfer: SealedTransfer) throws(WireError) {
+        guard head == transfer.head, head.sourceIdentity.isSameBytes(transfer.head.sourceIdentity)
+        else { throw WireError("COMMIT", .beginMismatch) }
+        guard senderKey == transfer.sender else { throw WireError("COMMIT", .senderKey) }
+        guard segmentCount == transfer.segmentCount else {
+            throw WireError("COMMIT", .segmentCount)
+        }
+        guard deltaDigest == transfer.deltaDigest else { throw WireError("COMMIT", .deltaDigest) }
+        guard !transfer.hasOpenSegment else { throw WireError("COMMIT", .recordsAfterSeal) }
+        guard head.kind == .delta || transfer.lastEnd == head.volumeSize else {
+            throw WireError("COMMIT", .volumeNotCovered)
+        }
+    }
+}
+
+/// What COMMIT is checked against.
+package struct SealedTransfer: Sendable {
+    /// Of the announcement.
+    package var head: GenerationHead
+    /// The peer's key.
+    package var sender: KeyID
+    package var segmentCount: UInt64
+    /// Over the sealed segments.
+    package var deltaDigest: SHA256Digest
+    /// Whether records came after the last SEAL.
+    package var hasOpenSegment: Bool
+    /// End of the last record.
+    package var lastEnd: UInt64
+
+    package init(
+        head: GenerationHead, sender: KeyID, segmentCount: UInt64, deltaDigest: SHA256Digest,
+        hasOpenSegment: Bool, lastEnd: UInt64
+    ) {
+        self.head = head
+        self.sender = sender
+        self.segmentCount = segmentCount
+        self.deltaDigest = deltaDigest
+        self.hasOpenSegment = hasOpenSegment
+        self.lastEnd = lastEnd
+    }
+}
+
+extension String {
+    /// Swift's `==` takes canonically equivalent strings for equal; the protocol compares bytes.
+    fileprivate func isSameBytes(_ other: String) -> Bool { utf8.elementsEqual(other.utf8) }
 }
 
 extension FieldReader {
@@ -188,7 +235,7 @@ extension FieldReader {
         _ kind: GenerationKind, _ bytes: RawSpan
     ) throws(WireError) -> (LineageID, UInt64, SHA256Digest) {
         let lineage: LineageID = try identifier(bytes)
-        guard !lineage.isNone else { throw error(.badLineage) }
+        guard !lineage.isNone else { throw error(.zeroLineage) }
         let number = try integer(UInt64.self, bytes)
         guard number >= 1 else { throw error(.badNumber) }
         let parent = try digest(bytes)

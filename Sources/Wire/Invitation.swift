@@ -26,9 +26,11 @@ package struct Invitation: Equatable, Sendable {
     /// Reads an invitation.
     package init(text: String) throws(WireError) {
         var reader = FieldReader("invitation")
-        guard text.hasPrefix(Self.prefix) else { throw reader.error(.badMagic) }
-        guard let bytes = Base32.decode(String(text.dropFirst(Self.prefix.count)), .lower) else {
-            throw reader.error(.badCharacters)
+        // By bytes: `hasPrefix` compares characters, and what follows may belong to the last one.
+        guard text.utf8.starts(with: Self.prefix.utf8) else { throw reader.error(.badPrefix) }
+        let encoded = String(decoding: text.utf8.dropFirst(Self.prefix.utf8.count), as: UTF8.self)
+        guard let bytes = Base32.decode(encoded, .lower) else {
+            throw reader.error(.badBase32)
         }
         guard bytes.count >= 4 else { throw reader.error(.truncated) }
         let body = Array(bytes.dropLast(4))
@@ -37,13 +39,14 @@ package struct Invitation: Equatable, Sendable {
         guard Array(bytes.suffix(4)) == checksum else { throw reader.error(.checksum) }
         self = try body.withRawSpan { (span) throws(WireError) in
             guard try reader.integer(UInt8.self, span) == 1 else {
-                throw reader.error(.badFormat)
+                throw reader.error(.badVersion)
             }
             let receiver = KeyID(try reader.digest(span))
             let secret = try reader.fixed(16, span)
             let name = try reader.string(1...63, span)
             guard let volume = VolumeName(name) else { throw reader.error(.badStringCharacters) }
             let address = try reader.string(1...255, span)
+            guard Address.isValid(address) else { throw reader.error(.badAddress) }
             try reader.finish(span)
             return Invitation(
                 receiver: receiver, secret: secret, volume: volume, address: address)

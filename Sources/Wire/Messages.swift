@@ -50,8 +50,9 @@ package struct Hello: Message {
         var reader = FieldReader("HELLO")
         guard try reader.fixed(8, bytes) == greetingMagic else { throw reader.error(.badMagic) }
         lowestVersion = try reader.integer(UInt16.self, bytes)
+        guard lowestVersion >= 1 else { throw reader.error(.badVersion) }
         highestVersion = try reader.integer(UInt16.self, bytes)
-        guard lowestVersion >= 1, highestVersion >= lowestVersion else {
+        guard highestVersion >= lowestVersion else {
             throw reader.error(.badVersionRange)
         }
         features = try reader.integer(UInt32.self, bytes)
@@ -86,11 +87,21 @@ package struct Welcome: Message {
     }
 
     package init(decoding bytes: RawSpan) throws(WireError) {
+        try self.init(decoding: bytes, offered: nil)
+    }
+
+    /// Decodes a payload and checks it against what HELLO offered, if that is known.
+    package init(decoding bytes: RawSpan, offered: Hello?) throws(WireError) {
         var reader = FieldReader("WELCOME")
         guard try reader.fixed(8, bytes) == greetingMagic else { throw reader.error(.badMagic) }
         version = try reader.integer(UInt16.self, bytes)
+        guard version >= offered?.lowestVersion ?? 1, version <= offered?.highestVersion ?? .max
+        else { throw reader.error(.versionNotOffered) }
         try reader.reserved(2, bytes)
         features = try reader.integer(UInt32.self, bytes)
+        guard features & ~(offered?.features ?? .max) == 0 else {
+            throw reader.error(.featuresNotOffered)
+        }
         software = try reader.string(0...64, bytes)
         try reader.finish(bytes)
     }
@@ -199,8 +210,14 @@ package struct StandbyState: Message {
         lineage = try reader.identifier(bytes)
         committedNumber = try reader.integer(UInt64.self, bytes)
         committedID = try reader.digest(bytes)
+        guard (committedNumber == 0) == (committedID == .zero) else {
+            throw reader.error(.committedMismatch)
+        }
         transfer = try reader.identifier(bytes)
         durableSegments = try reader.integer(UInt64.self, bytes)
+        guard !transfer.isNone || durableSegments == 0 else {
+            throw reader.error(.durableWithoutTransfer)
+        }
         try reader.finish(bytes)
     }
 
@@ -271,7 +288,7 @@ package struct Seal: Message {
         }
         try reader.reserved(4, bytes)
         content = try reader.integer(UInt64.self, bytes)
-        guard content <= Limits.segmentContent else { throw reader.error(.badContent) }
+        guard content <= Limits.segmentContent else { throw reader.error(.contentLimit) }
         endOffset = try reader.integer(UInt64.self, bytes)
         digest = try reader.digest(bytes)
         try reader.finish(bytes)
@@ -286,6 +303,15 @@ package struct Seal: Message {
         bytes.append(littleEndian: endOffset)
         bytes.append(contentsOf: digest.bytes)
         return bytes
+    }
+
+    /// Checks what the other side says against what was counted here.
+    package func check(against counted: Seal) throws(WireError) {
+        guard index == counted.index else { throw WireError("SEAL", .segmentIndex) }
+        guard recordCount == counted.recordCount else { throw WireError("SEAL", .recordCount) }
+        guard content == counted.content else { throw WireError("SEAL", .contentMismatch) }
+        guard endOffset == counted.endOffset else { throw WireError("SEAL", .endOffset) }
+        guard digest == counted.digest else { throw WireError("SEAL", .segmentDigest) }
     }
 }
 
@@ -373,7 +399,7 @@ package struct Progress: Message {
         try reader.reserved(7, bytes)
         done = try reader.integer(UInt64.self, bytes)
         total = try reader.integer(UInt64.self, bytes)
-        guard done <= total else { throw reader.error(.badProgress) }
+        guard done <= total else { throw reader.error(.donePastTotal) }
         try reader.finish(bytes)
     }
 

@@ -94,6 +94,12 @@ package struct RecordHeader: Equatable, Sendable {
         return fixed.prefixLength
     }
 
+    /// Reads how long the whole record is from the first 32 bytes, with the same checks.
+    package static func byteCount(decoding bytes: RawSpan) throws(WireError) -> Int {
+        let fixed = try FixedPart(decoding: bytes)
+        return fixed.prefixLength + fixed.storedLength
+    }
+
     /// Decodes header and tags; `recordLength` is the length of the whole record, where its end is known.
     package init(decoding bytes: RawSpan, recordLength: Int?) throws(WireError) {
         let reader = FieldReader("record")
@@ -124,10 +130,10 @@ package struct RecordHeader: Equatable, Sendable {
     package func check(volumeSize: UInt64, previousEnd: UInt64, isFull: Bool) throws(WireError) {
         guard end <= volumeSize else { throw WireError("record", .pastVolumeEnd) }
         guard length % Limits.sectorByteCount == 0 || end == volumeSize else {
-            throw WireError("record", .badAlignment)
+            throw WireError("record", .lengthAlignment)
         }
         guard isFull ? offset == previousEnd : offset >= previousEnd else {
-            throw WireError("record", .badOrder)
+            throw WireError("record", .order)
         }
     }
 
@@ -179,23 +185,23 @@ private struct FixedPart {
         length = try reader.integer(UInt64.self, bytes)
         try reader.reserved(4, bytes)
         checksum = try reader.integer(UInt32.self, bytes)
-        guard length > 0 else { throw reader.error(.badLength) }
+        guard length > 0 else { throw reader.error(.zeroLength) }
         guard length <= Limits.volumeSize, offset <= Limits.volumeSize - length else {
-            throw reader.error(.badOffset)
+            throw reader.error(.extentOverflow)
         }
-        guard offset % Limits.sectorByteCount == 0 else { throw reader.error(.badAlignment) }
+        guard offset % Limits.sectorByteCount == 0 else { throw reader.error(.offsetAlignment) }
         if kind == .data {
-            guard length <= Limits.recordContent else { throw reader.error(.badLength) }
+            guard length <= Limits.recordContent else { throw reader.error(.dataTooLong) }
             guard Int(tags) == RecordHeader.tagCount(offset: offset, length: length) else {
-                throw reader.error(.badTagCount)
+                throw reader.error(.tagCount)
             }
             let bounds = encoding == .raw ? length...length : 1...max(length - 1, 1)
             guard bounds.contains(UInt64(stored)), encoding == .raw || length > 1 else {
-                throw reader.error(.badStoredLength)
+                throw reader.error(.storedLength)
             }
         } else {
-            guard tags == 0 else { throw reader.error(.badTagCount) }
-            guard stored == 0 else { throw reader.error(.badStoredLength) }
+            guard tags == 0 else { throw reader.error(.tagCount) }
+            guard stored == 0 else { throw reader.error(.storedLength) }
         }
         self.kind = kind
         self.encoding = encoding

@@ -26,6 +26,14 @@ package enum StagingLogFormat {
         (length + UInt64(unit) - 1) / UInt64(unit) * UInt64(unit)
     }
 
+    /// Checks the bytes between a segment's records and the next unit.
+    package static func check(padding: RawSpan) throws(WireError) {
+        var reader = FieldReader("staging-log-segment")
+        for _ in 0..<padding.byteCount where try reader.integer(UInt8.self, padding) != 0 {
+            throw reader.error(.padding)
+        }
+    }
+
     /// The first 4096 bytes of a log.
     package struct Header: Equatable, Sendable {
         package var mode: Mode
@@ -54,15 +62,16 @@ package enum StagingLogFormat {
             }
             self.mode = mode
             id = try reader.identifier(bytes)
-            guard !id.isNone else { throw reader.error(.badLogID) }
+            guard !id.isNone else { throw reader.error(.zeroLogID) }
             let length = try reader.integer(UInt32.self, bytes)
-            guard (152...1024).contains(length) else { throw reader.error(.badBeginLength) }
+            guard (152...1024).contains(length) else { throw reader.error(.beginLength) }
             try reader.reserved(4, bytes)
             let announcement = try reader.fixed(Int(length), bytes)
             try reader.reserved(unit - 4 - reader.offset, bytes)
             begin = try announcement.withRawSpan { (span) throws(WireError) in
                 try Begin(decoding: span)
             }
+            guard begin.heldSegments == 0 else { throw reader.error(.heldSegments) }
         }
 
         package func encoded() -> [UInt8] {
@@ -108,9 +117,9 @@ package enum StagingLogFormat {
                 throw reader.error(.badMagic)
             }
             self.logID = try reader.identifier(bytes)
-            guard self.logID == logID else { throw reader.error(.badLogID) }
+            guard self.logID == logID else { throw reader.error(.logID) }
             guard try reader.integer(UInt64.self, bytes) == index else {
-                throw reader.error(.badSegmentIndex)
+                throw reader.error(.segmentIndex)
             }
             recordBytes = try reader.integer(UInt64.self, bytes)
             let count = try reader.integer(UInt32.self, bytes)
@@ -122,14 +131,14 @@ package enum StagingLogFormat {
             let end = try reader.integer(UInt64.self, bytes)
             let digest = try reader.digest(bytes)
             try reader.reserved(unit - 4 - reader.offset, bytes)
-            guard content <= Limits.segmentContent else { throw reader.error(.badContent) }
+            guard content <= Limits.segmentContent else { throw reader.error(.contentLimit) }
             switch mode {
             case .inPlace:
-                guard recordBytes == 0 else { throw reader.error(.badRecordBytes) }
+                guard recordBytes == 0 else { throw reader.error(.recordBytes) }
             case .staged:
                 guard recordBytes >= UInt64(Limits.recordHeader) * UInt64(count),
-                    recordBytes <= recordBytesLimit, recordBytes <= available
-                else { throw reader.error(.badRecordBytes) }
+                    recordBytes <= recordBytesLimit, padded(recordBytes) <= available
+                else { throw reader.error(.recordBytes) }
             }
             seal = Seal(
                 index: index, recordCount: count, content: content, endOffset: end, digest: digest)
@@ -159,7 +168,7 @@ extension FieldReader {
         let stored: UInt32
         do { stored = try bytes.littleEndian(at: covered) } catch { throw self.error(.truncated) }
         guard stored == CRC32C.checksum(bytes.extracting(0..<covered)) else {
-            throw error(.checksum)
+            throw error(.headerChecksum)
         }
     }
 }

@@ -40,7 +40,7 @@ package struct TransferChecker: ~Copyable {
         }
         if record.kind == .data {
             guard current.content <= Limits.segmentContent - record.length else {
-                throw WireError("SEAL", .badContent)
+                throw WireError("SEAL", .contentLimit)
             }
         }
         current.add(record)
@@ -61,18 +61,15 @@ package struct TransferChecker: ~Copyable {
     /// Ends the segment that is being filled and checks that it is what the other side says.
     package mutating func seal(expecting claimed: Seal) throws(WireError) {
         guard claimed.index == segmentIndex, claimed.index < begin.plannedSegments else {
-            throw WireError("SEAL", .badSegmentIndex)
+            throw WireError("SEAL", .segmentIndex)
         }
-        guard claimed.recordCount == current.recordCount else {
-            throw WireError("SEAL", .badRecordCount)
-        }
-        guard seal() == claimed else { throw WireError("SEAL", .digestMismatch) }
+        try claimed.check(against: seal())
     }
 
     /// Skips a segment that is known by its seal alone: it was sealed and proven before.
     package mutating func skip(_ sealed: Seal) throws(WireError) {
         guard sealed.index == segmentIndex, !hasOpenSegment else {
-            throw WireError("SEAL", .badSegmentIndex)
+            throw WireError("SEAL", .segmentIndex)
         }
         segments.append(sealed.digest)
         sealedContent += sealed.content
@@ -89,11 +86,10 @@ package struct TransferChecker: ~Copyable {
 
     /// Checks the record that the other side wants to commit.
     package func check(_ record: GenerationRecord, sender: KeyID) throws(WireError) {
-        guard !hasOpenSegment, record.head == begin.head, record.senderKey == sender,
-            record.segmentCount == segmentIndex, record.deltaDigest == deltaDigest(of: segments)
-        else { throw WireError("COMMIT", .digestMismatch) }
-        if begin.head.kind == .full, previousEnd != begin.head.volumeSize {
-            throw WireError("COMMIT", .badLength)
-        }
+        try record.check(
+            against: SealedTransfer(
+                head: begin.head, sender: sender, segmentCount: segmentIndex,
+                deltaDigest: deltaDigest(of: segments), hasOpenSegment: hasOpenSegment,
+                lastEnd: previousEnd))
     }
 }

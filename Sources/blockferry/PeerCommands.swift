@@ -93,6 +93,24 @@ struct IDCommand: ParsableCommand {
     }
 }
 
+struct ForgetCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "forget",
+        abstract: "Forget what was sent of a volume, so that it can be sent from the beginning.",
+        discussion: """
+            For a volume that the standby has lost or reset (there: blockferryd reset). The next send is a full copy, \
+            which the standby takes only for a volume that holds nothing.
+            """)
+
+    @OptionGroup var destination: DestinationOptions
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        try state.home().forget(destination.receiver, destination.volume)
+        Terminal.out("\(destination.volume) on \(destination.receiver) is forgotten\n")
+    }
+}
+
 struct StatusCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status",

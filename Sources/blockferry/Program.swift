@@ -24,7 +24,8 @@ internal import Sending
         version: ProgramRunner.version,
         subcommands: [
             PairCommand.self, SendCommand.self, ExplainCommand.self, StatusCommand.self,
-            PeersCommand.self, IDCommand.self, ChangesCommand.self, InspectCommand.self,
+            PeersCommand.self, ForgetCommand.self, IDCommand.self, ChangesCommand.self,
+            InspectCommand.self,
         ])
 
     static func main() {

@@ -225,8 +225,8 @@ struct ResetCommand: ParsableCommand {
         abstract:
             "Forget every generation of a volume, so that a full copy may replace its target.",
         discussion: """
-            The target is not touched, but the next send overwrites it. On the source host the volume must be sent \
-            under a new name, or its state forgotten, since that side remembers the old lineage.
+            The target is not touched, but the next full copy overwrites it. The source host still remembers the old \
+            lineage: there, run blockferry forget before the next send.
             """)
 
     @Argument(help: "Name of the volume.") var volume: VolumeName

@@ -186,7 +186,7 @@ private func frame(descriptor: UInt8, _ fields: [UInt8], blocks: [[UInt8]]) -> [
     @Test("a frame without content size is refused")
     func noContentSize() {
         let unknown = frame(descriptor: 0, [0], blocks: [[1, 2, 3]])
-        #expect(throws: CompressionError.contentSize) { try decompress(unknown, length: 3) }
+        #expect(throws: CompressionError.noContentSize) { try decompress(unknown, length: 3) }
     }
 
     @Test("every cut frame is refused, and no damage traps or writes past the end")

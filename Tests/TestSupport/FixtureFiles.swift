@@ -110,6 +110,7 @@ package enum JSON: Decodable, Sendable {
     case null
     case bool(Bool)
     case number(UInt64)
+    case fraction(Double)
     case string(String)
     case array([JSON])
     case object([String: JSON])
@@ -126,6 +127,8 @@ package enum JSON: Decodable, Sendable {
             self = .bool(bool)
         } else if let number = try? value.decode(UInt64.self) {
             self = .number(number)
+        } else if let fraction = try? value.decode(Double.self) {
+            self = .fraction(fraction)
         } else if let string = try? value.decode(String.self) {
             self = .string(string)
         } else if let array = try? value.decode([JSON].self) {

@@ -1,0 +1,119 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs programs and says what they cost: CPU by wait4, resident memory by VmHWM."""
+import os
+import statistics
+import subprocess
+import threading
+import time
+
+
+class Cost:
+    """What one side of a measurement cost."""
+
+    def __init__(self):
+        self.cpu = 0.0
+        self.peaks = {}
+
+    @property
+    def rss(self):
+        """MiB: the sum of the processes' high-water marks."""
+        return sum(self.peaks.values()) / 1024
+
+
+class Watcher:
+    """Polls the high-water mark of processes and of their children."""
+
+    def __init__(self):
+        self.processes = []
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.poll, daemon=True)
+        self.thread.start()
+
+    def watch(self, pid, cost):
+        self.processes.append((pid, cost))
+
+    def poll(self):
+        while not self.stopped.wait(0.01):
+            for pid, cost in list(self.processes):
+                for member in [pid, *children(pid)]:
+                    name, peak = high_water(member)
+                    if name is not None:
+                        # A worker's name is that of its program: keep the processes apart by id.
+                        cost.peaks[member] = max(peak, cost.peaks.get(member, 0))
+
+    def stop(self):
+        self.stopped.set()
+        self.thread.join()
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def high_water(pid):
+    """Name and VmHWM in KiB; nothing before exec, whose memory is this program's own."""
+    try:
+        if os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe"):
+            return None, 0
+        with open(f"/proc/{pid}/status") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+        return fields["Name"].strip(), int(fields["VmHWM"].split()[0])
+    except (OSError, KeyError):
+        return None, 0
+
+
+def start(command, watcher, cost, **options):
+    process = subprocess.Popen([str(word) for word in command], **options)
+    watcher.watch(process.pid, cost)
+    return process
+
+
+def finish(process, cost, wanted=(0,)):
+    """Waits for a process and adds its CPU time, with that of the children it waited for."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    cost.cpu += usage.ru_utime + usage.ru_stime
+    if process.returncode not in wanted:
+        raise SystemExit(f"{process.args}: exit {process.returncode}")
+
+
+def timed(command, **options):
+    """Wall seconds and cost of one program."""
+    watcher, cost = Watcher(), Cost()
+    began = time.monotonic()
+    finish(start(command, watcher, cost, **options), cost)
+    wall = time.monotonic() - began
+    watcher.stop()
+    return wall, cost
+
+
+def loopback_bytes():
+    """Bytes that went through the loopback device, of all programs together."""
+    with open("/proc/net/dev") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if name.strip() == "lo":
+                return int(rest.split()[0])
+    return 0
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def spread(values, digits=2):
+    """Median and range."""
+    return (
+        f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    )
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,258 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""A standby and a source in a directory of their own, driven through the programs that users run."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("BLOCKFERRY_BIN", ROOT / ".build/release"))
+FIXTURES = ROOT / "Tests/Fixtures/kernel"
+sys.path.insert(0, str(ROOT / "Protocol"))
+
+
+def sha256(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest(fixture: str) -> dict:
+    return json.loads((FIXTURES / fixture / "manifest.json").read_text())
+
+
+def until(seconds: float, condition) -> bool:
+    due = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > due:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+class Result:
+    """What a program did."""
+
+    def __init__(self, process: subprocess.CompletedProcess):
+        self.code, self.out, self.error = process.returncode, process.stdout, process.stderr
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n{self.out}{self.error}"
+
+
+class Site:
+    """Both hosts. `close` ends what was started, by pid."""
+
+    def __init__(self) -> None:
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix="blockferry-acceptance."))
+        self.standby, self.source = self.path / "standby", self.path / "source"
+        self.daemon: subprocess.Popen | None = None
+        self.port = 0
+        self.log = open(self.path / "daemon.log", "ab")
+
+    def close(self) -> None:
+        self.kill_daemon()
+        self.log.close()
+        shutil.rmtree(self.path)
+
+    # Programs
+
+    def run(self, program: str, *arguments: str | os.PathLike, state: pathlib.Path | None = None,
+            timeout: float = 60) -> Result:
+        state = state or (self.standby if program == "blockferryd" else self.source)
+        name = "BLOCKFERRYD_STATE" if program == "blockferryd" else "BLOCKFERRY_STATE"
+        return Result(subprocess.run([BIN / program, *map(str, arguments)], capture_output=True, text=True,
+                                     timeout=timeout, env={**os.environ, name: str(state)}))
+
+    def start_daemon(self) -> None:
+        ports = self.path / "port"
+        ports.unlink(missing_ok=True)
+        self.daemon = subprocess.Popen(
+            [BIN / "blockferryd", "serve", "--listen", f"127.0.0.1:{self.port}", "--port-file", ports],
+            stderr=self.log, env={**os.environ, "BLOCKFERRYD_STATE": str(self.standby)}, start_new_session=True)
+        if not until(20, ports.exists):
+            raise AssertionError("the daemon does not listen: " + (self.path / "daemon.log").read_text())
+        self.port = int(ports.read_text())
+
+    def kill_daemon(self) -> None:
+        """SIGKILL to the daemon and its workers, which are the only processes of its session."""
+        if self.daemon:
+            os.killpg(self.daemon.pid, signal.SIGKILL)
+            self.daemon.wait()
+            self.daemon = None
+
+    def invite(self, volume: str, target: os.PathLike, *more: str, port: int | None = None) -> str:
+        result = self.run("blockferryd", "invite", volume, "--target", target, "--create", "--address",
+                          f"127.0.0.1:{port or self.port}", *more)
+        assert result.code == 0, result
+        return result.out.strip()
+
+    def pair(self, volume: str, target: os.PathLike, *, port: int | None = None, state: pathlib.Path | None = None,
+             name: str = "standby") -> None:
+        result = self.run("blockferry", "pair", self.invite(volume, target, port=port), "--name", name,
+                          "--own-name", "source", state=state)
+        assert result.code == 0, result
+
+    def send(self, volume: str, *source: str | os.PathLike, state: pathlib.Path | None = None,
+             to: str = "standby") -> Result:
+        return self.run("blockferry", "send", *source, "--to", to, "--volume", volume, "--json", state=state)
+
+    def start_send(self, volume: str, *source: str | os.PathLike) -> subprocess.Popen:
+        return subprocess.Popen(
+            [BIN / "blockferry", "send", *map(str, source), "--to", "standby", "--volume", volume, "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.source)})
+
+    def status(self, volume: str) -> dict:
+        result = self.run("blockferryd", "status", volume, "--json")
+        assert result.code == 0, result
+        return result.json["volumes"][0]
+
+    def is_free(self, volume: str) -> bool:
+        """Whether no process has the volume for writing."""
+        with open(self.standby / "locks" / volume) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    # Images
+
+    def unpack(self, fixture: str, *images: str) -> list[pathlib.Path]:
+        paths = []
+        for image in images:
+            path = self.path / f"{fixture}-{image}"
+            subprocess.run(["zstd", "-qdf", FIXTURES / fixture / f"{image}.img.zst", "-o", path], check=True)
+            paths.append(path)
+        return paths
+
+    def pool(self) -> "Pool":
+        return Pool(self)
+
+
+class Pool:
+    """The fixture thin-64k: three snapshots of one volume."""
+
+    size = 134_217_728
+
+    def __init__(self, site: Site) -> None:
+        self.metadata, self.data = site.unpack("thin-64k", "tmeta-held-offline", "tdata")
+        facts = manifest("thin-64k")
+        self.digests = facts["generations"]
+        self.devices = {name: device["dev_id"] for name, device in facts["devices"].items()}
+
+    def source(self, name: str) -> list:
+        return ["--thin-metadata", self.metadata, "--thin-data", self.data, "--device", self.devices[name],
+                "--volume-size", self.size]
+
+
+class Proxy:
+    """Passes TCP on, and does to the sender's stream what `tamper` says: bytes in, bytes out, or None for a cut."""
+
+    def __init__(self, port: int, tamper=None, answer=None) -> None:
+        self.target, self.tamper, self.answer = port, tamper or (lambda data, at: data), answer or (
+            lambda data, at: data)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            for ends in ((near, far, self.tamper), (far, near, self.answer)):
+                threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket, change) -> None:
+        at = 0
+        try:
+            while data := source.recv(65536):
+                changed = change(data, at)
+                at += len(data)
+                if changed is None:
+                    break
+                sink.sendall(changed)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+class Rogue:
+    """A sender that is not ours: the protocol from Protocol/encode.py, over Python's TLS, with a real identity."""
+
+    def __init__(self, site: Site, identity: pathlib.Path | None = None, alpn: str = "blockferry/1",
+                 maximum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.maximum_version = maximum
+        if identity is not None:
+            context.load_cert_chain(identity)
+        if alpn:
+            context.set_alpn_protocols([alpn])
+        raw = socket.create_connection(("127.0.0.1", site.port), timeout=15)
+        try:
+            self.socket = context.wrap_socket(raw, suppress_ragged_eofs=False)
+        except BaseException:
+            raw.close()
+            raise
+        self.sequence = 0
+
+    def send(self, kind: str, payload: bytes = b"", **wrong) -> None:
+        import encode
+        self.socket.sendall(encode.frame(kind, payload, self.sequence, **wrong))
+        self.sequence += 1
+
+    def receive(self) -> tuple[int, bytes]:
+        """The next frame's type and payload; raises EOFError at the end of the stream."""
+        header = self._exactly(32)
+        length = int.from_bytes(header[:4], "little")
+        return int.from_bytes(header[4:6], "little"), self._exactly(length)
+
+    def answer(self) -> tuple[int, bytes]:
+        """The next frame that is neither PING nor PROGRESS."""
+        while True:
+            kind, payload = self.receive()
+            if kind not in (13, 14):
+                return kind, payload
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = self.socket.recv(count - len(data))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def close(self) -> None:
+        self.socket.close()

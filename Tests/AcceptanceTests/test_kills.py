@@ -1,0 +1,85 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL at random moments: the target is the old or the new generation, and the next send completes."""
+
+import os
+import random
+import time
+import unittest
+
+from harness import Site, sha256, until
+
+KILLS = int(os.environ.get("BLOCKFERRY_KILLS", "200"))
+SEGMENT = 16 << 20
+
+
+class Kills(unittest.TestCase):
+    def test_random_kills(self) -> None:
+        seed = int(os.environ.get("BLOCKFERRY_SEED", time.time_ns() % 1_000_000))
+        rng = random.Random(seed)
+        site = Site()
+        self.addCleanup(site.close)
+        site.start_daemon()
+        target, plain = site.path / "copy", site.path / "plain"
+        block = rng.randbytes(1 << 20)
+        with open(plain, "wb") as file:
+            for number in range(40):
+                file.write(number.to_bytes(4, "little") * 1024 + block[4096:])
+        site.pair("vol", target)
+        began = time.monotonic()
+        self.assertEqual(site.send("vol", plain).code, 0)
+        usual = time.monotonic() - began
+        kills = old_after = new_after = mid = resumed = 0
+        while kills < KILLS:
+            old = sha256(target)
+            with open(plain, "r+b") as file:
+                for _ in range(64):
+                    file.seek(rng.randrange(39 << 20))
+                    file.write(rng.randbytes(4096))
+            new = sha256(plain)
+            # Several kills in a row at one generation, of either side.
+            for _ in range(rng.randint(1, 4)):
+                process = site.start_send("vol", plain)
+                time.sleep(rng.random() * usual * 1.1)
+                if rng.random() < 0.5:
+                    process.kill()
+                else:
+                    site.kill_daemon()
+                process.communicate(timeout=60)
+                kills += 1
+                if site.daemon is None:
+                    site.start_daemon()
+                # Recovery is local: without the sender the target is whole once no process has the volume.
+                self.assertTrue(until(30, lambda: site.is_free("vol")), f"seed {seed}")
+                found = sha256(target)
+                self.assertIn(found, (old, new), f"torn after kill {kills}, seed {seed}")
+                if found == new:
+                    new_after += 1
+                else:
+                    old_after += 1
+                state = site.status("vol")["state"]
+                mid += state == "staging"
+                self.assertIn(state, ("consistent", "staging"), f"seed {seed}")
+            begun = {}
+
+            def completes() -> bool:
+                result = site.send("vol", plain)
+                begun["result"] = result
+                return result.code == 0
+
+            self.assertTrue(until(30, completes), f"seed {seed}: {begun.get('result')}")
+            self.assertEqual(sha256(target), new, f"seed {seed}")
+            result = begun["result"].json
+            if result["resumed_segments"]:
+                resumed += 1
+                left = (result["planned_segments"] - result["resumed_segments"]) * (SEGMENT + (1 << 20))
+                self.assertLessEqual(result["bytes_on_wire"], left + SEGMENT, f"seed {seed}")
+        print(f"kills: {kills} (seed {seed}), afterwards old {old_after}, new {new_after}; "
+              f"in the middle of a transfer {mid}; sends that were resumed {resumed}")
+        self.assertGreaterEqual(kills, KILLS)
+        self.assertGreaterEqual(mid, KILLS // 10)
+        self.assertGreaterEqual(resumed, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,2 +1,0 @@
-// Copyright (c) The Blockferry authors
-// SPDX-License-Identifier: Apache-2.0
