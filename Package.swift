@@ -141,16 +141,19 @@ let package = Package(
     swiftLanguageModes: [.v6]
 )
 
-// FUZZ=1 swift build -c release --scratch-path .build/fuzz --product blockferry-fuzz; see Fuzz/run.
-if isFuzzing {
+// FUZZ=1 swift build -c release --scratch-path .build/fuzz --product blockferry-fuzz
+if Context.environment["FUZZ"] != nil {
+    let instrumented: [SwiftSetting] = [.unsafeFlags(["-sanitize=fuzzer"])]
+    let parsers = ["Blocks", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session"]
+    for target in package.targets where parsers.contains(target.name) {
+        target.swiftSettings = (target.swiftSettings ?? []) + instrumented
+    }
     package.targets += [
         .target(name: "CFuzzer", path: "Fuzz/CFuzzer"),
         .executableTarget(
             name: "blockferry-fuzz",
-            dependencies: ["CFuzzer", "Blocks", "SnapshotStore", "ThinMetadata"],
-            path: "Fuzz/blockferry-fuzz", swiftSettings: settings,
-            linkerSettings: [
-                .unsafeFlags(["-sanitize=fuzzer,address", "-use-ld=lld"])
-            ]),
+            dependencies: ["CFuzzer"] + parsers.map { .byName(name: $0) },
+            path: "Fuzz/blockferry-fuzz", swiftSettings: settings + instrumented,
+            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer", "-use-ld=lld"])]),
     ]
 }

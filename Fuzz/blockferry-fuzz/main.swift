@@ -1,28 +1,38 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import CFuzzer
+import CFuzzer
+import Glibc
 
-/// What a target does with one input. It must return whatever the input is; a trap is a finding,
-/// and so is a `precondition` about the result that fails.
-typealias FuzzTarget = ([UInt8]) -> Void
-
-/// All targets, by the name that is the program's first argument.
-let targets: [String: FuzzTarget] = [
-    "snapshot-store": SnapshotStoreTarget().run,
-    "thin-metadata": ThinMetadataTarget().run,
+/// What can be fuzzed, by name; the environment variable FUZZ_TARGET chooses.
+let targets: [String: @Sendable ([UInt8]) -> Void] = [
+    "frame": fuzzFrame,
+    "message": fuzzMessage,
+    "record": fuzzRecord,
+    "staging-log": fuzzStagingLog,
+    "invitation": fuzzInvitation,
+    "session": fuzzSession,
+    "snapshot-store": fuzzSnapshotStore,
+    "thin-metadata": fuzzThinMetadata,
 ]
 
-let name = CommandLine.arguments.dropFirst().first ?? ""
-guard let target = targets[name] else {
-    print(targets.keys.sorted().joined(separator: "\n"))
-    fatalError("the first argument must be one of these targets")
+guard let name = unsafe getenv("FUZZ_TARGET").map({ unsafe String(cString: $0) }),
+    targets[name] != nil
+else {
+    print("FUZZ_TARGET must be one of: \(targets.keys.sorted().joined(separator: " "))")
+    exit(2)
 }
-let chosen = target
 
-// SAFETY: the arguments live as long as the program, and libFuzzer lends `count` bytes for the
-// call.
-_ = unsafe cfuzzer_run(CommandLine.argc, CommandLine.unsafeArgv, 1) { bytes, count in
-    unsafe chosen([UInt8](UnsafeBufferPointer(start: bytes, count: count)))
-    return 0
-}
+/// Looked up once: the callback can capture nothing.
+let chosen: @Sendable ([UInt8]) -> Void = targets[name] ?? { _ in }
+
+var count = CommandLine.argc
+var arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? = unsafe CommandLine.unsafeArgv
+exit(
+    unsafe LLVMFuzzerRunDriver(&count, &arguments) { data, size in
+        guard let data = unsafe data else { return 0 }
+        // SAFETY: libFuzzer lends `size` bytes for the length of the call.
+        let bytes = unsafe Array(UnsafeBufferPointer(start: data, count: size))
+        MainActor.assumeIsolated { chosen(bytes) }
+        return 0
+    })

@@ -141,6 +141,11 @@ package final class VolumeWriter {
             if case .failed = error { try suspect("\(error)") }
             throw error
         } catch let error as Redo.Failure {
+            // A target that does not fit or cannot be opened was refused before its first byte.
+            if case .target(let refused) = error {
+                if case .failed = refused { try suspect("\(error)") }
+                throw refused
+            }
             try suspect("\(error)")
             throw error
         }

@@ -15,7 +15,7 @@ internal import Wire
 /// Two threads: this one reads and writes frames, the other does what they ask for. Between them are bounded
 /// queues and a fixed number of record buffers, so that a fast sender waits for a slow disk.
 package struct Worker {
-    private static let bufferCount = 12
+    private static let bufferCount = 8
 
     private let home: StandbyHome
     private let software: String

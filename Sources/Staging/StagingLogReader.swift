@@ -164,7 +164,7 @@ package final class StagingLogReader {
 
 /// A part of the log in memory, big enough for a record wherever it lies.
 private final class Window {
-    let memory = AlignedBuffer(byteCount: 8 << 20)
+    let memory = AlignedBuffer(byteCount: 4 << 20)
     private let file: File
     private let byteCount: UInt64
     private var start: UInt64 = 0

@@ -26,6 +26,8 @@ package final class Target {
     private let edge: AlignedBuffer
     private var failure: SystemCallError?
     private var zeros: AlignedBuffer?
+    /// For content that does not begin at a page's border, as in the staging log.
+    private var bounce: AlignedBuffer?
 
     /// What can be known about a target without touching it.
     package struct Description: Equatable, Sendable {
@@ -239,7 +241,8 @@ extension Target {
     private func writeShifted(
         _ memory: AlignedBuffer, from position: Int, _ range: Range<UInt64>
     ) throws(SystemCallError) {
-        let bounce = AlignedBuffer(byteCount: min(range.count, Limits.recordContent))
+        let bounce = self.bounce ?? AlignedBuffer(byteCount: Limits.recordContent)
+        self.bounce = bounce
         var done = 0
         while done < range.count {
             let count = min(range.count - done, bounce.byteCount)
