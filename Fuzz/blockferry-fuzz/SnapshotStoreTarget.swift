@@ -1,11 +1,11 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Blocks
-internal import SnapshotStore
+import Blocks
+import SnapshotStore
 
 /// Changes a valid store here and there, and asks the reader everything.
-struct SnapshotStoreTarget {
+struct SnapshotStoreTarget: Sendable {
     /// Chunks of one sector, so that an area has 32 records and a store of three areas is small.
     private static let recordsPerArea = 32
     private static let records = 70
@@ -29,7 +29,7 @@ struct SnapshotStoreTarget {
         (1 + record / recordsPerArea * (recordsPerArea + 1)) * 512 + record % recordsPerArea * 16
     }
 
-    func run(_ bytes: [UInt8]) {
+    @Sendable func run(_ bytes: [UInt8]) {
         var input = FuzzInput(bytes)
         var store = template
         let style = input.byte()

@@ -1,15 +1,15 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Blocks
-internal import ThinMetadata
+import Blocks
+import ThinMetadata
 
 /// Changes the metadata of a valid pool here and there, corrects the checksums of what was changed,
 /// and asks the reader everything.
 ///
 /// The pool has devices 1, 2 and 3: the first two have trees of two levels that share leaves, the
 /// third is a leaf of its own.
-struct ThinMetadataTarget {
+struct ThinMetadataTarget: Sendable {
     private static let blockByteCount = 4096
     private static let superblockSalt: UInt32 = 160_774
     private static let nodeSalt: UInt32 = 121_107
@@ -80,7 +80,7 @@ struct ThinMetadataTarget {
             UInt64(state ^ (block < 2 ? superblockSalt : nodeSalt)), at: start, width: 4)
     }
 
-    func run(_ bytes: [UInt8]) {
+    @Sendable func run(_ bytes: [UInt8]) {
         var input = FuzzInput(bytes)
         var image = template
         let style = input.byte()
