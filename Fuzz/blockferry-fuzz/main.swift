@@ -12,8 +12,8 @@ let targets: [String: @Sendable ([UInt8]) -> Void] = [
     "staging-log": fuzzStagingLog,
     "invitation": fuzzInvitation,
     "session": fuzzSession,
-    "snapshot-store": fuzzSnapshotStore,
-    "thin-metadata": fuzzThinMetadata,
+    "snapshot-store": SnapshotStoreTarget().run,
+    "thin-metadata": ThinMetadataTarget().run,
 ]
 
 guard let name = unsafe getenv("FUZZ_TARGET").map({ unsafe String(cString: $0) }),

@@ -42,11 +42,11 @@ extension ByteSourceError: CustomStringConvertible {
 
 /// Random access to the bytes of a store or of a pool's metadata.
 ///
-/// The readers of this library ask only for offsets that are multiples of 4096, and for counts that are
-/// multiples of 4096 or reach the end of the source. The source owns the buffer. Together these let an
-/// implementation read a live device past the page cache (`O_DIRECT`), which is the only right way to
-/// read one: the kernel writes its metadata underneath the cache, and a cached read can stay old for
-/// ever.
+/// The readers of this library ask only for offsets that are multiples of 4096, and for counts that
+/// are multiples of 4096 or reach the end of the source. The source owns the buffer. Together these
+/// let an implementation read a live device past the page cache (`O_DIRECT`), which is the only
+/// right way to read one: the kernel writes its metadata underneath the cache, and a cached read
+/// can stay old for ever.
 public protocol ByteSource: AnyObject {
     /// Size in bytes.
     var byteCount: UInt64 { get }

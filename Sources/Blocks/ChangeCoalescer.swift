@@ -1,11 +1,11 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// Turns ascending changes into a canonical change list: adjacent entries of one kind merged, everything
-/// clipped to the volume.
+/// Turns ascending changes into a canonical change list: adjacent entries of one kind merged,
+/// everything clipped to the volume.
 ///
-/// It holds one pending entry, whatever the length of the list, and gives each finished entry back to
-/// the caller, so that a list of any size can be streamed.
+/// It holds one pending entry, whatever the length of the list, and gives each finished entry back
+/// to the caller, so that a list of any size can be streamed.
 public struct ChangeCoalescer: Sendable {
     private let volumeByteCount: UInt64
     private var pending: Change?

@@ -3,8 +3,8 @@
 
 /// Changes in ascending order, disjoint, adjacent ones of one kind merged, clipped to the volume.
 ///
-/// A list is pulled, one entry at a time, and holds only what the next entry needs. If `next` throws,
-/// the list is worthless as a whole: what came before must be discarded too.
+/// A list is pulled, one entry at a time, and holds only what the next entry needs. If `next`
+/// throws, the list is worthless as a whole: what came before must be discarded too.
 public protocol ChangeList {
     /// What can go wrong on the way.
     associatedtype Failure: Error
@@ -18,7 +18,8 @@ public struct ContentPiece: Hashable, Sendable {
     /// The part of the volume.
     public let extent: Extent
     /// Offset of its first byte in the store (classic snapshot) or the data device (thin volume);
-    /// `nil` if it is not kept there: the origin has it (classic), or nobody and it reads as zeros (thin).
+    /// `nil` if it is not kept there: the origin has it (classic), or nobody and it reads as zeros
+    /// (thin).
     public let offset: UInt64?
 
     /// Makes a piece.

@@ -11,9 +11,9 @@ public enum ChangeSource: String, Sendable {
 
 /// Writes a change list as JSON, piece by piece.
 ///
-/// `changed_bytes` stands before the extents but is known only after them: write `entry` after `entry`
-/// to a spool, then `prefix`, the spool and `suffix` to the output. That also keeps a list that turns
-/// out to be damaged half-way from reaching the output at all.
+/// `changed_bytes` stands before the extents but is known only after them: write `entry` after
+/// `entry` to a spool, then `prefix`, the spool and `suffix` to the output. That also keeps a list
+/// that turns out to be damaged half-way from reaching the output at all.
 public struct ChangeListJSON: Sendable {
     /// Where the list came from.
     public let source: ChangeSource

@@ -3,8 +3,8 @@
 
 /// A byte range of a volume.
 ///
-/// An extent is never empty and its end never overflows: `init` refuses both, so that code holding an
-/// extent may use `end` without a check.
+/// An extent is never empty and its end never overflows: `init` refuses both, so that code holding
+/// an extent may use `end` without a check.
 public struct Extent: Hashable, Sendable {
     /// First byte, counted from the start of the volume.
     public let offset: UInt64

@@ -6,9 +6,9 @@ internal import Glibc
 
 /// A file or block device as a source of bytes, for the readers of stores and metadata.
 ///
-/// A block device is read with `O_DIRECT`: the kernel writes its metadata past the page cache, so cached
-/// reads may be stale. A regular file is read through the cache. The buffer is aligned to 4096 bytes and
-/// grows to the largest read asked for, which the readers bound at 1 MiB.
+/// A block device is read with `O_DIRECT`: the kernel writes its metadata past the page cache, so
+/// cached reads may be stale. A regular file is read through the cache. The buffer is aligned to
+/// 4096 bytes and grows to the largest read asked for, which the readers bound at 1 MiB.
 @safe package final class FileBytes: ByteSource {
     /// Size in bytes.
     package let byteCount: UInt64
@@ -60,8 +60,8 @@ internal import Glibc
             throw ByteSourceError(
                 offset: offset, count: count, reason: .pastEnd(byteCount: byteCount))
         }
-        // The last part of a device whose size is no multiple of 4096 is asked for in whole sectors,
-        // which O_DIRECT accepts.
+        // The last part of a device whose size is no multiple of 4096 is asked for in whole
+        // sectors, which O_DIRECT accepts.
         if unsafe buffer.count < count {
             // SAFETY: the old buffer is not lent to anybody at this point.
             unsafe buffer.deallocate()

@@ -3,9 +3,9 @@
 
 /// The chunks that have a record, each at most once.
 ///
-/// A bitmap while it stays small (32 MiB: one bit for every 4 KiB of 1 TiB), and otherwise a sorted list
-/// of eight bytes a record, which the store's own size bounds. Neither follows a number that a damaged
-/// store could make up.
+/// A bitmap while it stays small (32 MiB: one bit for every 4 KiB of 1 TiB), and otherwise a sorted
+/// list of eight bytes a record, which the store's own size bounds. Neither follows a number that a
+/// damaged store could make up.
 struct ChunkSet: Sendable {
     /// Largest set that is kept as a bitmap.
     static let maximumBitmapBits: UInt64 = 1 << 28
@@ -14,12 +14,18 @@ struct ChunkSet: Sendable {
     /// Bits, or sorted chunks.
     private var words: [UInt64]
 
-    init(chunkLimit: UInt64) {
-        isBitmap = chunkLimit <= Self.maximumBitmapBits
+    /// Makes an empty set.
+    ///
+    /// - Parameter count: how many chunks it will get, if that is known; then the smaller form is
+    ///   taken.
+    init(chunkLimit: UInt64, count: UInt64? = nil) {
+        isBitmap =
+            chunkLimit <= Self.maximumBitmapBits && (count.map { chunkLimit / 64 <= $0 } ?? true)
         words = isBitmap ? Array(repeating: 0, count: Int((chunkLimit + 63) / 64)) : []
     }
 
-    /// Adds a chunk below the limit; tells whether it is new, as far as that is known before `seal`.
+    /// Adds a chunk below the limit; tells whether it is new, as far as that is known before
+    /// `seal`.
     mutating func insert(_ chunk: UInt64) -> Bool {
         guard isBitmap else {
             words.append(chunk)

@@ -13,18 +13,20 @@ public struct ExceptionRecord: Hashable, Sendable {
 
 /// Which order of allocation a store must show.
 public enum AllocationOrder: Sendable {
-    /// Data chunks 2, 3, 4, … in the order of the records, past the metadata areas, as every kernel since
-    /// 3.14 writes them. This redundancy finds nearly all damage to the second half of a record.
+    /// Data chunks 2, 3, 4, … in the order of the records, past the metadata areas, as every kernel
+    /// since 3.14 writes them. This redundancy finds nearly all damage to the second half of a
+    /// record.
     case sequential
     /// Any order, as older kernels may have written.
     case any
 }
 
-/// Reads the store of a classic (copy-on-write) snapshot: the chunks that were written since it was made.
+/// Reads the store of a classic (copy-on-write) snapshot: the chunks that were written since it was
+/// made.
 ///
 /// The whole list is read and checked by `init`; afterwards nothing can fail but reading again. The
-/// format has no checksum. Everything that can be told apart from what a kernel writes is refused; what
-/// remains is listed in docs/formats/snapshot-store.md. Source of the format:
+/// format has no checksum. Everything that can be told apart from what a kernel writes is refused;
+/// what remains is listed in docs/formats/snapshot-store.md. Source of the format:
 /// drivers/md/dm-snap-persistent.c.
 public final class SnapshotStoreReader {
     /// The header.
@@ -41,7 +43,8 @@ public final class SnapshotStoreReader {
 
     /// Reads and checks a store.
     ///
-    /// - Parameter volumeByteCount: size of the snapshot, to check the records against and to clip to.
+    /// - Parameter volumeByteCount: size of the snapshot, to check the records against and to clip
+    ///   to.
     public init(
         _ source: any ByteSource, volumeByteCount: UInt64? = nil,
         order: AllocationOrder = .sequential
@@ -66,8 +69,8 @@ public final class SnapshotStoreReader {
 
     /// Goes through the first `count` records in their order in the store.
     ///
-    /// A snapshot's list only grows, so the first records of a later reading must be those of an earlier
-    /// one. Digest the fields here to prove it.
+    /// A snapshot's list only grows, so the first records of a later reading must be those of an
+    /// earlier one. Digest the fields here to prove it.
     public func forEachRecord(
         first count: UInt64 = .max, _ body: (ExceptionRecord) -> Void
     ) throws(SnapshotStoreError) {
@@ -88,7 +91,8 @@ public final class SnapshotStoreReader {
             volumeByteCount: volumeByteCount)
     }
 
-    /// Where the content of the snapshot is: for each chunk with a record, the store; else, the origin.
+    /// Where the content of the snapshot is: for each chunk with a record, the store; else, the
+    /// origin.
     ///
     /// Takes sixteen bytes a record.
     public func exceptionMap() throws(SnapshotStoreError) -> ExceptionMap {
@@ -98,25 +102,26 @@ public final class SnapshotStoreReader {
         return ExceptionMap(records, chunkByteCount: header.chunkByteCount)
     }
 
-    /// Reads everything: once if the volume's size bounds the bitmap, otherwise once more before that to
-    /// find the highest chunk.
+    /// Reads everything: once if the volume's size bounds the bitmap, otherwise once more before
+    /// that to find the highest chunk.
     private func readAll() throws(SnapshotStoreError) {
         var limit = chunkLimit
-        var count = UInt64.max
+        var count: UInt64?
         if limit > ChunkSet.maximumBitmapBits {
             var highest: UInt64 = 0
-            count = 0
+            var found: UInt64 = 0
             try forEachRecord { record in
                 highest = max(highest, record.chunk)
-                count += 1
+                found += 1
             }
             limit = highest + 1
+            count = found
         }
-        var set = ChunkSet(chunkLimit: limit)
+        var set = ChunkSet(chunkLimit: limit, count: count)
         var taken: UInt64 = 0
         try scan { (record) throws(SnapshotStoreError) in
             // A live store may have grown since the first pass: the list is what it was then.
-            guard taken < count else { return false }
+            guard taken < count ?? .max else { return false }
             guard record.chunk < limit, set.insert(record.chunk) else {
                 throw .duplicate(chunk: record.chunk)
             }

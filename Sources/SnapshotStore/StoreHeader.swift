@@ -12,8 +12,8 @@ internal import Blocks
 /// |      8 |    4 | version: 1                                               |
 /// |     12 |    4 | chunk size in sectors of 512 bytes                       |
 ///
-/// All integers are little-endian. Layout: `struct disk_header` in drivers/md/dm-snap-persistent.c. The
-/// chunk size given here wins over the one in the device-mapper table.
+/// All integers are little-endian. Layout: `struct disk_header` in drivers/md/dm-snap-persistent.c.
+/// The chunk size given here wins over the one in the device-mapper table.
 public struct StoreHeader: Hashable, Sendable {
     /// The first four bytes.
     public static let magic: UInt32 = 0x7041_6E53

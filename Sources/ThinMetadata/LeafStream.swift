@@ -80,6 +80,10 @@ struct LeafStream {
     ) throws(ThinMetadataError.Reason) -> Int {
         let header = try NodeHeader(checking: bytes, as: leaf, wantLeaf: true)
         let count = header.entryCount
+        guard count > 0 else { return base }
+        // Spans, because an array looks whether it is shared at every store.
+        var keys = keys.mutableSpan
+        var values = values.mutableSpan
         var highest: UInt64 = 0
         for index in 0..<count {
             keys[base + index] = try header.key(index, in: bytes)
@@ -87,7 +91,6 @@ struct LeafStream {
             values[base + index] = value
             highest = max(highest, value)
         }
-        guard count > 0 else { return base }
         let lastKey = keys[base + count - 1]
         guard lastKey < limits.thinBlockLimit else {
             throw .keyOutOfRange(found: lastKey, from: leaf.low, upTo: limits.thinBlockLimit)

@@ -53,11 +53,11 @@ private struct RunCollector {
 
 /// The difference of two mapping trees of one pool, in ascending runs.
 ///
-/// Within one image of the metadata a block has one content, and its keys are absolute. So a node that
-/// both trees refer to adds the same mappings to both, wherever it hangs, and is left out of both without
-/// being read. The trees are compared level by level from the top; below the last level only the leaves
-/// that are not shared are read, and merged by key. The cost follows the change, not the volume. Memory
-/// holds the references of one level and a window of leaves.
+/// Within one image of the metadata a block has one content, and its keys are absolute. So a node
+/// that both trees refer to adds the same mappings to both, wherever it hangs, and is left out of
+/// both without being read. The trees are compared level by level from the top; below the last
+/// level only the leaves that are not shared are read, and merged by key. The cost follows the
+/// change, not the volume. Memory holds the references of one level and a window of leaves.
 public struct MappingDifference {
     private var left: LeafStream
     private var right: LeafStream
@@ -66,7 +66,8 @@ public struct MappingDifference {
 
     /// Prepares the comparison: reads the internal nodes.
     ///
-    /// - Parameter includesSame: also report what is the same, which means to read both trees whole.
+    /// - Parameter includesSame: also report what is the same, which means to read both trees
+    ///   whole.
     init(
         _ store: NodeStore, _ leftRoot: UInt64, _ rightRoot: UInt64, limits: MappingLimits,
         includesSame: Bool

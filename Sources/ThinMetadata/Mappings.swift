@@ -69,8 +69,8 @@ public struct Mappings {
 
 /// Finds the content of a thin volume on the pool's data device.
 ///
-/// Made for a reader that goes through extents in ascending order: it knows all leaves of the tree by
-/// their keys (24 bytes a leaf, of about 200 mappings), and keeps the last one decoded.
+/// Made for a reader that goes through extents in ascending order: it knows all leaves of the tree
+/// by their keys (24 bytes a leaf, of about 200 mappings), and keeps the last one decoded.
 public final class ThinContentMap {
     /// Size of a block in bytes.
     public let blockByteCount: UInt64
@@ -90,8 +90,9 @@ public final class ThinContentMap {
 
     /// Splits an extent by where its content is, in ascending order and without a gap.
     ///
-    /// Neighbours in the volume that are neighbours on the data device come as one piece. A piece without
-    /// an offset is not mapped: it reads as zeros, or as the external origin if the volume has one.
+    /// Neighbours in the volume that are neighbours on the data device come as one piece. A piece
+    /// without an offset is not mapped: it reads as zeros, or as the external origin if the volume
+    /// has one.
     public func pieces(of extent: Extent) throws(ThinMetadataError) -> [ContentPiece] {
         var pieces: [ContentPiece] = []
         var start = extent.offset

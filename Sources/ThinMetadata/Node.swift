@@ -5,8 +5,9 @@ internal import Blocks
 
 /// A node as its parent describes it: where it is and which keys it may hold.
 ///
-/// The ranges of one level never overlap, and no node but a root may be empty. So a block that a damaged
-/// tree refers to twice is refused when it is read the second time, and a walk stays bounded.
+/// The ranges of one level never overlap, and no node but a root may be empty. So a block that a
+/// damaged tree refers to twice is refused when it is read the second time, and a walk stays
+/// bounded.
 struct NodeReference {
     /// Levels a tree may have; 252 to the power of four already exceeds the largest pool.
     static let maximumDepth = 10

@@ -32,8 +32,8 @@ final class NodeStore {
         return value
     }
 
-    /// Reads nodes, in the order of their blocks and neighbours together, and hands each to `body` with
-    /// its index.
+    /// Reads nodes, in the order of their blocks and neighbours together, and hands each to `body`
+    /// with its index.
     func read(
         _ nodes: ArraySlice<NodeReference>,
         _ body: (Int, RawSpan) throws(ThinMetadataError.Reason) -> Void

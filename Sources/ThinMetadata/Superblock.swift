@@ -3,7 +3,8 @@
 
 internal import Blocks
 
-/// The superblock of a thin pool: block 0 of the metadata, or the copy of it that is a metadata snapshot.
+/// The superblock of a thin pool: block 0 of the metadata, or the copy of it that is a metadata
+/// snapshot.
 ///
 /// | offset | size | field                                                         |
 /// |-------:|-----:|---------------------------------------------------------------|

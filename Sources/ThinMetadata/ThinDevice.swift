@@ -85,7 +85,8 @@ extension NodeStore {
         _ root: UInt64, valueByteCount: UInt32,
         _ body: (UInt64, RawSpan, Int) throws(ThinMetadataError.Reason) -> Void
     ) throws(ThinMetadataError) {
-        // One by one, because the order of the keys matters here and batches come in that of the blocks.
+        // One by one, because the order of the keys matters here and batches come in that of the
+        // blocks.
         for leaf in try leaves(of: root, valueByteCount: valueByteCount) {
             try read(leaf.block) { (bytes) throws(ThinMetadataError.Reason) in
                 let header = try NodeHeader(

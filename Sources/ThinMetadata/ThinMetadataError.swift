@@ -98,7 +98,7 @@ extension ThinMetadataError.Reason: CustomStringConvertible {
             "metadata block size of \(sectors) sectors is not 8"
         case .unknownFlags(let flags): "unknown flags \(hex(flags))"
         case .needsCheck:
-            "the pool needs a check: it has lost a transaction, so no list of changes can be trusted"
+            "the pool needs a check: it has lost a transaction, so no change list can be trusted"
         case .incompatibleFeatures(let flags): "unknown incompatible features \(hex(flags))"
         case .noMetadataSnapshot(let found):
             found == 0

@@ -14,10 +14,11 @@ public enum MetadataRoot: Hashable, Sendable {
     case metadataSnapshotAt(UInt64)
 }
 
-/// Reads the metadata of a thin pool: its devices, their mappings, and what differs between two of them.
+/// Reads the metadata of a thin pool: its devices, their mappings, and what differs between two of
+/// them.
 ///
-/// Every block that is used is checked: checksum, own number, kind, and the rules of its place. The first
-/// violation ends the reading with an error, and there is no list. Source of the format:
+/// Every block that is used is checked: checksum, own number, kind, and the rules of its place. The
+/// first violation ends the reading with an error, and there is no list. Source of the format:
 /// drivers/md/dm-thin-metadata.c and drivers/md/persistent-data.
 public final class ThinMetadataReader {
     /// The superblock that the trees were taken from.
@@ -31,8 +32,8 @@ public final class ThinMetadataReader {
 
     /// Reads the superblock and the lists of devices.
     ///
-    /// - Parameter allowsNeedsCheck: read a pool that the kernel wants checked. Good for a look at it;
-    ///   a change list of such a pool must not be trusted.
+    /// - Parameter allowsNeedsCheck: read a pool that the kernel wants checked. Good for a look at
+    ///   it; a change list of such a pool must not be trusted.
     public init(
         _ source: any ByteSource, root: MetadataRoot = .current, allowsNeedsCheck: Bool = false
     ) throws(ThinMetadataError) {
@@ -51,8 +52,8 @@ public final class ThinMetadataReader {
             throw ThinMetadataError(
                 block: block, .wrongDataBlockSize(sectors: superblock.dataBlockSectors))
         }
-        // A metadata snapshot has no space map; the pool's data can only have grown since. No device
-        // ends past 2^63, which also keeps every product of block and size in range.
+        // A metadata snapshot has no space map; the pool's data can only have grown since. No
+        // device ends past 2^63, which also keeps every product of block and size in range.
         let blockLimit = (1 << 63) / main.dataBlockByteCount
         limits = MappingLimits(
             thinBlockLimit: blockLimit, dataBlockCount: min(main.dataBlockCount, blockLimit))
@@ -94,8 +95,8 @@ public final class ThinMetadataReader {
 
     /// What changed from one snapshot to another.
     ///
-    /// Exact if nobody writes to either. What only the older one maps is `.unmapped`; with an external
-    /// origin that does not mean zeros.
+    /// Exact if nobody writes to either. What only the older one maps is `.unmapped`; with an
+    /// external origin that does not mean zeros.
     public func changes(
         from left: UInt32, to right: UInt32, volumeByteCount: UInt64? = nil
     ) throws(ThinMetadataError) -> ThinChanges {
@@ -103,7 +104,8 @@ public final class ThinMetadataReader {
             try difference(from: left, to: right), superblock.dataBlockByteCount, volumeByteCount)
     }
 
-    /// Everything there is in a device: what it maps is `.data`, the rest of the volume is `.unmapped`.
+    /// Everything there is in a device: what it maps is `.data`, the rest of the volume is
+    /// `.unmapped`.
     public func fullChanges(
         of deviceID: UInt32, volumeByteCount: UInt64
     ) throws(ThinMetadataError) -> ThinFullChanges {

@@ -16,9 +16,9 @@ struct ChangesCommand: ParsableCommand {
         commandName: "changes",
         abstract: "List the blocks that changed between two snapshots.",
         discussion: """
-            For a thin pool, compares two of its devices. Give their numbers as 'lvs -o name,thin_id' \
-            shows them. The list is exact as long as nobody has written to either, so compare \
-            snapshots, not volumes in use.
+            For a thin pool, compares two of its devices. Give their numbers as 'lvs -o \
+            name,thin_id' shows them. The list is exact as long as nobody has written to either, \
+            so compare snapshots, not volumes in use.
 
               blockferry changes --thin-metadata tmeta.img --from 3 --to 5 --volume-size 1073741824
 
@@ -27,12 +27,13 @@ struct ChangesCommand: ParsableCommand {
 
               blockferry changes --cow-store /dev/mapper/vg-snap-cow --format json
 
-            Text is one extent a line: offset and length in bytes, and 'data' (read it from the newer \
-            snapshot) or 'unmapped' (it has no storage there and reads as zeros, unless the volume has \
-            an external origin). XML is what thin_delta prints, in blocks, with what is the same.
+            Text is one extent a line: offset and length in bytes, and 'data' (read it from the \
+            newer snapshot) or 'unmapped' (it has no storage there and reads as zeros, unless \
+            the volume has an external origin). XML is what thin_delta prints, in blocks, with \
+            what is the same.
 
-            If anything in the input is wrong, nothing is printed and the exit code is 1: half a list \
-            is worse than none.
+            If anything in the input is wrong, nothing is printed and the exit code is 1: half a \
+            list is worse than none.
             """)
 
     @OptionGroup var input: OfflineInput

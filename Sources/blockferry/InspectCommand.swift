@@ -24,9 +24,9 @@ struct InspectCommand: ParsableCommand {
 
               blockferry inspect --cow-store /dev/mapper/vg-snap-cow
 
-            XML is what thin_dump prints, with all mappings; thin_restore reads it. All devices are \
-            read whole before anything is printed. A pool that needs a check can be inspected, but \
-            'changes' refuses it.
+            XML is what thin_dump prints, with all mappings; thin_restore reads it. All devices \
+            are read whole before anything is printed. A pool that needs a check can be \
+            inspected, but 'changes' refuses it.
             """)
 
     @OptionGroup var input: OfflineInput

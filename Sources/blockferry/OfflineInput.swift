@@ -39,8 +39,8 @@ extension DamagedInput {
 
 /// Text that reaches standard output only as a whole, when everything has gone well.
 ///
-/// A list that turns out to be damaged half-way must not have been printed half-way. Up to 1 MiB stays
-/// in memory; what is longer goes to a temporary file without a name.
+/// A list that turns out to be damaged half-way must not have been printed half-way. Up to 1 MiB
+/// stays in memory; what is longer goes to a temporary file without a name.
 final class Spool {
     private var pending = Data()
     private var file: FileHandle?

@@ -51,7 +51,7 @@ struct KernelStore: CustomTestStringConvertible, Sendable {
             }
             let store = manifest["store"]
             if name.hasPrefix("cow-chain") {
-                for (snapshot, entry) in store.members {
+                for (snapshot, entry) in store.members.sorted(by: { $0.key < $1.key }) {
                     add(
                         "cow-\(snapshot)", "origin", entry["exceptions"],
                         entry["changed_chunks"].rows, generations[snapshot])

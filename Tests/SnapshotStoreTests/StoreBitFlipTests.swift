@@ -8,10 +8,10 @@ import Testing
 
 @Suite("Damaged stores")
 struct StoreBitFlipTests {
-    /// The format has no checksum. What it leaves to chance, and nothing else, may give another list:
-    /// a record's `old_chunk` that becomes the number of another unused chunk of the volume; and the
-    /// empty record at the end, if a flip makes it the record of chunk 0 that would come next (or the
-    /// other way round). See docs/formats/snapshot-store.md.
+    // The format has no checksum. Two kinds of damage, and nothing else, may give another list: a
+    // record's chunk that becomes the number of another unused chunk of the volume; and the empty
+    // record at the end, if a flip makes it the record of chunk 0 that would come next. See
+    // docs/formats/snapshot-store.md.
     @Test("a flipped bit is refused or harmless, unless it falls where the format cannot tell")
     func flips() throws {
         var numbers = SeededNumbers(seed: 42)
@@ -73,7 +73,7 @@ struct StoreBitFlipTests {
         #expect(refused > trials / 4)
         print(
             "stores: \(trials) flipped bits in \(fixtures.count) images: \(refused) refused, "
-                + "\(same) the same list, \(otherChunk) another chunk (undetectable by the format), "
-                + "\(otherEnd) one more record of chunk 0 (undetectable by the format)")
+                + "\(same) the same list; undetectable by the format: \(otherChunk) another chunk, "
+                + "\(otherEnd) one more record of chunk 0")
     }
 }

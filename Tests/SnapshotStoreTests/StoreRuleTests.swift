@@ -93,6 +93,13 @@ struct StoreRuleTests {
         }
     }
 
+    @Test("an empty store cannot be told from one with the first record of chunk 0")
+    func emptyStore() throws {
+        #expect(try SnapshotStoreReader(store()).exceptionCount == 0)
+        let one = try SnapshotStoreReader(store([(0, 2)]))
+        #expect(try one.changes().collected().map(\.extent) == [Extent(offset: 0, length: 4096)])
+    }
+
     @Test("a read error comes out as it is, whichever read it hits")
     func readErrors() throws {
         let bytes = store([(5, 2)]).bytes

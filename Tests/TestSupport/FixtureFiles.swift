@@ -172,7 +172,8 @@ package enum JSON: Decodable, Sendable {
     package var rows: [[UInt64]] { elements.map { $0.elements.compactMap(\.number) } }
 }
 
-/// Bytes in memory that hold readers to the promise of aligned reads, and note which blocks were read.
+/// Bytes in memory that hold readers to the promise of aligned reads, and note which blocks were
+/// read.
 package final class CheckedBytes: ByteSource {
     package var bytes: [UInt8]
     package private(set) var blocks: Set<UInt64> = []
