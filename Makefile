@@ -26,13 +26,13 @@ test: packages ## Build and run all tests but the long campaigns
 	.ci/tests
 
 check: packages ## Format, imports, warnings, repository rules, deployment files
-	swift format lint --strict --recursive --parallel Sources Tests Package.swift
+	swift format lint --strict --recursive --parallel Sources Tests Fuzz Package.swift
 	python3 .ci/rules.py
 	$(SWIFT_BUILD) --explicit-target-dependency-import-check error
 	BLOCKFERRY_BIN=$(CURDIR)/.build/release deploy/check
 
 fmt: ## Format the Swift code
-	swift format --in-place --recursive --parallel Sources Tests Package.swift
+	swift format --in-place --recursive --parallel Sources Tests Fuzz Package.swift
 
 vectors: ## Make the protocol's vectors anew
 	python3 Protocol/make-vectors.py

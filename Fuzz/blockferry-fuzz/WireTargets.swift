@@ -94,7 +94,8 @@ private func mendRecord(_ bytes: inout [UInt8]) {
     let tags = min(Int(bytes[2]) | Int(bytes[3]) << 8, 17)
     guard bytes.count >= 32 + tags * 16 else { return }
     let state = bytes.withRawSpan { span in
-        CRC32C.update(CRC32C.update(.max, span.extracting(0..<28)), span.extracting(32..<32 + tags * 16))
+        CRC32C.update(
+            CRC32C.update(.max, span.extracting(0..<28)), span.extracting(32..<32 + tags * 16))
     }
     var checksum: [UInt8] = []
     checksum.append(littleEndian: ~state)
@@ -107,7 +108,9 @@ private func mendRecord(_ bytes: inout [UInt8]) {
     var bytes = input.rest()
     if choice & 1 == 0 { mendRecord(&bytes) }
     let length = choice & 2 == 0 ? bytes.count : nil
-    guard let record = try? bytes.withRawSpan({ try RecordHeader(decoding: $0, recordLength: length) })
+    guard
+        let record = try? bytes.withRawSpan({ try RecordHeader(decoding: $0, recordLength: length) }
+        )
     else { return }
     precondition(record.encoded() == Array(bytes.prefix(record.prefixLength)))
     precondition(record.end <= Limits.volumeSize && record.length > 0)
@@ -121,7 +124,7 @@ private func mendRecord(_ bytes: inout [UInt8]) {
         var body = Array(input.dropFirst())
         body.append(littleEndian: body.withRawSpan { CRC32C.checksum($0) })
         if let invitation = try? Invitation(text: "bf1." + Base32.encode(body, .lower)) {
-            precondition(try! Invitation(text: invitation.text) == invitation)
+            precondition((try? Invitation(text: invitation.text)) == invitation)
         }
     }
     let text = String(decoding: input, as: UTF8.self)
@@ -165,7 +168,10 @@ private let announcement = Begin(
     while !input.isEmpty {
         var bytes = input.take(32 + Int(input.byte() % 3) * 16)
         mendRecord(&bytes)
-        guard let record = try? bytes.withRawSpan({ try RecordHeader(decoding: $0, recordLength: nil) }),
+        guard
+            let record = try? bytes.withRawSpan({
+                try RecordHeader(decoding: $0, recordLength: nil)
+            }),
             (try? checker.add(record)) != nil
         else { continue }
         if input.byte() & 3 == 0 { _ = checker.seal() }

@@ -287,7 +287,8 @@ final class IncomingTransfer {
         do { try body() } catch let error as TargetError {
             throw refusal(error)
         } catch let error as Redo.Failure {
-            throw Refusal(.storage, rule: "suspect", "\(error)")
+            let isSuspect = writer?.volume.state == .suspect
+            throw Refusal(.storage, rule: isSuspect ? "suspect" : nil, "\(error)")
         }
     }
 

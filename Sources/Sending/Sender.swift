@@ -129,6 +129,9 @@ package final class Sender {
             ?? Replica(receiver: options.receiver, volume: options.volume)
     }
 
+    /// The sign between the names stands in neither.
+    private var planName: String { "\(options.volume)@\(options.receiver)" }
+
     private static func memory(of replica: Replica) -> Lineage.SourceMemory {
         func point(_ record: GenerationRecord?) -> Lineage.GenerationPoint? {
             record.map { Lineage.GenerationPoint(number: $0.head.number, id: $0.id) }
@@ -260,13 +263,14 @@ package final class Sender {
         }
         if replica.transfer != nil {
             // A generation in doubt is not on the standby: it has said that it holds the one before.
-            let old = try home.catalog.abandonTransfer(
+            try home.catalog.abandonTransfer(
                 options.volume, at: options.receiver, clearingPending: true)
-            if let old { home.removePlan(old.planName) }
         }
+        // There is one plan of a volume on a standby; what a crash has left of an older one goes too.
+        home.removePlan(planName)
         let id = TransferID.random()
         let plan = try SendPlan(
-            writing: home.planPath("\(id)"), transfer: id,
+            writing: home.planPath(planName), transfer: id,
             volumeByteCount: source.volumeByteCount
         ) { body in
             try list(
@@ -282,7 +286,7 @@ package final class Sender {
         try home.catalog.beginTransfer(
             options.volume, at: options.receiver,
             SourceTransfer(
-                begin: begin, base: source.identity ?? Self.unidentified, planName: "\(id)"))
+                begin: begin, base: source.identity ?? Self.unidentified, planName: planName))
         return (begin, plan)
     }
 
@@ -324,7 +328,7 @@ package final class Sender {
         guard let key = current.tagKey else {
             throw SendError.brokenProtocol("the catalog has no tag key")
         }
-        let seals = try SealsFile(path: home.sealsPath("\(announced.transfer)"))
+        let seals = try SealsFile(path: home.sealsPath(planName))
         var begin = announced
         begin.heldSegments = UInt64(seals.seals.count)
         try dialogue.connection.send(dialogue.session.begin(begin))

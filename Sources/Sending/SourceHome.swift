@@ -38,7 +38,7 @@ package struct SourceHome: Sendable {
 
     /// Takes the right to send a volume to a standby; nothing if another process is at it.
     func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> FileLock? {
-        try FileLock(path: "\(path)/locks/\(receiver)-\(volume)")
+        try FileLock(path: "\(path)/locks/\(volume)@\(receiver)")
     }
 
     /// Forgets what is known of a volume on a standby.
