@@ -261,7 +261,7 @@ package final class Sender {
         {
             return (transfer.begin, plan)
         }
-        if replica.transfer != nil {
+        if replica.transfer != nil || replica.pending != nil {
             // A generation in doubt is not on the standby: it has said that it holds the one before.
             try home.catalog.abandonTransfer(
                 options.volume, at: options.receiver, clearingPending: true)
