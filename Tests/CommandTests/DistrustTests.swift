@@ -46,7 +46,7 @@ extension Standby {
 extension Refused {
     /// Holds the lock that a sender of this volume holds.
     mutating func checkSourceLock() throws {
-        let lock = try FileLock(path: "\(pair.source.state)/locks/standby-\(pair.volume)")
+        let lock = try FileLock(path: "\(pair.source.state)/locks/\(pair.volume)@standby")
         #expect(lock != nil)
         try checkSend(3, "another process is sending")
         withExtendedLifetime(lock) {}
