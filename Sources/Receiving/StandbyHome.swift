@@ -22,19 +22,9 @@ package struct StandbyHome: Sendable {
         try Directory.create(path + "/locks")
     }
 
-    private var identityPath: String { path + "/identity.pem" }
-
     /// This standby's identity, made at first use.
     package func identity() throws -> Identity {
-        if !Directory.exists(identityPath) {
-            do {
-                try IdentityFile.create(identityPath, Identity.generate())
-            } catch {
-                // Another process may have been faster; if not, reading says what is wrong.
-                guard Directory.exists(identityPath) else { throw error }
-            }
-        }
-        return try IdentityFile.read(identityPath)
+        try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
     /// Where the staging log of a volume is, while it has an unfinished generation.

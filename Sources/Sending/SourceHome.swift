@@ -22,18 +22,9 @@ package struct SourceHome: Sendable {
         try Directory.create(path + "/locks")
     }
 
-    private var identityPath: String { path + "/identity.pem" }
-
     /// This host's identity, made at first use.
     package func identity() throws -> Identity {
-        if !Directory.exists(identityPath) {
-            do {
-                try IdentityFile.create(identityPath, Identity.generate())
-            } catch {
-                guard Directory.exists(identityPath) else { throw error }
-            }
-        }
-        return try IdentityFile.read(identityPath)
+        try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
     /// Takes the right to send a volume to a standby; nothing if another process is at it.

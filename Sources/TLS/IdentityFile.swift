@@ -26,6 +26,19 @@ package enum IdentityFileError: Error, Equatable, Sendable {
 package enum IdentityFile {
     private static let maximumByteCount = 16_384
 
+    /// Reads the identity, making one at first use.
+    ///
+    /// Of two processes that make one at once, the second reads what the first has made.
+    package static func readOrCreate(_ path: String) throws(IdentityFileError) -> Identity {
+        // SAFETY: the path is passed as a C string.
+        if unsafe access(path, F_OK) != 0 {
+            do { try create(path, Identity.generate()) } catch {
+                guard unsafe access(path, F_OK) == 0 else { throw error }
+            }
+        }
+        return try read(path)
+    }
+
     /// Reads the identity from a regular file that belongs to the effective user and that nobody
     /// else may read or write.
     package static func read(_ path: String) throws(IdentityFileError) -> Identity {
