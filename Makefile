@@ -4,10 +4,10 @@
 SWIFT_BUILD = swift build -c release
 PREFIX ?= /usr
 
-.PHONY: help demo build test check fmt bench fuzz docs install packages vectors clean
+.PHONY: help demo build test test-kernel soak check fmt bench fuzz docs install packages vectors clean
 
 help: ## Say what the goals do
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 packages: ## Install the Debian packages that building and testing need
 	@deploy/build-packages
@@ -24,6 +24,12 @@ test: packages ## Build and run all tests but the long campaigns
 	$(SWIFT_BUILD)
 	$(SWIFT_BUILD) --build-tests
 	.ci/tests
+
+test-kernel: build ## Test with the device-mapper of a real kernel, in guests that need no privileges
+	Tests/KernelTests/run
+
+soak: build ## 500 live increments of each kind, thin and classic, each compared
+	BLOCKFERRY_INCREMENTS=500 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 Tests/KernelTests/run live_increments
 
 check: packages ## Format, imports, warnings, repository rules, deployment files
 	swift format lint --strict --recursive --parallel Sources Tests Fuzz Package.swift

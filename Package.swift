@@ -81,6 +81,7 @@ let package = Package(
                 "Blocks", "Digests", "Platform", "Wire",
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
+        module("LVM", ["Blocks", "Digests", "Platform"]),
         linuxModule("Staging", ["Blocks", "Digests", "Platform", "Wire", "Compression"]),
         module("Connection", ["Blocks", "Digests", "Platform", "Wire", "TLS"]),
         // MARK: Engines
@@ -88,13 +89,13 @@ let package = Package(
             "Sending",
             [
                 "Blocks", "Digests", "Platform", "SnapshotStore", "ThinMetadata", "Wire",
-                "Session", "TLS", "Connection", "Compression", "Catalog",
+                "Session", "TLS", "Connection", "Compression", "Catalog", "LVM",
             ]),
         linuxModule(
             "Receiving",
             [
                 "Blocks", "Digests", "Platform", "Wire", "Session", "TLS", "Connection",
-                "Catalog", "Staging",
+                "Catalog", "Staging", "LVM",
             ]),
         // MARK: Programs
         module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
@@ -102,7 +103,7 @@ let package = Package(
             name: "blockferry",
             dependencies: [
                 "CommandLine", "Sending", "Blocks", "Digests", "Platform", "SnapshotStore",
-                "ThinMetadata", "Session", "Wire", "TLS", "Catalog", arguments,
+                "ThinMetadata", "Session", "Wire", "TLS", "Catalog", "LVM", arguments,
             ],
             swiftSettings: settings),
         .executableTarget(
@@ -124,6 +125,7 @@ let package = Package(
         tests("WireTests", ["Blocks", "Digests", "Wire", "Platform", "Staging"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
+        tests("LVMTests", ["LVM", "Platform"]),
         tests("SendingTests", ["Blocks", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
         tests(

@@ -29,7 +29,7 @@ def string(text: str | bytes, length: int | None = None) -> bytes:
 
 TYPE = {name: number for number, name in enumerate(
     ("HELLO", "WELCOME", "OPEN", "STATE", "BEGIN", "READY", "RECORD", "SEAL", "ACK", "COMMIT", "COMMITTED", "REFUSE",
-     "PING", "PROGRESS", "PAIR", "PAIRED"), start=1)}
+     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON"), start=1)}
 
 
 def frame(type_: str | int, payload: bytes = b"", sequence: int = 0, *, length: int | None = None, flags: int = 0,
@@ -66,10 +66,11 @@ def state(state: int = 0, target_kind: int = 1, target_size: int = 1 << 30, line
 
 def begin(transfer: bytes, kind: int, tag_algorithm: int, lineage: bytes, number: int, parent: bytes, volume_size: int,
           source_time: int = 0, planned_content: int = 0, planned_segments: int = 0, held_segments: int = 0,
-          tag_key: bytes = ZEROS32, source_identity: str | bytes = "", *, reserved: bytes = bytes(6)) -> bytes:
-    return (transfer + struct.pack("<BB", kind, tag_algorithm) + reserved + lineage + struct.pack("<Q", number) + parent
+          tag_key: bytes = ZEROS32, source_identity: str | bytes = "", *, flags: int = 0,
+          members: int = 0, group: bytes = ZEROS16) -> bytes:
+    return (transfer + struct.pack("<BBHI", kind, tag_algorithm, flags, members) + lineage + struct.pack("<Q", number) + parent
             + struct.pack("<5Q", volume_size, source_time, planned_content, planned_segments, held_segments)
-            + tag_key + string(source_identity))
+            + tag_key + group + string(source_identity))
 
 
 def ready(next_segment: int = 0) -> bytes:
@@ -87,6 +88,10 @@ def ack(durable_segments: int = 1) -> bytes:
 
 def committed(number: int, generation_id: bytes) -> bytes:
     return struct.pack("<Q", number) + generation_id
+
+
+def abandon(transfer: bytes) -> bytes:
+    return transfer
 
 
 def refuse(code: int, rule: str | bytes, text: str | bytes = "", *, reserved: int = 0) -> bytes:
@@ -116,7 +121,7 @@ def generation(kind: int, tag_algorithm: int, lineage: bytes, number: int, paren
 MESSAGES = {
     "HELLO": hello, "WELCOME": welcome, "OPEN": open_, "STATE": state, "BEGIN": begin, "READY": ready, "SEAL": seal,
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
-    "PAIR": pair, "PAIRED": open_,
+    "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon,
 }
 
 

@@ -67,7 +67,7 @@ private func decodeAsBoth(_ type: FrameType, _ payload: [UInt8]) {
     var input = Input(input)
     let choice = input.byte()
     let bytes = input.rest()
-    switch choice % 16 {
+    switch choice % 18 {
     case 0: check(Hello.self, bytes)
     case 1: check(Welcome.self, bytes)
     case 2: check(Open.self, bytes)
@@ -83,8 +83,12 @@ private func decodeAsBoth(_ type: FrameType, _ payload: [UInt8]) {
     case 12: check(Progress.self, bytes)
     case 13: check(Pair.self, bytes)
     case 14: check(Paired.self, bytes)
+    case 15: check(Prepared.self, bytes)
+    case 16: check(Abandon.self, bytes)
     default:
-        if let type = FrameType(rawValue: UInt16(choice >> 4)) { decodeAsBoth(type, bytes) }
+        if let type = FrameType(rawValue: UInt16((bytes.first ?? 0) % 19)) {
+            decodeAsBoth(type, Array(bytes.dropFirst()))
+        }
     }
 }
 
@@ -181,12 +185,18 @@ private let announcement = Begin(
 
 @Sendable func fuzzSession(_ input: [UInt8]) {
     var input = Input(input)
-    var receiver = ReceiverSession(isPairing: input.byte() & 1 == 1, software: "fuzz")
+    let choice = input.byte()
+    var receiver = ReceiverSession(isPairing: choice & 1 == 1, software: "fuzz")
+    var announcement = announcement
+    if choice & 2 == 2 {
+        let id = GroupID(bytes: [UInt8](repeating: 4, count: 16)) ?? .none
+        announcement.group = Group(id: id, members: 2)
+    }
     var sender = SenderSession(
         VolumeName("v").map { .replicate($0) } ?? .pair(Pair(secret: [], name: "x")))
     var checker = TransferChecker(announcement)
     while !input.isEmpty {
-        let type = FrameType(rawValue: UInt16(input.byte() % 17)) ?? .ping
+        let type = FrameType(rawValue: UInt16(input.byte() % 19)) ?? .ping
         let payload = input.take(Int(input.byte()))
         payload.withRawSpan { span in
             if let message = try? SenderMessage(type, span),
@@ -194,12 +204,16 @@ private let announcement = Begin(
             {
                 // The engine does at once what it is asked for.
                 switch action {
-                case .open: receiver.opened()
+                case .open, .abandon: receiver.opened()
                 case .pair: receiver.paired()
                 case .begin: receiver.ready()
                 case .commit(let record):
                     _ = try? checker.check(record, sender: record.senderKey)
-                    receiver.committed()
+                    if record.segmentCount & 1 == 0 {
+                        receiver.committed()
+                    } else {
+                        receiver.prepared()
+                    }
                 case .record(let record): _ = try? checker.add(record)
                 case .seal(let seal): _ = try? checker.seal(expecting: seal)
                 case .none, .welcome, .stopped: break
@@ -210,7 +224,12 @@ private let announcement = Begin(
             {
                 switch action {
                 case .decide(let standby):
-                    _ = Lineage.decide(Lineage.SourceMemory(), standby)
+                    let decision = Lineage.decide(Lineage.SourceMemory(), standby)
+                    if case .prepared = decision, !standby.transfer.isNone {
+                        precondition(standby.state == .prepared)
+                        _ = sender.abandon(standby.transfer)
+                        return
+                    }
                     _ = Lineage.admit(
                         announcement,
                         Lineage.StandbyMemory(state: standby, committedSize: 1, unfinished: nil))
@@ -219,6 +238,10 @@ private let announcement = Begin(
                     precondition(first == 0, "a receiver made the sender skip what it must send")
                     sender.sealed(
                         Seal(index: 0, recordCount: 1, content: 0, endOffset: 512, digest: .zero))
+                    sender.commit(
+                        TransferChecker(announcement).record(sender: KeyID(.zero)))
+                case .prepared:
+                    precondition(announcement.group != nil, "waits for a group that it is not in")
                 default: break
                 }
             }

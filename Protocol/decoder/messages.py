@@ -14,6 +14,7 @@ from decoder.core import (LARGEST_OFFSET, SEGMENT_CONTENT, SEGMENT_RECORDS, SEGM
 from decoder.records import check_seal, decode_record
 
 MAGIC = b"BLKFERRY"
+SHRINK_ALLOWED = 1
 
 
 def hello(r: Reader, ctx: Context) -> Fields:
@@ -43,7 +44,7 @@ def open_(r: Reader, ctx: Context) -> Fields:
 
 def state(r: Reader, ctx: Context) -> Fields:
     f: Fields = {"state": r.integer(1)}
-    require(f["state"] <= 7, "bad-state", str(f["state"]))
+    require(f["state"] <= 8, "bad-state", str(f["state"]))
     f["target_kind"] = r.integer(1)
     require(f["target_kind"] in (1, 2), "bad-target-kind", str(f["target_kind"]))
     r.reserved(6)
@@ -83,7 +84,10 @@ def begin(r: Reader, ctx: Context) -> Fields:
     f: Fields = {"transfer": r.bytes(16)}
     require(any(f["transfer"]), "zero-transfer")
     f["kind"], f["tag_algorithm"] = kind_and_algorithm(r)
-    r.reserved(6)
+    f["flags"] = r.integer(2)
+    require(f["flags"] & ~(SHRINK_ALLOWED if f["kind"] == 2 else 0) == 0, "reserved-bits", f"flags {f['flags']:#x}")
+    f["members"] = r.integer(4)
+    require(f["members"] == 0 or 2 <= f["members"] <= 256, "bad-members", str(f["members"]))
     f.update(lineage_to_size(r, f["kind"]))
     for name in ("source_time", "planned_content", "planned_segments"):
         f[name] = r.integer(8)
@@ -91,6 +95,8 @@ def begin(r: Reader, ctx: Context) -> Fields:
     f["held_segments"] = r.integer(8)
     f["tag_key"] = r.bytes(32)
     require(any(f["tag_key"]) == (f["kind"] == 1), "bad-tag-key")
+    f["group"] = r.bytes(16)
+    require(any(f["group"]) == (f["members"] != 0), "bad-group")
     f["source_identity"] = r.string(512)
     return f
 
@@ -116,6 +122,12 @@ def ack(r: Reader, ctx: Context) -> Fields:
 
 def committed(r: Reader, ctx: Context) -> Fields:
     return {"number": r.integer(8), "generation_id": r.bytes(32)}
+
+
+def abandon(r: Reader, ctx: Context) -> Fields:
+    f: Fields = {"transfer": r.bytes(16)}
+    require(any(f["transfer"]), "zero-transfer")
+    return f
 
 
 def refuse(r: Reader, ctx: Context) -> Fields:
@@ -183,7 +195,7 @@ def check_commit(f: Fields, values: Fields) -> None:
 MESSAGES: dict[str, Callable[[Reader, Context], Fields]] = {
     "HELLO": hello, "WELCOME": welcome, "OPEN": open_, "STATE": state, "BEGIN": begin, "READY": ready, "SEAL": seal,
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
-    "PAIR": pair, "PAIRED": open_,
+    "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon,
 }
 
 
@@ -202,7 +214,8 @@ def decode_message(name: str, payload: bytes, ctx: Context) -> Fields:
 
 
 TYPES = {1: "HELLO", 2: "WELCOME", 3: "OPEN", 4: "STATE", 5: "BEGIN", 6: "READY", 7: "RECORD", 8: "SEAL", 9: "ACK",
-         10: "COMMIT", 11: "COMMITTED", 12: "REFUSE", 13: "PING", 14: "PROGRESS", 15: "PAIR", 16: "PAIRED"}
+         10: "COMMIT", 11: "COMMITTED", 12: "REFUSE", 13: "PING", 14: "PROGRESS", 15: "PAIR", 16: "PAIRED",
+         17: "PREPARED", 18: "ABANDON"}
 
 
 def payload_limit(name: str) -> int:

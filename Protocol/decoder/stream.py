@@ -11,15 +11,17 @@ from decoder.core import SEGMENT_CONTENT, SEGMENT_RECORDS, Context, Fields, requ
 from decoder.messages import check_commit, decode_frame, decode_message
 from decoder.records import Segment, check_seal, delta_digest
 
-FROM_SENDER = {"HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "REFUSE", "PING"}
-FROM_RECEIVER = {"WELCOME", "STATE", "READY", "ACK", "COMMITTED", "REFUSE", "PING", "PROGRESS", "PAIRED"}
+FROM_SENDER = {"HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "REFUSE", "PING", "ABANDON"}
+FROM_RECEIVER = {"WELCOME", "STATE", "READY", "ACK", "COMMITTED", "REFUSE", "PING", "PROGRESS", "PAIRED", "PREPARED"}
+ANSWERS = {"ACK", "PROGRESS", "COMMITTED", "PREPARED"}
 
 # What each direction may send after what, as far as one direction alone shows it.
 FOLLOWS: dict[str, set[str]] = {
-    "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN"}, "PAIR": set(),
+    "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN", "ABANDON"},
+    "ABANDON": {"BEGIN", "ABANDON"}, "PAIR": set(),
     "BEGIN": {"RECORD", "COMMIT"}, "RECORD": {"RECORD", "SEAL"}, "SEAL": {"RECORD", "COMMIT"}, "COMMIT": set(),
-    "WELCOME": {"STATE", "PAIRED"}, "STATE": {"READY"}, "READY": {"ACK", "PROGRESS", "COMMITTED"},
-    "ACK": {"ACK", "PROGRESS", "COMMITTED"}, "PROGRESS": {"ACK", "PROGRESS", "COMMITTED"}, "COMMITTED": set(),
+    "WELCOME": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE"}, "READY": ANSWERS, "ACK": ANSWERS, "PROGRESS": ANSWERS,
+    "COMMITTED": set(), "PREPARED": set(),
     "PAIRED": set(), "REFUSE": set(),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import encode as e
 from checksums import crc32c, xxh3
 from vectormaking.common import (
-    FULL, GENERATION, KEY, PARENT, SEAL, SECRET, STATE, U64, message_fields, noise, put,
+    FULL, GENERATION, KEY, PARENT, SEAL, SECRET, STATE, TRANSFER, U64, message_fields, noise, put,
 )
 from vectormaking.records import record_fields
 
@@ -22,7 +22,8 @@ def frames() -> None:
         "ACK": {"durable_segments": 4}, "COMMIT": GENERATION, "COMMITTED": {"number": 1, "generation_id": PARENT},
         "REFUSE": {"code": 4, "rule": "busy", "text": "Another session has the volume."}, "PING": {},
         "PROGRESS": {"phase": 2, "done": 1, "total": 2}, "PAIR": {"secret": SECRET, "name": "host-a"},
-        "PAIRED": {"volume": "vm-disk.0"},
+        "PAIRED": {"volume": "vm-disk.0"}, "PREPARED": {"number": 1, "generation_id": PARENT},
+        "ABANDON": {"transfer": TRANSFER},
     }
     for sequence, (type_, fields) in enumerate(samples.items()):
         payload = e.MESSAGES[type_](**fields)
@@ -57,7 +58,7 @@ def frames() -> None:
           bytes(flipped))
     wrong("flags", "reserved-bits", "A flag.", e.frame("HELLO", hello, flags=0x8000))
     wrong("reserved", "reserved-bits", "The reserved word is not zero.", e.frame("HELLO", hello, reserved=1 << 31))
-    for number in (0, 17, 0xFFFF):
+    for number in (0, 19, 0xFFFF):
         wrong(f"type-{number}", "unknown-type", f"There is no type {number}.", e.frame(number, hello))
     wrong("type-263", "unknown-type", "The type has 16 bits: 263 is not 7.", e.frame(263, hello))
     wrong("control-too-long", "payload-too-long", "1,025 bytes in a control frame; only the header is there.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import encode as e
 from vectormaking.common import (
-    BAD_STRINGS, Break, DELTA, FULL, GENERATION, GENERATION_DELTA, KEY, PARENT, RECEIVER, SEAL, SECRET, SENDER,
+    BAD_STRINGS, Break, DELTA, FULL, GENERATION, GENERATION_DELTA, GROUP, GROUPED, KEY, PARENT, RECEIVER, SEAL, SECRET, SENDER,
     STATE, TIME, TOP, TRANSFER, U64, bad, bad_each, bad_ends, good, noise,
 )
 
@@ -103,22 +103,25 @@ def volumes() -> None:
 
 def states() -> None:
     for number, what in enumerate(("empty", "initialising", "consistent", "staging", "applying", "promoted", "diverged",
-                                   "suspect")):
+                                   "suspect", "prepared")):
         fields = STATE | {"state": number}
         if number < 2:
             fields |= {"committed_number": 0, "committed_id": bytes(32)}
         if number == 0:
             fields |= {"lineage": bytes(16)}
-        if number in (1, 3):
+        if number in (1, 3, 8):
             fields |= {"transfer": TRANSFER, "durable_segments": 5}
         good(f"state-{what}", "STATE", f"The state `{what}`.", fields)
+    good("state-prepared-full", "STATE", "A full generation of a group, prepared: nothing is committed yet.",
+         STATE | {"state": 8, "committed_number": 0, "committed_id": bytes(32), "lineage": bytes(16),
+                  "transfer": TRANSFER, "durable_segments": 5})
     good("state-greatest", "STATE", "A file, and the greatest numbers.",
          STATE | {"target_kind": 2, "target_size": U64, "committed_number": U64, "transfer": b"\xff" * 16,
                   "durable_segments": U64})
     good("state-transfer-none-durable", "STATE", "An unfinished transfer of which nothing is durable; a file of size 0.",
          STATE | {"state": 3, "target_kind": 2, "target_size": 0, "transfer": TRANSFER})
     bad_each("state", "STATE", STATE, [
-        ("unknown", "bad-state", {"state": 8}),
+        ("unknown", "bad-state", {"state": 9}),
         ("target-kind-zero", "bad-target-kind", {"target_kind": 0}),
         ("reserved", "reserved-bits", {"reserved": b"\0\0\0\0\0\x01"}),
         ("committed-id-zeros", "committed-mismatch", {"committed_id": bytes(32)}),
@@ -136,8 +139,14 @@ def begins() -> None:
     good("begin-full-sha256", "BEGIN", "A full generation with sha256 tags.", FULL | {"tag_algorithm": 2})
     good("begin-delta", "BEGIN", "A delta; it carries no key.", DELTA)
     good("begin-delta-sha256", "BEGIN", "A delta with sha256 tags.", DELTA | {"tag_algorithm": 2})
+    good("begin-delta-shrink", "BEGIN", "A delta whose volume may be smaller than its parent.",
+         DELTA | {"flags": 1, "volume_size": 1 << 29})
+    good("begin-group", "BEGIN", "A delta of a group of two.", GROUPED)
+    good("begin-group-full", "BEGIN", "A full generation of the greatest group, all bits of its id set.",
+         FULL | {"members": 256, "group": b"\xff" * 16})
     good("begin-greatest", "BEGIN", "The greatest numbers and the longest source identity.",
-         DELTA | {"number": U64, "volume_size": TOP, "source_time": U64, "planned_content": U64,
+         DELTA | {"members": 256, "group": bytes(15) + b"\1",
+                  "number": U64, "volume_size": TOP, "source_time": U64, "planned_content": U64,
                   "planned_segments": 1 << 20, "held_segments": U64, "source_identity": "s" * 512})
     good("begin-smallest", "BEGIN", "A volume of one byte, everything else as small as it goes.",
          FULL | {"volume_size": 1, "source_time": 0, "planned_content": 0, "planned_segments": 0, "source_identity": "",
@@ -150,19 +159,26 @@ def begins() -> None:
         ("transfer-zeros", "zero-transfer", {"transfer": bytes(16)}),
         ("kind-three", "bad-kind", {"kind": 3}),
         ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
-        ("reserved", "reserved-bits", {"reserved": b"\x01\0\0\0\0\0"}),
+        ("flag-shrink", "reserved-bits", {"flags": 1}),
+        ("members-one", "bad-members", {"members": 1, "group": GROUP}),
         ("lineage-zeros", "zero-lineage", {"lineage": bytes(16)}),
         ("number-zero", "bad-number", {"number": 0}),
         ("parent", "bad-parent", {"parent": PARENT}),
         ("size-zero", "bad-volume-size", {"volume_size": 0}),
         ("planned-segments", "planned-segments", {"planned_segments": (1 << 20) + 1}),
         ("key-zeros", "bad-tag-key", {"tag_key": bytes(32)}),
+        ("group-zeros", "bad-group", {"members": 2}),
         ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
     ]
     bad_each("begin", "BEGIN", FULL, breaks)
     for suffix, reason, note, fields in (
             ("kind-zero", "bad-kind", "Kinds begin at 1.", FULL | {"kind": 0}),
             ("tag-algorithm-three", "bad-tag-algorithm", "Algorithms end at 2.", FULL | {"tag_algorithm": 3}),
+            ("flag-unknown", "reserved-bits", "Bit 1 says nothing yet.", DELTA | {"flags": 3}),
+            ("flag-highest", "reserved-bits", "Bit 15 says nothing yet.", DELTA | {"flags": 0x8000}),
+            ("members-many", "bad-members", "A group has at most 256 members.", GROUPED | {"members": 257}),
+            ("members-huge", "bad-members", "The highest bit alone.", GROUPED | {"members": 1 << 31}),
+            ("group-no-members", "bad-group", "A group of nobody.", GROUPED | {"members": 0}),
             ("delta-no-parent", "bad-parent", "A delta needs a parent.", DELTA | {"parent": bytes(32)}),
             ("delta-key", "bad-tag-key", "A delta carries no key.", DELTA | {"tag_key": KEY}),
             ("size-too-great", "bad-volume-size", "One more than 2^62.", FULL | {"volume_size": TOP + 1}),
@@ -205,6 +221,14 @@ def small_messages() -> None:
     good("committed", "COMMITTED", "A committed generation.", {"number": 7, "generation_id": PARENT})
     good("committed-greatest", "COMMITTED", "The greatest number.", {"number": U64, "generation_id": b"\xff" * 32})
     bad_ends("committed", "COMMITTED", e.committed(7, PARENT))
+    good("prepared", "PREPARED", "A prepared generation.", {"number": 7, "generation_id": PARENT})
+    good("prepared-greatest", "PREPARED", "The greatest number.", {"number": U64, "generation_id": b"\xff" * 32})
+    bad_ends("prepared", "PREPARED", e.committed(7, PARENT))
+    good("abandon", "ABANDON", "An unfinished transfer.", {"transfer": TRANSFER})
+    bad("abandon-zeros", "ABANDON", "zero-transfer", "There is no such transfer.", e.abandon(bytes(16)))
+    bad("abandon-order-zeros-trailing", "ABANDON", "zero-transfer", "Zeros, then a byte too many.",
+        e.abandon(bytes(17)))
+    bad_ends("abandon", "ABANDON", e.abandon(TRANSFER))
 
     rules = ("unsupported-version", "malformed", "not-authorised", "busy", "parent-mismatch", "in-use", "space",
              "storage", "corrupt", "limit", "stopping", "invitation")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import encode as e
-from vectormaking.common import BLOCK, DELTA, FULL, KEY, LOG_ID, U64, noise, put
+from vectormaking.common import BLOCK, DELTA, FULL, GROUPED, KEY, LOG_ID, U64, noise, put
 from vectormaking.records import PHRASE, PHRASE_ZSTD
 
 LOG_SIZE = 3 * BLOCK + 777
@@ -29,8 +29,9 @@ def log_headers() -> None:
             ("staged", "Mode staged, a full generation.", 1, LOG_BEGIN),
             ("in-place", "Mode in place, a full generation.", 2, LOG_BEGIN),
             ("delta", "Mode staged, a delta.", 1, delta),
+            ("group", "Mode staged, a member of a group.", 1, GROUPED | {"held_segments": 0}),
             ("longest", "The longest BEGIN there is.", 1, longest),
-            ("shortest", "The shortest BEGIN there is: 154 bytes.", 1, LOG_BEGIN | {"source_identity": ""})):
+            ("shortest", "The shortest BEGIN there is: 170 bytes.", 1, LOG_BEGIN | {"source_identity": ""})):
         put(f"log-header-{name}", "staging-log-header", note, e.log_header(e.begin(**begun), LOG_ID, mode),
             fields=fields(mode, begun))
 
@@ -47,14 +48,14 @@ def log_headers() -> None:
     wrong("mode-zero", "bad-mode", "Mode 0.", e.log_header(payload, LOG_ID, 0))
     wrong("mode-three", "bad-mode", "Mode 3.", e.log_header(payload, LOG_ID, 3))
     wrong("log-id", "zero-log-id", "A log id of zeros.", e.log_header(payload, bytes(16)))
-    wrong("begin-short", "begin-length", "A BEGIN of 151 bytes.", e.log_header(payload[:151], LOG_ID))
+    wrong("begin-short", "begin-length", "A BEGIN of 169 bytes.", e.log_header(payload[:169], LOG_ID))
     wrong("begin-long", "begin-length", "A BEGIN of 1,025 bytes.", e.log_header(payload, LOG_ID, begin_length=1025))
     wrong("begin-huge", "begin-length", "A BEGIN longer than the page.",
           e.log_header(payload, LOG_ID, begin_length=0xFFFFFFFF))
     wrong("reserved", "reserved-bits", "The word at 36.", e.log_header(payload, LOG_ID, reserved=1))
     wrong("rest", "reserved-bits", "The last byte before the checksum.", e.log_header(payload, LOG_ID, rest=b"\1"))
     wrong("begin-cut", "truncated", "BEGIN ends inside the source identity; the cut bytes are zeros.",
-          e.log_header(payload[:152], LOG_ID))
+          e.log_header(payload[:180], LOG_ID))
     wrong("begin-trailing", "trailing-bytes", "BEGIN length counts one byte too many.",
           e.log_header(payload, LOG_ID, begin_length=len(payload) + 1))
     wrong("begin-wrong", "zero-lineage", "BEGIN breaks its own rules.",

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/dm-ioctl.h>
 #include <linux/fs.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -17,6 +18,7 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -37,9 +39,38 @@ int clinux_block_zero_out(int fd, uint64_t offset, uint64_t length) {
     return ioctl(fd, BLKZEROOUT, range);
 }
 
+int clinux_block_discard(int fd, uint64_t offset, uint64_t length) {
+    uint64_t range[2] = {offset, length};
+    return ioctl(fd, BLKDISCARD, range);
+}
+
 int clinux_block_flush_buffers(int fd) { return ioctl(fd, BLKFLSBUF, 0); }
 
 int clinux_block_is_read_only(int fd, int *read_only) { return ioctl(fd, BLKROGET, read_only); }
+
+int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply, size_t count) {
+    struct dm_ioctl *request = calloc(1, sizeof *request + count);
+    if (request == NULL) return -1;
+    request->version[0] = DM_VERSION_MAJOR;
+    request->data_size = (uint32_t)(sizeof *request + count);
+    request->data_start = sizeof *request;
+    request->flags = DM_STATUS_TABLE_FLAG | DM_NOFLUSH_FLAG;
+    // The kernel's own packing of a device number into 64 bits (new_encode_dev).
+    request->dev = (minor & 0xff) | ((uint64_t)major << 8) | ((uint64_t)(minor & ~0xffu) << 12);
+    int result = ioctl(control, DM_TABLE_STATUS, request);
+    if (result == 0 && request->flags & DM_BUFFER_FULL_FLAG) {
+        errno = ENOBUFS;
+        result = -1;
+    }
+    if (result == 0) {
+        memcpy(reply, request + 1, count);
+        result = (int)request->target_count;
+    }
+    int error = errno;
+    free(request);
+    errno = error;
+    return result;
+}
 
 int clinux_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
@@ -62,6 +93,8 @@ int clinux_set_not_dumpable(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); }
 int clinux_set_parent_death_signal(int signal) {
     return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0);
 }
+
+int clinux_set_close_on_exec(int fd) { return fcntl(fd, F_SETFD, FD_CLOEXEC); }
 
 int clinux_signalfd(const int *signals, int count) {
     sigset_t set;

@@ -17,6 +17,8 @@ package struct CatalogError: Error, Equatable, Sendable, CustomStringConvertible
         case fenced
         /// The catalog is in a state that forbids it; the text says which.
         case conflict(String)
+        /// A group has another size in another of its members.
+        case groupMismatch
         /// SQLite or the file system failed, or a stored value cannot be read.
         case storage(String)
     }
@@ -45,6 +47,7 @@ extension CatalogError.Kind {
             "the catalog was written by a newer version of this program; use that version"
         case .permissions(let text), .conflict(let text), .storage(let text): text
         case .notFound(let what): "there is no \(what)"
+        case .groupMismatch: "another member says that its group has another size"
         case .fenced: "another process has taken the volume over"
         }
     }

@@ -9,6 +9,7 @@ enum StandbySchema {
     static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("standby-1") { db in try db.execute(sql: version1) }
+        migrator.registerMigration("standby-2") { db in try db.execute(sql: version2) }
         return migrator
     }
 
@@ -62,5 +63,25 @@ enum StandbySchema {
         CREATE INDEX event_of_volume ON event (volume, number);
         CREATE TRIGGER event_is_append_only BEFORE UPDATE ON event
             BEGIN SELECT raise(ABORT, 'events are not changed'); END;
+        """
+    // Which generations of a volume are kept as snapshots of its target, and those that are. The id of a logical
+    // volume is LVM's own; its name may be changed by anybody.
+    private static let version2 = """
+        CREATE TABLE retention (
+            volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
+            generations INTEGER,
+            seconds INTEGER,
+            problem TEXT
+        ) STRICT;
+        CREATE TABLE kept (
+            volume TEXT NOT NULL REFERENCES volume (name) ON DELETE CASCADE,
+            generation BLOB NOT NULL CHECK (length(generation) = 32),
+            number INTEGER NOT NULL,
+            source_time INTEGER NOT NULL,
+            committed_at INTEGER NOT NULL,
+            snapshot TEXT NOT NULL,
+            snapshot_uuid TEXT NOT NULL,
+            PRIMARY KEY (volume, generation)
+        ) STRICT;
         """
 }

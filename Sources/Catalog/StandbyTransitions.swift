@@ -65,19 +65,22 @@ extension StandbyCatalog {
         }
     }
 
-    /// Drops the unfinished transfer: staging → consistent, initialising → empty.
+    /// Drops the unfinished transfer: staging → consistent, initialising → empty, prepared → what it
+    /// was before the transfer.
     package func abandonTransfer(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("abandon the transfer of", name, fence, .abandoned) { volume in
-            try volume.expect([.staging, .initialising])
+            try volume.expect([.staging, .initialising, .prepared])
             let text = volume.transfer.map { "transfer \($0.begin.transfer)" } ?? ""
-            volume.state = volume.state == .staging ? .consistent : .empty
+            volume.state = volume.committed == nil ? .empty : .consistent
             volume.transfer = nil
+            volume.applying = nil
             return text
         }
     }
 
     /// Declares that the target is about to be written, or, in place, is complete and flushed:
     /// staging or initialising → applying. The record must agree with the transfer's announcement.
+    /// A member of a group goes another way: `prepare`.
     package func beginApplying(
         _ name: VolumeName, fence: UInt64, _ record: GenerationRecord
     ) throws(CatalogError) {
@@ -85,6 +88,9 @@ extension StandbyCatalog {
             try volume.expect([.staging, .initialising])
             guard record.head == volume.transfer?.begin.head else {
                 throw CatalogError.Kind.conflict("the generation is not the one that was announced")
+            }
+            guard volume.group == nil else {
+                throw CatalogError.Kind.conflict("the generation belongs to a group")
             }
             volume.applying = record
             volume.state = .applying
@@ -137,7 +143,7 @@ extension StandbyCatalog {
         try transition("mark as diverged", name, nil, .diverged) { volume in
             switch volume.state {
             case .promoted, .suspect, .diverged: break
-            case .empty, .initialising, .consistent, .staging, .applying:
+            case .empty, .initialising, .consistent, .staging, .applying, .prepared:
                 volume.state = .diverged
                 volume.suspectReason = reason
             }
@@ -198,7 +204,7 @@ extension StandbyCatalog {
 
 extension StandbyVolume {
     /// Refuses every state but these.
-    fileprivate func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
+    func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
         guard states.contains(state) else {
             let wanted = states.map { "\($0)" }.joined(separator: " or ")
             throw .conflict("the volume is \(state), not \(wanted)")

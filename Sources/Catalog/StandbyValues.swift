@@ -62,7 +62,7 @@ package struct StandbyVolume: Equatable, Sendable {
     package var committedAt: UInt64?
     /// The unfinished transfer.
     package var transfer: StandbyTransfer?
-    /// The generation that is being written to the target.
+    /// The generation that is being written to the target, or, in state prepared, waits for its group.
     package var applying: GenerationRecord?
     /// The number that a writer must present.
     package var fence: UInt64
@@ -70,6 +70,9 @@ package struct StandbyVolume: Equatable, Sendable {
     package var suspectReason: String?
     /// Nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
+
+    /// The group of the unfinished transfer.
+    package var group: Group? { transfer?.begin.group }
 
     /// A new volume that holds nothing.
     package init(
@@ -99,12 +102,17 @@ package struct StandbyEvent: Equatable, Sendable {
         case paired
         case begun
         case abandoned
+        case prepared
         case applying
         case committed
         case suspect
         case diverged
         case promoted
         case reset
+        case retention
+        case kept
+        case notKept = "not-kept"
+        case released
     }
 
     /// Ascends; never used twice.

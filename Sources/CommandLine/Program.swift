@@ -36,7 +36,8 @@ package enum ProgramRunner {
         }
     }
 
-    private static func common(_ error: any Error) -> ExitStatus {
+    /// The exit code of an error that both programs know.
+    package static func common(_ error: any Error) -> ExitStatus {
         switch error {
         case let refusal as Refusal: ExitStatus(refusal)
         case is Socket.ResolveError: .unreachable

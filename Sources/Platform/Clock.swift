@@ -11,6 +11,9 @@ package enum Clock {
     /// Nanoseconds since 1970-01-01 UTC. May jump; nothing is ordered by it.
     package static func wall() -> UInt64 { read(CLOCK_REALTIME) }
 
+    /// Waits.
+    package static func sleep(milliseconds: UInt32) { usleep(milliseconds * 1000) }
+
     private static func read(_ clock: clockid_t) -> UInt64 {
         var time = timespec()
         // SAFETY: writes the struct passed.

@@ -96,6 +96,9 @@ package enum Directory {
 package final class FileLock: Sendable {
     private let file: File
 
+    /// The descriptor; whoever inherits it holds the lock too.
+    var descriptor: CInt { file.descriptor }
+
     /// Takes the lock, or returns nothing if another process has it.
     package init?(path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.

@@ -199,6 +199,18 @@ package final class File: Sendable {
         else { throw SystemCallError("BLKZEROOUT", "\(path) at byte \(offset)") }
     }
 
+    /// Tells a block device that a range is not needed: `BLKDISCARD`. What it reads as afterwards is the device's
+    /// affair.
+    ///
+    /// - Returns: false if the device takes no discards.
+    package func discard(_ offset: UInt64, count: UInt64) throws(SystemCallError) -> Bool {
+        if retryingInterrupted({ Int(clinux_block_discard(descriptor, offset, count)) }) == 0 {
+            return true
+        }
+        if errno == EOPNOTSUPP { return false }
+        throw SystemCallError("BLKDISCARD", "\(path) at byte \(offset)")
+    }
+
     /// Drops the kernel's cache of a block device's node, so that other readers see what was written
     /// past it. Needs privilege; best effort.
     package func dropDeviceCache() {

@@ -27,6 +27,8 @@ package struct FileStatus: Equatable, Sendable {
     package var modifiedAt: UInt64?
     /// Whether the kernel has the device marked read-only.
     package var isReadOnlyDevice: Bool
+    /// The number of a block device.
+    package var device: DeviceNumber?
 
     /// Identifies the content of a regular file that nobody writes meanwhile: place, size and time of the last
     /// write. Of a device nothing is known.
@@ -56,7 +58,10 @@ extension File {
             status.kind = .directory
         } else if clinux_mode_is_block_device(raw.st_mode) != 0 {
             status.kind = .blockDevice
-            status.identity = "device:\(clinux_major(raw.st_rdev)):\(clinux_minor(raw.st_rdev))"
+            let number = DeviceNumber(
+                major: clinux_major(raw.st_rdev), minor: clinux_minor(raw.st_rdev))
+            status.device = number
+            status.identity = "device:\(number)"
             var size: UInt64 = 0
             var block: CInt = 0
             var readOnly: CInt = 0

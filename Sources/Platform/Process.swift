@@ -28,6 +28,11 @@ package enum Process {
         return getppid() == parent
     }
 
+    /// Keeps a descriptor that was inherited from the programs that are started from here.
+    package static func closeOnExec(_ descriptor: CInt) {
+        _ = clinux_set_close_on_exec(descriptor)
+    }
+
     /// The value of an environment variable.
     package static func environment(_ name: String) -> String? {
         // SAFETY: the C string is copied at once.

@@ -18,6 +18,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case busy(VolumeName)
     /// There is no complete generation to hand over.
     case nothingToPromote(VolumeName, VolumeState)
+    /// Generations cannot be kept on this target.
+    case cannotKeep(String)
 
     package var description: String {
         switch self {
@@ -29,6 +31,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
             "a session has the volume \(name); wait for it, or stop blockferryd"
         case .nothingToPromote(let name, let state):
             "volume \(name) is \(state): it holds no complete generation"
+        case .cannotKeep(let path):
+            "generations are kept as snapshots in a thin pool, and \(path) is no LVM thin volume"
         }
     }
 }
@@ -46,9 +50,11 @@ package struct Administration {
     /// - Parameters:
     ///   - targetPath: where the copy goes; for a volume that is registered, nothing or the same path.
     ///   - createFile: makes an empty file if nothing is there.
+    ///   - retention: which generations to keep; nothing changes nothing.
     ///   - address: what the sender is to connect to.
     package func invite(
-        _ name: VolumeName, targetPath: String?, createFile: Bool, address: String, seconds: UInt64
+        _ name: VolumeName, targetPath: String?, createFile: Bool, retention: Retention?,
+        address: String, seconds: UInt64
     ) throws -> Invitation {
         if try home.catalog.volume(name) == nil {
             guard let targetPath else { throw AdministrationError.unknownVolume(name) }
@@ -59,6 +65,7 @@ package struct Administration {
             }
             // Opened as a writer would, so that what is mounted or read-only is found now.
             let target = try Target(path: targetPath, registered: nil)
+            if retention != nil { try checkKeeping(on: targetPath) }
             try home.catalog.createVolume(
                 name, peer: nil, targetPath: targetPath, targetKind: target.kind,
                 targetIdentity: target.identity)
@@ -67,6 +74,7 @@ package struct Administration {
                 path: home.path, operation: "invite for volume \(name)",
                 kind: .conflict("the volume has another target"))
         }
+        if let retention { try setRetention(name, retention) }
         let secret = SecureRandom.bytes(16)
         let now = Clock.wall()
         try home.catalog.addInvitation(
@@ -74,6 +82,34 @@ package struct Administration {
             expiresAt: now + seconds * nanosecondsPerSecond, now: now)
         return Invitation(
             receiver: try home.identity().keyID, secret: secret, volume: name, address: address)
+    }
+
+    private func checkKeeping(on path: String) throws {
+        guard Keeper.isPossible(on: try File(path: path).status()) else {
+            throw AdministrationError.cannotKeep(path)
+        }
+    }
+
+    private func setRetention(_ name: VolumeName, _ retention: Retention) throws {
+        guard let volume = try home.catalog.volume(name) else {
+            throw AdministrationError.unknownVolume(name)
+        }
+        try checkKeeping(on: volume.targetPath)
+        if try home.catalog.retention(name) != retention {
+            try home.catalog.setRetention(name, retention)
+        }
+    }
+
+    /// Changes which generations of a volume are kept, and does at once what that asks for, unless a session has the
+    /// volume: then the session's own end does.
+    ///
+    /// - Returns: what could not be done at once.
+    package func keep(_ name: VolumeName, _ retention: Retention) throws -> String? {
+        try setRetention(name, retention)
+        guard let writer = try VolumeWriter(home, name) else {
+            return "\(AdministrationError.busy(name))"
+        }
+        return try Keeper(home, writer.volume).keepNow()
     }
 
     private func writer(_ name: VolumeName) throws -> VolumeWriter {
@@ -87,9 +123,20 @@ package struct Administration {
     }
 
     /// Finishes or drops what is pending, and hands the target over to the operator.
+    ///
+    /// A generation whose group is complete is finished; one that waits for its group is dropped, so that the
+    /// group cannot become complete any more. Other members of the group are finished when they are promoted.
     package func promote(_ name: VolumeName) throws -> StandbyVolume {
         let writer = try writer(name)
         try writer.recover()
+        if writer.volume.state == .prepared {
+            do { try writer.abandon() } catch let error as CatalogError {
+                // The last member came in meanwhile.
+                guard case .conflict = error.kind else { throw error }
+                try writer.refresh()
+                try writer.recover()
+            }
+        }
         guard writer.volume.state == .consistent || writer.volume.state == .staging else {
             throw AdministrationError.nothingToPromote(name, writer.volume.state)
         }

@@ -29,7 +29,10 @@ final class IncomingTransfer {
         case ack(Ack)
         case progress(Progress)
         case committed(Committed)
+        case prepared(Prepared)
         case refuse(Refusal)
+        /// For the journal, not for the sender.
+        case note(String)
         /// Memory was given back; reading may go on.
         case memory
     }
@@ -80,7 +83,32 @@ final class IncomingTransfer {
             throw Refusal(.busy, "another session has the volume \(name)")
         }
         self.writer = writer
+        try stand(writer)
+    }
+
+    /// Drops the unfinished transfer if it is the one named; then says where the volume stands.
+    ///
+    /// A group that has become complete since STATE was sent cannot be dropped any more: it is applied.
+    func abandon(_ transfer: TransferID) throws {
+        guard let writer else { return }
+        try writer.refresh()
+        let isUnfinished = [.initialising, .staging, .prepared].contains(writer.volume.state)
+        if isUnfinished, writer.volume.transfer?.begin.transfer == transfer {
+            do { try writer.abandon() } catch let error as CatalogError {
+                try writer.refresh()
+                guard case .conflict = error.kind, writer.volume.state == .applying else {
+                    throw error
+                }
+            }
+        }
+        staged = nil
+        try stand(writer)
+    }
+
+    /// Finishes what was left behind, and says where the volume stands.
+    private func stand(_ writer: VolumeWriter) throws {
         try storing { try writer.recover { report(.progress($0)) } }
+        note(writer)
         try loadStaged(writer)
         report(.opened(try standbyState(writer)))
     }
@@ -106,7 +134,12 @@ final class IncomingTransfer {
         do {
             let found = try StagedTransfer(
                 reading: writer.logPath, algorithm: transfer.begin.head.tagAlgorithm, key: key)
-            if found.header.id == transfer.logID { staged = found } else { try writer.abandon() }
+            // Of a prepared generation no segment may be missing.
+            let isWhole =
+                writer.volume.state != .prepared
+                || UInt64(found.seals.count) == writer.volume.applying?.segmentCount
+            guard found.header.id == transfer.logID, isWhole else { return try writer.abandon() }
+            staged = found
         } catch let error as StagingLogError {
             guard case .damaged = error else { throw refusal(error) }
             try writer.abandon()
@@ -122,7 +155,10 @@ final class IncomingTransfer {
             committedSize: writer.volume.committed?.head.volumeSize,
             unfinished: staged == nil ? nil : writer.volume.transfer?.begin)
         switch Lineage.admit(begin, memory) {
-        case .refuse(let refusal): throw refusal
+        case .refuse(let refusal):
+            // The target itself says the same, and how to mend it.
+            if refusal.code == .target { _ = try openTarget(writer, begin) }
+            throw refusal
         case .resume: try resume(begin, writer)
         case .start(let inPlace): try start(begin, writer, inPlace ? .inPlace : .staged)
         }
@@ -262,10 +298,21 @@ final class IncomingTransfer {
         }
         self.active = nil
         staged = nil
+        var isCommitted = false
         try storing {
-            try writer.commit(record, on: active.target) { report(.progress($0)) }
+            isCommitted = try writer.commit(record, on: active.target) { report(.progress($0)) }
         }
-        report(.committed(Committed(number: record.head.number, id: record.id)))
+        note(writer)
+        report(
+            isCommitted
+                ? .committed(Committed(number: record.head.number, id: record.id))
+                : .prepared(Prepared(number: record.head.number, id: record.id)))
+    }
+
+    private func note(_ writer: VolumeWriter) {
+        if let problem = writer.keepingProblem {
+            report(.note("volume \(writer.volume.name): not kept as wanted: \(problem)"))
+        }
     }
 
     // MARK: Failing

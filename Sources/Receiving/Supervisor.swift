@@ -65,6 +65,9 @@ package final class Supervisor {
             do {
                 try writer.recover()
                 if before == .applying { log("volume \(volume.name): finished applying") }
+                if let problem = writer.keepingProblem {
+                    log("volume \(volume.name): not kept as wanted: \(problem)")
+                }
             } catch {
                 log("volume \(volume.name): \(error)")
             }

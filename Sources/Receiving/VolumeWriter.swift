@@ -15,6 +15,8 @@ package final class VolumeWriter {
     package private(set) var volume: StandbyVolume
     let home: StandbyHome
     let fence: UInt64
+    /// Why a generation could not be kept or released, if that was tried and went wrong.
+    package private(set) var keepingProblem: String?
     private let lock: FileLock
 
     /// Takes the volume, or returns nothing if another process has it.
@@ -44,17 +46,26 @@ package final class VolumeWriter {
     /// 1. *empty, consistent, promoted, suspect, diverged*: at most a log that no transfer owns; it is removed.
     /// 2. *initialising, staging*: the log of the unfinished transfer; it is kept for resuming. If the log is
     ///    gone, so is the transfer.
-    /// 3. *applying*: the log is whole and committed; it is applied again from the beginning. If it cannot
+    /// 3. *prepared*: the log is whole and waits for the other members of its group; it is kept. If it is gone,
+    ///    so is the transfer.
+    /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. If it cannot
     ///    be, the target may be torn: *suspect*.
     package func recover(_ progress: (Progress) -> Void = { _ in }) throws {
         switch volume.state {
         case .empty, .consistent, .promoted, .suspect, .diverged:
             if Directory.exists(logPath) { try home.removeLog(volume.name) }
-        case .initialising, .staging:
+        case .initialising, .staging, .prepared:
             if !Directory.exists(logPath) { try abandon() }
         case .applying:
-            try finishApplying(progress)
+            return try finishApplying(progress)
         }
+        keepDue()
+    }
+
+    /// Keeps the committed generation as a snapshot if that is due, and releases those beyond the limits. If it goes
+    /// wrong, that takes nothing from the generation itself.
+    private func keepDue() {
+        keepingProblem = Keeper(home, volume).keepDue()
     }
 
     /// Drops the unfinished transfer; a consistent target was not touched by it.
@@ -71,15 +82,53 @@ package final class VolumeWriter {
     /// 3. The target is written and flushed. A crash leaves it torn; recovery starts again at 3.
     /// 4. The catalog says *consistent*. A crash before leaves 3 to be done again.
     /// 5. The log is removed. A crash before leaves a log that no transfer owns.
+    /// 6. The generation is kept as a snapshot, if that is wanted (`Keeper`). A crash before leaves it due: it is
+    ///    made when the volume is opened next, which is before the target is written again.
     ///
     /// In mode in place the content is on the target already; 1 and 3 have nothing to do but flush.
+    ///
+    /// Of a member of a group, 2 is another step: the catalog says *prepared*, and, if it is the last member,
+    /// in the same transaction that all of them are *applying* (`StandbyCatalog.prepare`). Else it ends here, and 3
+    /// to 5 are done by the writer of the last member, after its own. What that one cannot open is done by whoever
+    /// opens the volume next.
+    ///
+    /// - Returns: whether the target holds the generation; if not, it waits for its group.
     func commit(
         _ record: GenerationRecord, on target: Target, _ progress: (Progress) -> Void
-    ) throws {
-        if volume.transfer?.inPlace == false { try prove(try redo(record), progress) }
-        try home.catalog.beginApplying(volume.name, fence: fence, record)
-        try refresh()
-        try finishApplying(progress, onProven: target)
+    ) throws -> Bool {
+        let transfer = volume.transfer
+        if transfer?.inPlace == false { try prove(try redo(record), progress) }
+        if transfer?.begin.group != nil {
+            if transfer?.inPlace == true {
+                // Nobody opens the target again before the group is complete.
+                do {
+                    try target.prepare(for: record.head.volumeSize)
+                    try target.sync()
+                } catch {
+                    if case .failed = error { try suspect("\(error)") }
+                    throw error
+                }
+            }
+            let preparation = try home.catalog.prepare(volume.name, fence: fence, record)
+            try refresh()
+            guard case .complete(let members) = preparation else { return false }
+            try finishApplying(progress, onProven: target)
+            for name in members where name != volume.name { finish(name, progress) }
+        } else {
+            try home.catalog.beginApplying(volume.name, fence: fence, record)
+            try refresh()
+            try finishApplying(progress, onProven: target)
+        }
+        return true
+    }
+
+    /// Brings another member of the group to its target, as far as that is possible now.
+    ///
+    /// It is committed whatever happens here: what is not done now is done at the next chance, and an error is found
+    /// in the volume's state, or by whoever tries again.
+    private func finish(_ name: VolumeName, _ progress: (Progress) -> Void) {
+        guard let writer = try? VolumeWriter(home, name) else { return }
+        try? writer.recover(progress)
     }
 
     /// Ends the lineage here: the target is the operator's from now on.
@@ -124,6 +173,7 @@ package final class VolumeWriter {
                 // Every segment was flushed before it was acknowledged.
                 let target = try proven ?? openTarget()
                 try target.prepare(for: record.head.volumeSize)
+                try target.trim(to: record.head.volumeSize)
                 try target.sync()
             } else {
                 let redo = try redo(record)
@@ -152,6 +202,7 @@ package final class VolumeWriter {
         try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
         try home.removeLog(volume.name)
         try refresh()
+        keepDue()
     }
 
     /// Declares the copy untrustworthy; final until the operator acts.

@@ -19,17 +19,20 @@ package struct Worker {
 
     private let home: StandbyHome
     private let software: String
+    private let log: (String) -> Void
 
     /// Makes a worker for a standby.
-    package init(home: StandbyHome, software: String) {
+    package init(home: StandbyHome, software: String, log: @escaping (String) -> Void) {
         self.home = home
         self.software = software
+        self.log = log
     }
 
     private enum Job: Sendable {
         case open(VolumeName)
         case pair(Pair)
         case begin(Begin)
+        case abandon(TransferID)
         case record(RecordHeader, RecordMemory, start: Int)
         case seal(Seal)
         case commit(GenerationRecord)
@@ -121,6 +124,7 @@ package struct Worker {
         case .open(let name): try transfer.open(name)
         case .pair(let pair): try transfer.pair(pair)
         case .begin(let begin): try transfer.begin(begin)
+        case .abandon(let id): try transfer.abandon(id)
         case .record(let record, let memory, let start):
             try transfer.record(record, memory, start: start)
         case .seal(let seal): try transfer.seal(seal)
@@ -132,10 +136,13 @@ package struct Worker {
         switch error {
         case let refusal as Refusal: return refusal
         case let error as CatalogError:
-            if case .fenced = error.kind {
+            switch error.kind {
+            case .fenced:
                 return Refusal(.busy, rule: "fenced", "a newer session has taken the volume")
+            case .groupMismatch:
+                return Refusal(.malformed, rule: "group-mismatch", "\(error)")
+            default: return Refusal(.storage, "\(error)")
             }
-            return Refusal(.storage, "\(error)")
         default: return Refusal(.storage, "\(error)")
         }
     }
@@ -176,6 +183,7 @@ package struct Worker {
         case .open(let name): jobs.push(.open(name))
         case .pair(let pair): jobs.push(.pair(pair))
         case .begin(let begin): jobs.push(.begin(begin))
+        case .abandon(let id): jobs.push(.abandon(id))
         case .seal(let seal): jobs.push(.seal(seal))
         case .commit(let record): jobs.push(.commit(record))
         case .stopped(let refusal): throw .refused(refusal)
@@ -205,8 +213,12 @@ package struct Worker {
         case .committed(let committed):
             session.committed()
             try connection.send(committed)
+        case .prepared(let prepared):
+            session.prepared()
+            try connection.send(prepared)
         case .refuse(let refusal):
             return try end(.broken(refusal), connection)
+        case .note(let text): log(text)
         case .memory: break
         }
         return nil

@@ -17,6 +17,8 @@ package enum SendError: Error, CustomStringConvertible {
     case lineage(Lineage.Rule, here: String, there: String)
     /// The receiver broke the protocol.
     case brokenProtocol(String)
+    /// A generation waits on the standby, although its group was committed.
+    case groupIncomplete
     /// The connection ended in the middle; the next send resumes.
     case interrupted(String, acknowledgedSegments: UInt64, plannedSegments: UInt64)
 
@@ -29,6 +31,8 @@ package enum SendError: Error, CustomStringConvertible {
         case .lineage(let rule, let here, let there):
             "\(rule.meaning) (rule \(rule.rawValue)); source: \(here); standby: \(there)"
         case .brokenProtocol(let text): "the standby broke the protocol: \(text)"
+        case .groupIncomplete:
+            "the standby has committed one volume of the group and not this one"
         case .interrupted(let text, let done, let planned):
             "\(text); \(done) of \(planned) segments are durable on the standby, and the next send "
                 + "goes on from there"

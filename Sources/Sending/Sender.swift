@@ -19,16 +19,19 @@ package final class Sender {
         package var receiver: ReceiverName
         package var volume: VolumeName
         package var compression: CompressionPolicy
+        /// Whether the volume may be smaller than its last generation.
+        package var allowShrink: Bool
         /// Name and version of the program.
         package var software: String
 
         package init(
             receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy,
-            software: String
+            allowShrink: Bool = false, software: String
         ) {
             self.receiver = receiver
             self.volume = volume
             self.compression = compression
+            self.allowShrink = allowShrink
             self.software = software
         }
     }
@@ -79,8 +82,8 @@ package final class Sender {
         package var noProof: String?
     }
 
-    private let home: SourceHome
-    private let options: Options
+    let home: SourceHome
+    let options: Options
     private let report: (Report) -> Void
 
     package init(
@@ -109,6 +112,7 @@ package final class Sender {
         }
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
         guard let source else { return explanation }
+        if case .prepared = decision { return explanation }
         var changed: UInt64 = 0
         var entries: UInt64 = 0
         do {
@@ -124,7 +128,7 @@ package final class Sender {
         return explanation
     }
 
-    private func replica() throws -> Replica {
+    func replica() throws -> Replica {
         try home.catalog.replica(options.volume, at: options.receiver)
             ?? Replica(receiver: options.receiver, volume: options.volume)
     }
@@ -132,7 +136,7 @@ package final class Sender {
     /// The sign between the names stands in neither.
     private var planName: String { "\(options.volume)@\(options.receiver)" }
 
-    private static func memory(of replica: Replica) -> Lineage.SourceMemory {
+    static func memory(of replica: Replica) -> Lineage.SourceMemory {
         func point(_ record: GenerationRecord?) -> Lineage.GenerationPoint? {
             record.map { Lineage.GenerationPoint(number: $0.head.number, id: $0.id) }
         }
@@ -141,7 +145,22 @@ package final class Sender {
             pending: point(replica.pending), transfer: replica.transfer?.begin.transfer)
     }
 
-    private func open() throws -> (Dialogue, StandbyState) {
+    /// Opens the volume on the standby. A session that has just ended may hold it for a moment.
+    func open() throws -> (Dialogue, StandbyState) {
+        let due = Clock.monotonic() + Self.patience
+        while true {
+            do { return try openOnce() } catch SendError.refused(let refusal)
+                where refusal.code == .busy && Clock.monotonic() < due
+            {
+                Clock.sleep(milliseconds: 20)
+            }
+        }
+    }
+
+    /// How long to wait for a volume that is busy, in nanoseconds.
+    private static let patience = 3 * nanosecondsPerSecond
+
+    private func openOnce() throws -> (Dialogue, StandbyState) {
         guard let receiver = try home.catalog.receiver(options.receiver) else {
             throw SendError.unknownReceiver(options.receiver)
         }
@@ -187,7 +206,7 @@ package final class Sender {
                 ? base.volumeByteCount
                 : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
             try source.forEachChange(since: base.identity ?? Self.unidentified) { change in
-                if let kept = change.extent.clipped(to: oldSize) {
+                if let kept = change.extent.clipped(to: min(oldSize, source.volumeByteCount)) {
                     try body(Change(kept, change.kind))
                 }
             }
@@ -197,7 +216,7 @@ package final class Sender {
                     if let kept = clip(change, from: oldSize) { try body(kept) }
                 }
             }
-        case .pendingIsCommitted, .refuse:
+        case .pendingIsCommitted, .prepared, .refuse:
             break
         }
     }
@@ -206,60 +225,68 @@ package final class Sender {
 
     /// Sends the source's point in time and waits until it is committed.
     package func send(_ source: any Source) throws -> Outcome {
-        guard let lock = try home.lock(options.receiver, options.volume) else {
-            throw SendError.busy(options.volume)
-        }
+        try send(source, try home.lock(options.receiver, options.volume))
+    }
+
+    /// The same, for a caller that has the right to send already.
+    package func send(_ source: any Source, _ lock: SendLock) throws -> Outcome {
+        precondition(lock.receiver == options.receiver && lock.volume == options.volume)
         defer { withExtendedLifetime(lock) {} }
         let began = Clock.monotonic()
         let (dialogue, standby) = try open()
-        var current = try replica()
-        var decision = Lineage.decide(Self.memory(of: current), standby)
-        if decision == .pendingIsCommitted {
-            try commitPending()
-            current = try replica()
-            decision = Lineage.decide(Self.memory(of: current), standby)
-        }
-        let isResuming: Bool
-        switch decision {
-        case .refuse(let rule):
-            dialogue.connection.close()
-            throw SendError.lineage(
-                rule, here: Self.text(Self.memory(of: current)), there: Self.text(standby))
-        case .pendingIsCommitted:
-            throw SendError.brokenProtocol("the standby's state contradicts itself")
-        case .full(let resume):
-            isResuming = resume
-        case .delta(_, let resume):
-            isResuming = resume
-            if let identity = source.identity, identity == current.base,
-                let committed = current.committed
-            {
+        let settled = try settle(dialogue, standby, keepingPrepared: false)
+        do {
+            if let committed = try upToDate(source, settled) {
                 dialogue.connection.close()
                 return outcome(.upToDate, committed, source, nil, dialogue, began, resumed: 0)
             }
-            if let committed = current.committed,
-                source.volumeByteCount < committed.head.volumeSize
-            {
-                dialogue.connection.close()
-                throw SendError.lineage(
-                    .sizeShrunk, here: "\(source.volumeByteCount) bytes",
-                    there: "\(committed.head.volumeSize) bytes")
-            }
+        } catch {
+            dialogue.connection.close()
+            throw error
         }
-        let (begin, plan) = try prepare(source, decision, current, isResuming: isResuming)
-        return try transfer(source, begin, plan, dialogue, began)
+        let (begin, plan) = try prepare(source, settled, group: nil)
+        return try transfer(source, begin, plan, dialogue, began).outcome
+    }
+
+    /// The committed generation, if it is this point in time; nothing if there is something to send.
+    ///
+    /// - Throws: `lineage` if nothing may be sent.
+    func upToDate(_ source: any Source, _ settled: Settled) throws -> GenerationRecord? {
+        if case .refuse(let rule) = settled.decision {
+            throw SendError.lineage(
+                rule, here: Self.text(Self.memory(of: settled.replica)),
+                there: Self.text(settled.standby))
+        }
+        guard let committed = settled.replica.committed else { return nil }
+        if let identity = source.identity, identity == settled.replica.base { return committed }
+        guard source.volumeByteCount >= committed.head.volumeSize || options.allowShrink else {
+            throw SendError.lineage(
+                .sizeShrunk, here: "\(source.volumeByteCount) bytes",
+                there: "\(committed.head.volumeSize) bytes")
+        }
+        return nil
+    }
+
+    /// The unfinished transfer with its plan, if it is for this point in time and in this group.
+    func planned(
+        _ source: any Source, _ replica: Replica, group: Group?
+    ) -> (Begin, SendPlan)? {
+        guard let transfer = replica.transfer, transfer.base == source.identity,
+            transfer.begin.head.volumeSize == source.volumeByteCount,
+            transfer.begin.group == group,
+            let plan = SendPlan(reading: home.planPath(transfer.planName)),
+            plan.transfer == transfer.begin.transfer
+        else { return nil }
+        return (transfer.begin, plan)
     }
 
     /// Finds the plan of the unfinished transfer, if it is for this point in time, or makes a new one.
-    private func prepare(
-        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica, isResuming: Bool
+    func prepare(
+        _ source: any Source, _ settled: Settled, group: Group?
     ) throws -> (Begin, SendPlan) {
-        if isResuming, let transfer = replica.transfer, transfer.base == source.identity,
-            transfer.begin.head.volumeSize == source.volumeByteCount,
-            let plan = SendPlan(reading: home.planPath(transfer.planName)),
-            plan.transfer == transfer.begin.transfer
-        {
-            return (transfer.begin, plan)
+        let (decision, replica) = (settled.decision, settled.replica)
+        if settled.isResuming, let planned = planned(source, replica, group: group) {
+            return planned
         }
         if replica.transfer != nil || replica.pending != nil {
             // A generation in doubt is not on the standby: it has said that it holds the one before.
@@ -282,7 +309,10 @@ package final class Sender {
         let begin = Begin(
             transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
             plannedSegments: plan.segmentCount, heldSegments: 0,
-            tagKey: isFull(decision) ? .random() : nil)
+            tagKey: isFull(decision) ? .random() : nil,
+            allowsShrink: !isFull(decision)
+                && source.volumeByteCount < replica.committed?.head.volumeSize ?? 0,
+            group: group)
         try home.catalog.beginTransfer(
             options.volume, at: options.receiver,
             SourceTransfer(
@@ -320,10 +350,13 @@ package final class Sender {
         return kept
     }
 
-    private func transfer(
+    /// Sends a generation.
+    ///
+    /// - Returns: also whether it waits on the standby for its group; then it is not committed yet.
+    func transfer(
         _ source: any Source, _ announced: Begin, _ plan: SendPlan, _ dialogue: Dialogue,
         _ began: UInt64
-    ) throws -> Outcome {
+    ) throws -> (outcome: Outcome, isPrepared: Bool) {
         let current = try replica()
         guard let key = current.tagKey else {
             throw SendError.brokenProtocol("the catalog has no tag key")
@@ -340,24 +373,20 @@ package final class Sender {
         pipeline.start(
             source, plan, begin: announced, key: key, sealed: seals.seals,
             sender: try home.identity().keyID, policy: options.compression)
-        var stream = Stream(dialogue, pipeline, seals, plan, report)
+        var stream = SendStream(dialogue, pipeline, seals, plan, report)
         do {
             defer { pipeline.stop() }
             let record = try stream.run { record in
+                // The reading thread has nothing left to read.
+                try source.confirm()
                 try home.catalog.setPending(options.volume, at: options.receiver, record)
             }
-            try commitPending()
+            if !stream.isPrepared { try commitPending() }
             dialogue.connection.close()
-            let kind: Outcome.Kind =
-                record.head.kind == .full ? .full : .delta(from: record.head.number - 1)
-            let outcome = outcome(kind, record, source, plan, dialogue, began, resumed: first)
-            try home.catalog.addHistory(
-                HistoryEntry(
-                    receiver: options.receiver, volume: options.volume, number: outcome.number,
-                    id: outcome.id, committedAt: Clock.wall(),
-                    changedBytes: outcome.changedByteCount, wireBytes: outcome.wireByteCount,
-                    duration: outcome.nanoseconds))
-            return outcome
+            let outcome = outcome(
+                Self.kind(record), record, source, plan, dialogue, began, resumed: first)
+            if !stream.isPrepared { try remember(outcome) }
+            return (outcome, stream.isPrepared)
         } catch let error as TLSError {
             throw SendError.interrupted(
                 "\(error)", acknowledgedSegments: stream.acknowledged,
@@ -365,13 +394,26 @@ package final class Sender {
         }
     }
 
-    private func commitPending() throws {
+    func commitPending() throws {
         let superseded = try home.catalog.commit(
             options.volume, at: options.receiver, committedAt: Clock.wall())
         home.removePlan(superseded.planName)
     }
 
-    private func outcome(
+    /// Adds a committed generation to the history.
+    func remember(_ outcome: Outcome) throws {
+        try home.catalog.addHistory(
+            HistoryEntry(
+                receiver: options.receiver, volume: options.volume, number: outcome.number,
+                id: outcome.id, committedAt: Clock.wall(), changedBytes: outcome.changedByteCount,
+                wireBytes: outcome.wireByteCount, duration: outcome.nanoseconds))
+    }
+
+    static func kind(_ record: GenerationRecord) -> Outcome.Kind {
+        record.head.kind == .full ? .full : .delta(from: record.head.number - 1)
+    }
+
+    func outcome(
         _ kind: Outcome.Kind, _ record: GenerationRecord, _ source: any Source, _ plan: SendPlan?,
         _ dialogue: Dialogue, _ began: UInt64, resumed: UInt64
     ) -> Outcome {
@@ -385,108 +427,23 @@ package final class Sender {
 
     // MARK: Words
 
-    private static func text(_ memory: Lineage.SourceMemory) -> String {
+    fileprivate static func text(_ memory: Lineage.SourceMemory) -> String {
         guard let committed = memory.committed else { return "no generation" }
         return "generation \(committed.number) (\(String("\(committed.id)".prefix(12))))"
     }
 
-    private static func text(_ standby: StandbyState) -> String {
+    fileprivate static func text(_ standby: StandbyState) -> String {
         guard standby.committedID != .zero else { return "\(standby.state)" }
         return "\(standby.state), generation \(standby.committedNumber) "
             + "(\(String("\(standby.committedID)".prefix(12))))"
     }
 }
 
-/// The network's part of a transfer: takes what the pipeline made, and never has more on the way than one
-/// sealed segment and the one being filled.
-private struct Stream {
-    private let dialogue: Dialogue
-    private let pipeline: Pipeline
-    private let seals: SealsFile
-    private let plan: SendPlan
-    private let report: (Sender.Report) -> Void
-    private var window: (start: UInt64, bytes: UInt64)
-    /// Segments that are durable on the standby.
-    private(set) var acknowledged: UInt64
-
-    /// Below this many bytes a second the network counts as slow, and compression pays.
-    private static let slowBytesPerSecond: UInt64 = 150_000_000
-
-    init(
-        _ dialogue: Dialogue, _ pipeline: Pipeline, _ seals: SealsFile, _ plan: SendPlan,
-        _ report: @escaping (Sender.Report) -> Void
-    ) {
-        self.dialogue = dialogue
-        self.pipeline = pipeline
-        self.seals = seals
-        self.plan = plan
-        self.report = report
-        acknowledged = UInt64(seals.seals.count)
-        window = (Clock.monotonic(), dialogue.connection.byteCount)
-    }
-
-    /// Sends everything, commits, and waits for COMMITTED; `keep` is called before COMMIT is sent.
-    mutating func run(
-        _ keep: (GenerationRecord) throws -> Void
-    ) throws -> GenerationRecord {
-        while true {
-            while let action = try dialogue.poll() { try note(action) }
-            if dialogue.session.unacknowledgedSegments > 1 {
-                try dialogue.connection.wait(nil)
-                continue
-            }
-            guard let item = pipeline.outgoing.tryPop() else {
-                if let error = pipeline.failure.error { throw error }
-                guard !pipeline.outgoing.isFinished else {
-                    throw SendError.brokenProtocol("the pipeline ended early")
-                }
-                pipeline.networkIsSlow.store(false, ordering: .relaxed)
-                try dialogue.connection.wait(pipeline.notifier)
-                continue
-            }
-            switch item {
-            case .record(let record, let lease, let offset):
-                try dialogue.connection.send(record, lease?.memory, at: offset)
-                measure()
-            case .seal(let seal):
-                try seals.append(seal)
-                dialogue.session.sealed(seal)
-                try dialogue.connection.send(seal)
-            case .end(let record):
-                try keep(record)
-                dialogue.session.commit(record)
-                try dialogue.connection.send(record)
-                while !dialogue.session.isDone { try note(try dialogue.next()) }
-                return record
-            }
-        }
-    }
-
-    private mutating func note(_ action: SenderSession.Action) throws {
-        switch action {
-        case .acknowledged(let count):
-            acknowledged = count
-            let done = seals.seals.prefix(Int(count)).reduce(0) { $0 + $1.content }
-            report(Sender.Report(phase: .sending, done: done, total: plan.content))
-        case .progress(let progress):
-            report(
-                Sender.Report(
-                    phase: progress.phase == .proving ? .proving : .applying, done: progress.done,
-                    total: progress.total))
-        default: break
-        }
-    }
-
-    /// The network is slow if the pipeline waits for it, and little gets through.
-    private mutating func measure() {
-        let now = Clock.monotonic()
-        let elapsed = now - window.start
-        guard elapsed > nanosecondsPerSecond / 5 else { return }
-        let bytes = dialogue.connection.byteCount - window.bytes
-        let isSlow =
-            pipeline.outgoing.isFull
-            && bytes < Self.slowBytesPerSecond / 5 * (elapsed / (nanosecondsPerSecond / 5))
-        pipeline.networkIsSlow.store(isSlow, ordering: .relaxed)
-        window = (now, dialogue.connection.byteCount)
+extension SendError {
+    /// The error for an explanation that ends in a refusal.
+    init?(refusalIn explanation: Sender.Explanation) {
+        guard case .refuse(let rule) = explanation.decision else { return nil }
+        self = .lineage(
+            rule, here: Sender.text(explanation.memory), there: Sender.text(explanation.standby))
     }
 }

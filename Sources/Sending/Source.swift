@@ -12,12 +12,15 @@ package enum SourceError: Error, Sendable, CustomStringConvertible {
     case invalid(path: String, reason: String)
     /// There is no proof of what changed since the base; `reason` says what is missing.
     case noProof(reason: String)
+    /// A hook failed.
+    case hook(CommandError)
 
     package var description: String {
         switch self {
         case .unreadable(let error): error.description
         case .invalid(let path, let reason): "\(path): \(reason)"
         case .noProof(let reason): reason
+        case .hook(let error): error.description
         }
     }
 }
@@ -46,6 +49,14 @@ package protocol Source: AnyObject {
 
     /// Reads content of at most 1 MiB that lies inside the volume.
     func read(_ extent: Extent, into memory: AlignedBuffer) throws
+
+    /// Called after the last read and before the generation is committed: throws if what was read may not be
+    /// the point in time after all.
+    func confirm() throws
+}
+
+extension Source {
+    package func confirm() throws {}
 }
 
 /// Reads a list and clips each entry to what lies at or after `start`.

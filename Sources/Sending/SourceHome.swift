@@ -27,14 +27,19 @@ package struct SourceHome: Sendable {
         try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
-    /// Takes the right to send a volume to a standby; nothing if another process is at it.
-    func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> FileLock? {
-        try FileLock(path: "\(path)/locks/\(volume)@\(receiver)")
+    /// Takes the right to send a volume to a standby, for as long as the result lives.
+    ///
+    /// - Throws: `busy` if another process is at it.
+    package func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> SendLock {
+        guard let lock = try FileLock(path: "\(path)/locks/\(volume)@\(receiver)") else {
+            throw SendError.busy(volume)
+        }
+        return SendLock(receiver: receiver, volume: volume, lock: lock)
     }
 
     /// Forgets what is known of a volume on a standby.
     package func forget(_ receiver: ReceiverName, _ volume: VolumeName) throws {
-        guard let lock = try lock(receiver, volume) else { throw SendError.busy(volume) }
+        let lock = try lock(receiver, volume)
         defer { withExtendedLifetime(lock) {} }
         if let plan = try catalog.forgetReplica(volume, at: receiver).transfer?.planName {
             removePlan(plan)
@@ -52,4 +57,11 @@ package struct SourceHome: Sendable {
         try? Directory.remove(planPath(name))
         try? Directory.remove(sealsPath(name))
     }
+}
+
+/// The right to send a volume to a standby.
+package struct SendLock: Sendable {
+    let receiver: ReceiverName
+    let volume: VolumeName
+    fileprivate let lock: FileLock
 }

@@ -49,7 +49,10 @@ package enum Lineage {
         case full(resume: Bool)
         /// Send the changes since the committed generation. `resume` if the standby has part of them.
         case delta(onto: GenerationPoint, resume: Bool)
-        /// Neither is right.
+        /// The standby holds a prepared generation of a group that is not complete. If it is the
+        /// pending one, nothing of it is missing, else it is in the way until it is abandoned.
+        case prepared(isPending: Bool)
+        /// None of these is right.
         case refuse(Rule)
     }
 
@@ -64,6 +67,7 @@ package enum Lineage {
         case numberMismatch = "number-mismatch"
         case suspect
         case notEmpty = "not-empty"
+        case prepared
 
         /// What it means, for people.
         package var meaning: String {
@@ -75,10 +79,13 @@ package enum Lineage {
             case .targetWentBack:
                 "the standby holds an older generation than it confirmed earlier: it was restored or replaced"
             case .promoted: "the standby was promoted and may have been written"
-            case .sizeShrunk: "the volume is smaller than the committed generation"
+            case .sizeShrunk:
+                "the volume is smaller than the committed generation; if that is meant, give --allow-shrink"
             case .numberMismatch: "the generation's number does not follow the committed one"
             case .suspect: "the standby had an I/O error and does not trust its copy"
             case .notEmpty: "the standby already holds a generation that a full copy would replace"
+            case .prepared:
+                "the standby holds a prepared generation, whose group is not complete yet"
             }
         }
     }
@@ -89,18 +96,23 @@ package enum Lineage {
         case .promoted: return .refuse(.promoted)
         case .diverged: return .refuse(.diverged)
         case .suspect: return .refuse(.suspect)
-        case .empty, .initialising, .consistent, .staging, .applying: break
+        case .empty, .initialising, .consistent, .staging, .applying, .prepared: break
         }
         let resume = memory.transfer.map { $0 == standby.transfer } ?? false
+        func send(_ decision: Decision) -> Decision {
+            guard standby.state == .prepared else { return decision }
+            return .prepared(isPending: resume && memory.pending != nil)
+        }
         guard standby.committedID != .zero else {
-            return memory.committed == nil ? .full(resume: resume) : .refuse(.targetWentBack)
+            guard memory.committed == nil else { return .refuse(.targetWentBack) }
+            return send(.full(resume: resume))
         }
         let there = GenerationPoint(number: standby.committedNumber, id: standby.committedID)
         guard let lineage = memory.lineage else { return .refuse(.notEmpty) }
         guard lineage == standby.lineage else { return .refuse(.diverged) }
         if let pending = memory.pending, pending == there { return .pendingIsCommitted }
         guard let here = memory.committed else { return .refuse(.diverged) }
-        if here == there { return .delta(onto: here, resume: resume) }
+        if here == there { return send(.delta(onto: here, resume: resume)) }
         return .refuse(there.number < here.number ? .targetWentBack : .diverged)
     }
 
@@ -139,6 +151,7 @@ package enum Lineage {
         case .promoted: return no(.promoted)
         case .diverged: return no(.diverged)
         case .suspect: return no(.suspect)
+        case .prepared: return no(.prepared)
         case .empty, .initialising, .consistent, .staging, .applying: break
         }
         let hasGeneration = standby.committedID != .zero
@@ -152,7 +165,7 @@ package enum Lineage {
             if begin.head.parent != standby.committedID { return no(.parentMismatch) }
             let (next, overflow) = standby.committedNumber.addingReportingOverflow(1)
             if overflow || begin.head.number != next { return no(.numberMismatch) }
-            if let size = memory.committedSize, begin.head.volumeSize < size {
+            if let size = memory.committedSize, begin.head.volumeSize < size, !begin.allowsShrink {
                 return no(.sizeShrunk)
             }
         }

@@ -9,6 +9,7 @@ package enum SenderMessage: Equatable, Sendable {
     case open(Open)
     case pair(Pair)
     case begin(Begin)
+    case abandon(Abandon)
     case record(RecordHeader)
     case seal(Seal)
     case commit(GenerationRecord)
@@ -22,13 +23,14 @@ package enum SenderMessage: Equatable, Sendable {
         case .open: self = .open(try Open(decoding: payload))
         case .pair: self = .pair(try Pair(decoding: payload))
         case .begin: self = .begin(try Begin(decoding: payload))
+        case .abandon: self = .abandon(try Abandon(decoding: payload))
         case .record:
             self = .record(try RecordHeader(decoding: payload, recordLength: payload.byteCount))
         case .seal: self = .seal(try Seal(decoding: payload))
         case .commit: self = .commit(try GenerationRecord(decoding: payload))
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
-        case .welcome, .state, .ready, .ack, .committed, .progress, .paired: return nil
+        case .welcome, .state, .ready, .ack, .committed, .prepared, .progress, .paired: return nil
         }
     }
 }
@@ -48,9 +50,11 @@ package struct ReceiverSession: Sendable {
         case pair(Pair)
         /// Admit or refuse the transfer; then call `ready`.
         case begin(Begin)
+        /// Drop the transfer, if it may be dropped; then call `opened`, or refuse.
+        case abandon(TransferID)
         case record(RecordHeader)
         case seal(Seal)
-        /// Prove, apply, and call `committed`.
+        /// Prove, apply, and call `committed`; or keep it for its group, and call `prepared`.
         case commit(GenerationRecord)
         /// The sender refused; close.
         case stopped(Refusal)
@@ -111,6 +115,9 @@ package struct ReceiverSession: Sendable {
         case (.offered, .begin(let begin)):
             state = .admitting
             return .begin(begin)
+        case (.offered, .abandon(let abandon)):
+            state = .looking
+            return .abandon(abandon.transfer)
         case (.receiving, .record(let record)):
             return .record(record)
         case (.receiving, .seal(let seal)):
@@ -123,7 +130,7 @@ package struct ReceiverSession: Sendable {
         }
     }
 
-    /// The volume was found; STATE is sent.
+    /// The volume was found, or its transfer was dealt with; STATE is sent.
     package mutating func opened() {
         precondition(state == .looking)
         state = .offered
@@ -139,6 +146,12 @@ package struct ReceiverSession: Sendable {
     package mutating func ready() {
         precondition(state == .admitting)
         state = .receiving
+    }
+
+    /// The generation waits for its group; PREPARED is sent.
+    package mutating func prepared() {
+        precondition(state == .committing)
+        state = .done
     }
 
     /// The generation is committed; COMMITTED is sent.

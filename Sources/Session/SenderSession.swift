@@ -11,6 +11,7 @@ package enum ReceiverMessage: Equatable, Sendable {
     case ack(Ack)
     case progress(Progress)
     case committed(Committed)
+    case prepared(Prepared)
     case paired(Paired)
     case ping
     case refuse(Refusal)
@@ -26,10 +27,11 @@ package enum ReceiverMessage: Equatable, Sendable {
         case .ack: self = .ack(try Ack(decoding: payload))
         case .progress: self = .progress(try Progress(decoding: payload))
         case .committed: self = .committed(try Committed(decoding: payload))
+        case .prepared: self = .prepared(try Prepared(decoding: payload))
         case .paired: self = .paired(try Paired(decoding: payload))
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
-        case .hello, .open, .begin, .record, .seal, .commit, .pair: return nil
+        case .hello, .open, .begin, .abandon, .record, .seal, .commit, .pair: return nil
         }
     }
 }
@@ -51,7 +53,7 @@ package struct SenderSession: Sendable {
         case none
         case open(Open)
         case pair(Pair)
-        /// Decide by the standby's state; then call `begin` or close.
+        /// Decide by the standby's state; then call `begin` or `abandon`, or close.
         case decide(StandbyState)
         /// Send the segments from this one on.
         case sendSegments(from: UInt64)
@@ -59,6 +61,8 @@ package struct SenderSession: Sendable {
         case acknowledged(UInt64)
         case progress(Progress)
         case committed
+        /// The generation waits on the standby for the others of its group.
+        case prepared
         case paired(VolumeName)
     }
 
@@ -72,6 +76,7 @@ package struct SenderSession: Sendable {
     private var sealed: UInt64 = 0
     private var acknowledged: UInt64 = 0
     private var record: GenerationRecord?
+    private var isInGroup = false
 
     /// Starts a session; `hello` is to be sent at once.
     package init(_ purpose: Purpose) {
@@ -136,9 +141,21 @@ package struct SenderSession: Sendable {
             else { throw .malformed("the receiver committed something else") }
             state = .done
             return .committed
+        case (.committing, .prepared(let prepared)) where isInGroup:
+            guard let record, prepared.id == record.id, prepared.number == record.head.number
+            else { throw .malformed("the receiver prepared something else") }
+            state = .done
+            return .prepared
         default:
             throw .unexpected(type, in: "\(state)")
         }
+    }
+
+    /// Asks to drop an unfinished transfer, after `decide`; what is to be decided comes again.
+    package mutating func abandon(_ transfer: TransferID) -> Abandon {
+        precondition(state == .deciding, "ABANDON follows STATE")
+        state = .opening
+        return Abandon(transfer: transfer)
     }
 
     /// Announces a transfer, after `decide`.
@@ -146,6 +163,7 @@ package struct SenderSession: Sendable {
         precondition(state == .deciding, "BEGIN follows STATE")
         state = .beginning
         held = begin.heldSegments
+        isInGroup = begin.group != nil
         return begin
     }
 

@@ -110,7 +110,12 @@ package struct Redo {
                 try target.zero(record.offset, count: record.length)
             }
         }
-        do { try target.sync() } catch { throw .target(error) }
+        do {
+            try target.trim(to: record.head.volumeSize)
+            try target.sync()
+        } catch {
+            throw .target(error)
+        }
     }
 
     private func walk(_ body: StagingLogReader.RecordBody<TargetError>) throws(Failure) {

@@ -21,11 +21,12 @@ package final class Target {
     package let identity: String
     /// Size in bytes now.
     package private(set) var byteCount: UInt64
+    private let isLogicalVolume: Bool
     private let file: File
     private let unit: Int
     private let edge: AlignedBuffer
+    private let zeroing: Zeroing
     private var failure: SystemCallError?
-    private var zeros: AlignedBuffer?
     /// For content that does not begin at a page's border, as in the staging log.
     private var bounce: AlignedBuffer?
 
@@ -77,6 +78,8 @@ package final class Target {
             unit = max(status.logicalBlockByteCount, 512)
             byteCount = status.byteCount
             identity = status.identity
+            zeroing = Zeroing(file, status)
+            isLogicalVolume = status.device.map { BlockDevice($0).isLogicalVolume } ?? false
         } catch {
             switch error.code {
             case EBUSY: throw .inUse(path)
@@ -112,9 +115,24 @@ package final class Target {
     /// Makes sure that `needed` bytes fit: a file grows, a device is refused if it is too small.
     package func prepare(for needed: UInt64) throws(TargetError) {
         if byteCount >= needed { return }
-        guard kind == .file else { throw .tooSmall(path, byteCount: byteCount, needed: needed) }
-        try guarded { () throws(SystemCallError) in try file.truncate(to: needed) }
-        byteCount = needed
+        guard kind == .file else {
+            throw .tooSmall(
+                path, byteCount: byteCount, needed: needed, isLogicalVolume: isLogicalVolume)
+        }
+        try resize(to: needed)
+    }
+
+    /// Gives a file the size of the volume that was just written to it, before it is flushed; a device keeps its own.
+    ///
+    /// A crash leaves the size before or this one. The generation that asked for it is written again in both cases,
+    /// and has nothing behind this size.
+    package func trim(to volumeSize: UInt64) throws(TargetError) {
+        if kind == .file, byteCount > volumeSize { try resize(to: volumeSize) }
+    }
+
+    private func resize(to size: UInt64) throws(TargetError) {
+        try guarded { () throws(SystemCallError) in try file.truncate(to: size) }
+        byteCount = size
     }
 
     /// Writes content.
@@ -155,14 +173,7 @@ package final class Target {
                 try patch(part) { edge, place, count in edge.zero(at: place, count: count) }
             }
             guard !parts.middle.isEmpty else { return }
-            let start = parts.middle.lowerBound
-            let length = parts.middle.upperBound - start
-            switch kind {
-            case .blockDevice:
-                try file.zeroOut(start, count: length)
-            case .file:
-                if try !file.punchHole(start, count: length) { try writeZeros(start, length) }
-            }
+            try zeroing.zero(parts.middle)
         }
     }
 
@@ -249,17 +260,6 @@ extension Target {
             bounce.copy(from: memory, at: position + done, to: 0, count: count)
             try file.write(bounce, count: count, at: range.lowerBound + UInt64(done))
             done += count
-        }
-    }
-
-    private func writeZeros(_ offset: UInt64, _ count: UInt64) throws(SystemCallError) {
-        let memory = zeros ?? AlignedBuffer(byteCount: Limits.recordContent)
-        zeros = memory
-        var done: UInt64 = 0
-        while done < count {
-            let part = min(count - done, UInt64(memory.byteCount))
-            try file.write(memory, count: Int(part), at: offset + done)
-            done += part
         }
     }
 }

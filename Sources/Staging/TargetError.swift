@@ -15,8 +15,8 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
     case wrongKind(String)
     /// Not the object that was registered.
     case foreign(String, registered: String, found: String)
-    /// Smaller than what is to be written.
-    case tooSmall(String, byteCount: UInt64, needed: UInt64)
+    /// A device that is smaller than what is to be written.
+    case tooSmall(String, byteCount: UInt64, needed: UInt64, isLogicalVolume: Bool)
     /// Reading, writing or flushing failed; what it holds is no longer known.
     case failed(SystemCallError)
 
@@ -29,8 +29,10 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         case .wrongKind(let path): "\(path) is neither a block device nor a regular file"
         case .foreign(let path, let registered, let found):
             "\(path) is not the target that was registered (\(registered)), but \(found)"
-        case .tooSmall(let path, let byteCount, let needed):
-            "\(path) has \(byteCount) bytes, \(needed) are needed"
+        case .tooSmall(let path, let byteCount, let needed, let isLogicalVolume):
+            "the target has \(byteCount) bytes, the volume \(needed); on the standby: "
+                + (isLogicalVolume
+                    ? "lvextend -L\(needed)b \(path)" : "make \(path) that large, or take another")
         case .failed(let error): error.description
         }
     }

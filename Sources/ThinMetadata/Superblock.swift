@@ -23,7 +23,7 @@ internal import Blocks
 /// |    328 |    8 | root of the device details tree                               |
 /// |    336 |    4 | data block size in sectors                                    |
 /// |    340 |    4 | metadata block size in sectors, 8                             |
-/// |    344 |    8 | number of metadata blocks                                     |
+/// |    344 |    8 | number of metadata blocks when the pool was made              |
 /// |    352 |   12 | compatible, read-only compatible, incompatible features       |
 ///
 /// All integers are little-endian. Layout: `struct thin_disk_superblock` in
@@ -48,7 +48,7 @@ public struct Superblock: Hashable, Sendable {
     public let detailsRoot: UInt64
     /// Size of a data block in sectors of 512 bytes.
     public let dataBlockSectors: UInt32
-    /// Number of metadata blocks in use or free.
+    /// Number of metadata blocks when the pool was made; the device may have grown since.
     public let metadataBlockCount: UInt64
 
     /// Size of a data block in bytes.

@@ -47,7 +47,9 @@ public final class ThinMetadataReader {
         if main.needsCheck, !allowsNeedsCheck { throw ThinMetadataError(block: 0, .needsCheck) }
         let block = try Self.block(of: root, in: main)
         superblock = block == 0 ? main : try everything.superblock(block)
-        store = NodeStore(source, blockCount: min(wholeBlocks, superblock.metadataBlockCount))
+        // Not the superblock's number of metadata blocks: the kernel writes that when the pool is made, and never
+        // again, however much the metadata device has grown (dm-thin-metadata.c).
+        store = everything
         guard superblock.dataBlockSectors == main.dataBlockSectors else {
             throw ThinMetadataError(
                 block: block, .wrongDataBlockSize(sectors: superblock.dataBlockSectors))

@@ -22,6 +22,8 @@ package enum FrameType: UInt16, Sendable, CaseIterable {
     case progress = 14
     case pair = 15
     case paired = 16
+    case prepared = 17
+    case abandon = 18
 
     /// The greatest payload in bytes.
     package var payloadLimit: Int {

@@ -53,10 +53,14 @@ package struct Begin: Message {
     package var heldSegments: UInt64
     /// The lineage's key in a full generation, nothing in a delta.
     package var tagKey: TagKey?
+    /// Whether the sender's operator allows a volume smaller than the parent; only of a delta.
+    package var allowsShrink: Bool
+    /// The group, if the generation is committed together with others.
+    package var group: Group?
 
     package init(
         transfer: TransferID, head: GenerationHead, plannedContent: UInt64, plannedSegments: UInt64,
-        heldSegments: UInt64, tagKey: TagKey?
+        heldSegments: UInt64, tagKey: TagKey?, allowsShrink: Bool = false, group: Group? = nil
     ) {
         self.transfer = transfer
         self.head = head
@@ -64,14 +68,27 @@ package struct Begin: Message {
         self.plannedSegments = plannedSegments
         self.heldSegments = heldSegments
         self.tagKey = tagKey
+        self.allowsShrink = allowsShrink
+        self.group = group
     }
+
+    /// Bit 0 of the flags.
+    private static let shrinkAllowed: UInt16 = 1
 
     package init(decoding bytes: RawSpan) throws(WireError) {
         var reader = FieldReader("BEGIN")
         transfer = try reader.identifier(bytes)
         guard !transfer.isNone else { throw reader.error(.zeroTransfer) }
         let (kind, algorithm) = try reader.kindAndAlgorithm(bytes)
-        try reader.reserved(6, bytes)
+        let flags = try reader.integer(UInt16.self, bytes)
+        guard flags & ~(kind == .delta ? Self.shrinkAllowed : 0) == 0 else {
+            throw reader.error(.reservedBits)
+        }
+        allowsShrink = flags != 0
+        let members = try reader.integer(UInt32.self, bytes)
+        guard members == 0 || Group.sizes.contains(members) else {
+            throw reader.error(.badMembers)
+        }
         let (lineage, number, parent) = try reader.place(kind, bytes)
         let size = try reader.volumeSize(bytes)
         let time = try reader.integer(UInt64.self, bytes)
@@ -83,6 +100,9 @@ package struct Begin: Message {
         let isZero = key.allSatisfy { $0 == 0 }
         guard isZero == (kind == .delta) else { throw reader.error(.badTagKey) }
         tagKey = isZero ? nil : TagKey(bytes: key)
+        let group: GroupID = try reader.identifier(bytes)
+        guard group.isNone == (members == 0) else { throw reader.error(.badGroup) }
+        self.group = group.isNone ? nil : Group(id: group, members: members)
         head = GenerationHead(
             kind: kind, tagAlgorithm: algorithm, lineage: lineage, number: number, parent: parent,
             volumeSize: size, sourceTime: time, sourceIdentity: try reader.string(0...512, bytes))
@@ -93,7 +113,8 @@ package struct Begin: Message {
         var bytes = transfer.bytes
         bytes.append(head.kind.rawValue)
         bytes.append(head.tagAlgorithm.rawValue)
-        bytes.append(zeros: 6)
+        bytes.append(littleEndian: allowsShrink ? Self.shrinkAllowed : 0)
+        bytes.append(littleEndian: group?.members ?? 0)
         bytes.append(contentsOf: head.lineage.bytes)
         bytes.append(littleEndian: head.number)
         bytes.append(contentsOf: head.parent.bytes)
@@ -103,6 +124,7 @@ package struct Begin: Message {
         bytes.append(littleEndian: plannedSegments)
         bytes.append(littleEndian: heldSegments)
         bytes.append(contentsOf: tagKey?.bytes ?? [UInt8](repeating: 0, count: TagKey.byteCount))
+        bytes.append(contentsOf: (group?.id ?? .none).bytes)
         bytes.append(string: head.sourceIdentity, limit: 512)
         return bytes
     }

@@ -33,6 +33,8 @@ package struct RandomID<Kind>: Hashable, Sendable, CustomStringConvertible {
 package enum LineageKind {}
 /// Marks the id of a transfer.
 package enum TransferKind {}
+/// Marks the id of a group.
+package enum GroupKind {}
 /// Marks the id of a staging log.
 package enum StagingLogKind {}
 
@@ -40,6 +42,8 @@ package enum StagingLogKind {}
 package typealias LineageID = RandomID<LineageKind>
 /// Names one attempt to bring one generation over.
 package typealias TransferID = RandomID<TransferKind>
+/// Names generations that are committed together or not at all.
+package typealias GroupID = RandomID<GroupKind>
 /// Ties the segments of a staging log to its file.
 package typealias StagingLogID = RandomID<StagingLogKind>
 

@@ -25,6 +25,8 @@ package enum Limits {
     package static let segmentRecords: UInt32 = 65_536
     /// Segments of one transfer.
     package static let segments: UInt64 = 1_048_576
+    /// Members of a group.
+    package static let groupMembers: UInt32 = 256
     /// Greatest volume.
     package static let volumeSize: UInt64 = 1 << 62
     /// Bytes of a frame header.

@@ -155,6 +155,7 @@ package enum VolumeState: UInt8, Sendable, CaseIterable {
     case promoted = 5
     case diverged = 6
     case suspect = 7
+    case prepared = 8
 }
 
 /// What the target of a volume is.

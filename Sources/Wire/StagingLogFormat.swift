@@ -64,7 +64,7 @@ package enum StagingLogFormat {
             id = try reader.identifier(bytes)
             guard !id.isNone else { throw reader.error(.zeroLogID) }
             let length = try reader.integer(UInt32.self, bytes)
-            guard (152...1024).contains(length) else { throw reader.error(.beginLength) }
+            guard (170...1024).contains(length) else { throw reader.error(.beginLength) }
             try reader.reserved(4, bytes)
             let announcement = try reader.fixed(Int(length), bytes)
             try reader.reserved(unit - 4 - reader.offset, bytes)

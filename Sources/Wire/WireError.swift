@@ -36,6 +36,8 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case badParent = "bad-parent"
         case badVolumeSize = "bad-volume-size"
         case badTagKey = "bad-tag-key"
+        case badMembers = "bad-members"
+        case badGroup = "bad-group"
         case plannedSegments = "planned-segments"
         case badRecordCount = "bad-record-count"
         case contentLimit = "content-limit"

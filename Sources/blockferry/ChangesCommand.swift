@@ -3,6 +3,8 @@
 
 internal import ArgumentParser
 internal import Blocks
+internal import LVM
+internal import Sending
 internal import SnapshotStore
 internal import ThinMetadata
 
@@ -16,7 +18,14 @@ struct ChangesCommand: ParsableCommand {
         commandName: "changes",
         abstract: "List the blocks that changed between two snapshots.",
         discussion: """
-            For a thin pool, compares two of its devices. Give their numbers as 'lvs -o \
+            Of logical volumes in use, name the snapshots. Two snapshots in a thin pool are compared; of classic \
+            snapshots, the first one's store names what was written since it was taken, which is all that can \
+            differ between it and a later one.
+
+              blockferry changes vg/monday vg/tuesday
+              blockferry changes vg/snapshot --format json
+
+            The same from images or devices, without LVM. For a thin pool, compares two of its devices. Give their numbers as 'lvs -o \
             name,thin_id' shows them. The list is exact as long as nobody has written to either, \
             so compare snapshots, not volumes in use.
 
@@ -36,7 +45,21 @@ struct ChangesCommand: ParsableCommand {
             list is worse than none.
             """)
 
+    @Argument(
+        help: ArgumentHelp(
+            "Snapshots in use, the older first: two of a thin pool, or one or two classic ones.",
+            valueName: "snapshot"))
+    var snapshots: [String] = []
+
     @OptionGroup var input: OfflineInput
+
+    @OptionGroup var state: StateOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "Seconds to wait while another program reads the metadata of the thin pool.",
+            valueName: "seconds"))
+    var wait = 30
 
     @Option(help: ArgumentHelp("Number of the older thin device.", valueName: "id"))
     var from: UInt32?
@@ -54,7 +77,20 @@ struct ChangesCommand: ParsableCommand {
     var format = Format.text
 
     func validate() throws {
-        if input.thinMetadata != nil {
+        guard snapshots.count <= 2 else { throw ValidationError("Name one or two snapshots.") }
+        guard
+            [!snapshots.isEmpty, input.thinMetadata != nil, input.cowStore != nil].count(where: {
+                $0
+            })
+                == 1
+        else {
+            throw ValidationError("Give snapshots, or --thin-metadata, or --cow-store.")
+        }
+        if !snapshots.isEmpty {
+            guard from == nil, to == nil, volumeSize == nil else {
+                throw ValidationError("--from, --to and --volume-size belong to images.")
+            }
+        } else if input.thinMetadata != nil {
             guard from != nil, to != nil else {
                 throw ValidationError("--thin-metadata needs --from and --to.")
             }
@@ -72,44 +108,85 @@ struct ChangesCommand: ParsableCommand {
     }
 
     func run() throws {
+        // Printed only once it is certain that the list is whole.
+        try listing().print()
+    }
+
+    /// A list, ready to be printed.
+    private struct Listing {
+        let spool: Spool
+        var prefix = ""
+        var suffix = ""
+
+        func print() throws { try spool.print(prefix: prefix, suffix: suffix) }
+    }
+
+    private func listing() throws -> Listing {
+        if !snapshots.isEmpty {
+            let live = try LiveChanges(snapshots, home: { try state.home() }, waitSeconds: wait)
+            return try live.read { list in
+                switch list {
+                case .thin(let pool, let from, let to, _) where format == .xml:
+                    return try xml(pool, from, to)
+                case .thin(let pool, let from, let to, let volume):
+                    return try self.list(
+                        try pool.changes(from: from, to: to, volumeByteCount: volume.byteCount),
+                        .thin, pool.superblock.dataBlockByteCount, volume.byteCount,
+                        unmappedIsData: volume.hasExternalOrigin)
+                case .store where format == .xml:
+                    throw ValidationError("--format xml is for thin pools.")
+                case .store(let store, let byteCount):
+                    return try self.list(
+                        store.changes(), .cow, store.header.chunkByteCount, byteCount)
+                }
+            }
+        }
         if let file = input.cowStore {
-            try DamagedInput.naming(file) {
+            return try DamagedInput.naming(file) {
                 let store = try input.openStore(file, volumeByteCount: volumeSize)
-                try list(store.changes(), .cow, store.header.chunkByteCount)
+                return try list(store.changes(), .cow, store.header.chunkByteCount, volumeSize)
             }
-        } else if let file = input.thinMetadata, let from, let to {
-            try DamagedInput.naming(file) {
-                let pool = try input.openPool(file)
-                if format == .xml { return try printXML(pool, from, to) }
-                try list(
-                    try pool.changes(from: from, to: to, volumeByteCount: volumeSize), .thin,
-                    pool.superblock.dataBlockByteCount)
-            }
+        }
+        guard let file = input.thinMetadata, let from, let to else {
+            throw ValidationError("Give snapshots, or --thin-metadata, or --cow-store.")
+        }
+        return try DamagedInput.naming(file) {
+            let pool = try input.openPool(file)
+            if format == .xml { return try xml(pool, from, to) }
+            return try list(
+                try pool.changes(from: from, to: to, volumeByteCount: volumeSize), .thin,
+                pool.superblock.dataBlockByteCount, volumeSize)
         }
     }
 
     private func list(
-        _ changes: some ChangeList, _ source: ChangeSource, _ chunkByteCount: UInt64
-    ) throws {
+        _ changes: some ChangeList, _ source: ChangeSource, _ chunkByteCount: UInt64,
+        _ volumeByteCount: UInt64?, unmappedIsData: Bool = false
+    ) throws -> Listing {
         var changes = changes
         let spool = Spool()
         var json = ChangeListJSON(
-            source: source, chunkByteCount: chunkByteCount, volumeByteCount: volumeSize)
-        while let change = try changes.next() {
+            source: source, chunkByteCount: chunkByteCount, volumeByteCount: volumeByteCount)
+        func append(_ change: Change?) throws {
+            guard let change else { return }
             try spool.append(format == .json ? json.entry(change) : change.line)
         }
-        if format == .json {
-            try spool.print(prefix: json.prefix, suffix: json.suffix)
-        } else {
-            try spool.print()
+        var coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
+        while var change = try changes.next() {
+            if unmappedIsData { change.kind = .data }
+            try append(coalescer.add(change))
         }
+        try append(coalescer.finish())
+        return format == .json
+            ? Listing(spool: spool, prefix: json.prefix, suffix: json.suffix)
+            : Listing(spool: spool)
     }
 
-    private func printXML(_ pool: ThinMetadataReader, _ from: UInt32, _ to: UInt32) throws {
+    private func xml(_ pool: ThinMetadataReader, _ from: UInt32, _ to: UInt32) throws -> Listing {
         let xml = ThinDeltaXML(pool.superblock, from: from, to: to)
         let spool = Spool()
         var difference = try pool.difference(from: from, to: to, includesSame: true)
         while let run = try difference.next() { try spool.append(xml.run(run)) }
-        try spool.print(prefix: xml.prefix, suffix: xml.suffix)
+        return Listing(spool: spool, prefix: xml.prefix, suffix: xml.suffix)
     }
 }

@@ -23,7 +23,7 @@ struct ExplainCommand: ParsableCommand {
             receiver: destination.receiver, volume: destination.volume, compression: .never,
             software: software)
         let explanation = try Sender(try state.home(), options).explain(nil)
-        try ExplanationText(explanation, destination).print(json: json)
+        try ExplanationText(explanation, destination.receiver, destination.volume).print(json: json)
     }
 }
 
@@ -44,9 +44,9 @@ struct ExplanationText: Encodable {
     let bytesChanged: UInt64?
     let extents: UInt64?
 
-    init(_ explanation: Sender.Explanation, _ destination: DestinationOptions) {
-        peer = destination.receiver.text
-        volume = destination.volume.text
+    init(_ explanation: Sender.Explanation, _ receiver: ReceiverName, _ name: VolumeName) {
+        peer = receiver.text
+        volume = name.text
         sourceGeneration = explanation.memory.committed?.number
         sourceGenerationId = explanation.memory.committed.map { "\($0.id)" }
         let standby = explanation.standby
@@ -74,6 +74,12 @@ struct ExplanationText: Encodable {
                 resume
                 ? "an unfinished generation is continued"
                 : "the standby holds generation \(base.number), and so does this side"
+        case .prepared(let isPending):
+            (decision, rule) = (isPending ? "wait" : "abandon", "prepared")
+            meaning =
+                isPending
+                ? "the next generation waits on the standby for the others of its group"
+                : "the standby holds a prepared generation that this side does not know; it is dropped first"
         case .refuse(let refusal):
             (decision, rule, meaning) = ("refuse", refusal.rawValue, refusal.meaning)
         }

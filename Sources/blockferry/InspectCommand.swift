@@ -35,6 +35,9 @@ struct InspectCommand: ParsableCommand {
     var format = Format.text
 
     func validate() throws {
+        guard input.thinMetadata != nil || input.cowStore != nil else {
+            throw ValidationError("Give either --thin-metadata or --cow-store.")
+        }
         guard input.thinMetadata != nil || format != .xml else {
             throw ValidationError("--format xml belongs to --thin-metadata.")
         }

@@ -106,7 +106,7 @@ struct OfflineInput: ParsableArguments {
     var anyAllocationOrder = false
 
     func validate() throws {
-        guard (thinMetadata == nil) != (cowStore == nil) else {
+        guard thinMetadata == nil || cowStore == nil else {
             throw ValidationError("Give either --thin-metadata or --cow-store.")
         }
         guard thinMetadata != nil || !metadataSnapshot else {

@@ -96,7 +96,8 @@ struct ForgetCommand: ParsableCommand {
         abstract: "Forget what was sent of a volume, so that it can be sent from the beginning.",
         discussion: """
             For a volume that the standby has lost or reset (there: blockferryd reset). The next send is a full copy, \
-            which the standby takes only for a volume that holds nothing.
+            which the standby takes only for a volume that holds nothing. Snapshots that were kept for it are removed \
+            by: blockferry cleanup.
             """)
 
     @OptionGroup var destination: DestinationOptions
@@ -105,67 +106,5 @@ struct ForgetCommand: ParsableCommand {
     func run() throws {
         try state.home().forget(destination.receiver, destination.volume)
         Terminal.out("\(destination.volume) on \(destination.receiver) is forgotten\n")
-    }
-}
-
-struct StatusCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "status",
-        abstract: "Show where each volume stands, as this host knows it.",
-        discussion: "The standby is not asked; blockferry explain asks it.")
-
-    @OptionGroup var state: StateOptions
-    @Flag(help: "Print JSON.") var json = false
-
-    private struct Entry: Encodable {
-        let volume, peer, state: String
-        let generation: UInt64?
-        let generationId: String?
-        let ageSeconds: UInt64?
-        let committed: String?
-        let volumeBytes: UInt64?
-        let lastBytesChanged: UInt64?
-        let lastBytesOnWire: UInt64?
-    }
-
-    func run() throws {
-        let catalog = try state.home().catalog
-        let now = Clock.wall()
-        let entries = try catalog.replicas().map { replica in
-            let last = try catalog.history(
-                receiver: replica.receiver, volume: replica.volume, limit: 1
-            ).first
-            let time = replica.committed?.head.sourceTime
-            let state =
-                replica.pending != nil
-                ? "commit-in-doubt"
-                : replica.transfer != nil
-                    ? "unfinished" : replica.committed != nil ? "committed" : "empty"
-            return Entry(
-                volume: replica.volume.text, peer: replica.receiver.text, state: state,
-                generation: replica.committed?.head.number,
-                generationId: replica.committed.map { "\($0.id)" },
-                ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
-                committed: replica.committedAt.map(Format.time),
-                volumeBytes: replica.committed?.head.volumeSize,
-                lastBytesChanged: last?.changedBytes, lastBytesOnWire: last?.wireBytes)
-        }
-        if json {
-            struct List: Encodable {
-                let schemaVersion = 1
-                let volumes: [Entry]
-            }
-            return Terminal.out(try Format.json(List(volumes: entries)))
-        }
-        let rows = entries.map { entry in
-            [
-                entry.volume, entry.peer, entry.state,
-                entry.generation.map { "\($0) (\((entry.generationId ?? "").prefix(8)))" } ?? "-",
-                entry.ageSeconds.map { Format.age(seconds: $0) } ?? "-", entry.committed ?? "-",
-            ]
-        }
-        Terminal.out(
-            Format.table(
-                [["VOLUME", "PEER", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED"]] + rows))
     }
 }

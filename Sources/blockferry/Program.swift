@@ -3,6 +3,7 @@
 
 internal import ArgumentParser
 internal import CommandLine
+internal import LVM
 internal import Platform
 internal import Sending
 
@@ -16,7 +17,7 @@ internal import Sending
             complete generation.
 
               blockferry pair INVITATION           make a standby known (on the standby: blockferryd invite)
-              blockferry send SOURCE --to PEER --volume NAME
+              blockferry send vg/lv --to PEER      bring the standby up to date
               blockferry status                    where each volume stands
 
             \(ExitStatus.table)
@@ -25,20 +26,29 @@ internal import Sending
         subcommands: [
             PairCommand.self, SendCommand.self, ExplainCommand.self, StatusCommand.self,
             PeersCommand.self, ForgetCommand.self, IDCommand.self, ChangesCommand.self,
-            InspectCommand.self,
+            InspectCommand.self, CleanupCommand.self,
         ])
 
     static func main() {
-        ProgramRunner.run(Program.self) { error in
-            guard let error = error as? SendError else { return nil }
-            return switch error {
+        ProgramRunner.run(Program.self, status: status)
+    }
+
+    private static func status(_ error: any Error) -> ExitStatus? {
+        switch error {
+        case let failure as GroupSender.Failure:
+            status(failure.error) ?? ProgramRunner.common(failure.error)
+        case let error as SendError:
+            switch error {
             case .unknownReceiver: .identity
             case .busy: .busy
             case .refused(let refusal): ExitStatus(refusal)
             case .lineage: .lineage
-            case .brokenProtocol: .failed
+            case .brokenProtocol, .groupIncomplete: .failed
             case .interrupted: .interrupted
             }
+        case SourceError.noProof: .lineage
+        case LVMError.busy: .busy
+        default: nil
         }
     }
 }

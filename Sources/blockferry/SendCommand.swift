@@ -5,6 +5,7 @@ internal import ArgumentParser
 internal import Catalog
 internal import CommandLine
 internal import Foundation
+internal import LVM
 internal import Sending
 internal import Session
 internal import Wire
@@ -29,14 +30,40 @@ struct SendCommand: ParsableCommand {
             An interrupted send is continued by the same command. The command ends when the standby has the \
             generation on its disk.
 
+            Of a logical volume a read-only snapshot is taken, thin or classic as the volume is. It stays until the \
+            next send: it is the base of the next change list. Blockferry removes only snapshots that it has made \
+            itself. LVM freezes the file system on the volume for the moment of the snapshot.
+
+              blockferry send vg/home --to standby1
+              blockferry send vg/db --to standby1 --pre-snapshot 'psql -c CHECKPOINT'
               blockferry send /srv/disk.img --to standby1 --volume disk
+              blockferry send /srv/data.img /srv/log.img --to standby1 --group db --volume data --volume log
               blockferry send --thin-metadata tmeta --thin-data tdata --device 3 --volume-size 1073741824 \
             --to standby1 --volume db
               blockferry send --cow-origin origin.img --cow-store cow.img --to standby1 --volume mail
             """)
 
     @OptionGroup var source: SourceOptions
-    @OptionGroup var destination: DestinationOptions
+
+    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    var receiver: ReceiverName
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Name of the volume on the standby (default: the name of the logical volume); of a group one for each \
+            source, in the same order.
+            """,
+            valueName: "name"))
+    var volume: [VolumeName] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "Send several sources, which are committed on the standby together or not at all.",
+            valueName: "name"))
+    var group: String?
+
+    @OptionGroup var live: LiveOptions
     @OptionGroup var state: StateOptions
 
     @Option(
@@ -44,6 +71,12 @@ struct SendCommand: ParsableCommand {
             "Compress with zstd: auto (while the network is slow), always or never.",
             valueName: "when"))
     var compress = CompressionPolicy.auto
+
+    @Flag(
+        help:
+            "Send a volume that is smaller than its last generation; the end of the copy is given up."
+    )
+    var allowShrink = false
 
     @Flag(name: [.long, .customShort("n")], help: "Say what would be sent, and change nothing.")
     var dryRun = false
@@ -54,98 +87,115 @@ struct SendCommand: ParsableCommand {
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.")
     var quiet = false
 
+    func validate() throws {
+        guard group != nil || (source.paths.count <= 1 && volume.count <= 1) else {
+            throw ValidationError("Several sources are sent as a group: --group NAME.")
+        }
+        guard group == nil || source.paths.count > 1 else {
+            throw ValidationError("A group has at least two sources.")
+        }
+        guard group == nil || !dryRun else {
+            throw ValidationError("--dry-run explains one volume at a time, not a group.")
+        }
+    }
+
     func run() throws {
         let home = try state.home()
-        let replica = try home.catalog.replica(destination.volume, at: destination.receiver)
-        let opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
-        let options = Sender.Options(
-            receiver: destination.receiver, volume: destination.volume, compression: compress,
-            software: software)
-        if dryRun {
-            let explanation = try Sender(home, options).explain(opened)
-            return try ExplanationText(explanation, destination).print(json: json)
-        }
-        let line = ProgressLine(isWanted: !json && !quiet)
-        let sender = Sender(home, options) { report in
-            line.show(Self.text(report, destination.volume))
-        }
-        let outcome: Sender.Outcome
-        do {
-            defer { line.end() }
-            outcome = try sender.send(opened)
-        }
-        if json { return Terminal.out(try Format.json(SendResult(outcome, destination))) }
-        if !quiet { Terminal.out(Self.text(outcome, destination.volume)) }
-    }
-
-    private static func text(_ report: Sender.Report, _ volume: VolumeName) -> String {
-        let verb =
-            switch report.phase {
-            case .sending: "sending"
-            case .proving: "proving on the standby"
-            case .applying: "applying on the standby"
+        let found = try source.paths.map { try SourceOptions.liveVolume($0) }
+        let names = try names(found)
+        let line = ProgressLine(isWanted: !json && !quiet && !dryRun)
+        defer { line.end() }
+        let live = found.compactMap { $0 }
+        let outcomes: [[Sender.Outcome]]
+        if live.isEmpty {
+            guard !self.live.isUsed else {
+                throw ValidationError(
+                    "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
             }
-        let percent = report.total == 0 ? 100 : report.done * 100 / report.total
-        return "\(volume)  \(verb)  \(percent)%  \(Format.bytes(report.done)) of "
-            + Format.bytes(report.total)
+            outcomes = try sendPlain(names, home, line)
+        } else {
+            guard live.count == found.count else {
+                throw ValidationError("A group is of logical volumes, or of other sources.")
+            }
+            let volumes = try zip(live, names).map { found, name in
+                try LiveVolume(
+                    found.volume, self.live.volume(options(name)), home: home,
+                    warn: { Terminal.error("warning: \($0)") })
+            }
+            let sender = LiveSender(home, volumes, self.live.hooks) {
+                line.show(SendText.progress($0, names))
+            }
+            if dryRun { return try show(try sender.explain()[0], names[0]) }
+            outcomes = try sender.send()
+        }
+        // A dry run has said what it had to say.
+        guard !dryRun else { return }
+        line.end()
+        try show(outcomes, names)
     }
 
-    private static func text(_ outcome: Sender.Outcome, _ volume: VolumeName) -> String {
-        let id = String("\(outcome.id)".prefix(12))
-        let step: String
-        switch outcome.kind {
-        case .upToDate:
-            return "\(volume) \(outcome.number) up to date: the standby has this point in time "
-                + "(id \(id))\n"
-        case .full: step = "\(outcome.number)"
-        case .delta(let from): step = "\(from)→\(outcome.number)"
+    /// The names of the volumes on the standby.
+    private func names(
+        _ found: [(group: VolumeGroup, volume: LogicalVolume)?]
+    ) throws -> [VolumeName] {
+        let known = found.compactMap { $0.flatMap { VolumeName($0.volume.name) } }
+        let names = volume.isEmpty && known.count == found.count ? known : volume
+        let count = max(source.paths.count, 1)
+        guard names.count == count, Set(names).count == count else {
+            throw ValidationError(
+                group == nil
+                    ? "Name the volume on the standby: --volume NAME."
+                    : "Name the volume of each source: --volume NAME, in the same order.")
         }
-        var text =
-            "\(volume) \(step) committed: \(Format.bytes(outcome.changedByteCount)) changed of "
-            + "\(Format.bytes(outcome.volumeByteCount)), \(Format.bytes(outcome.wireByteCount)) on wire, "
-            + Format.seconds(nanoseconds: outcome.nanoseconds)
-        if outcome.wireByteCount > 0, outcome.volumeByteCount / outcome.wireByteCount >= 2 {
-            text += " (\(outcome.volumeByteCount / outcome.wireByteCount)x less than a full copy)"
+        guard count <= Int(Limits.groupMembers) else {
+            throw ValidationError("A group has at most \(Limits.groupMembers) members.")
         }
-        if outcome.resumedSegments > 0 {
-            text +=
-                ", resumed after segment \(outcome.resumedSegments) of \(outcome.plannedSegments)"
-        }
-        return text + ", id \(id)\n"
+        return names
     }
-}
 
-/// The JSON of a finished send.
-private struct SendResult: Encodable {
-    let schemaVersion = 1
-    let peer: String
-    let volume: String
-    let result: String
-    let fromGeneration: UInt64?
-    let generation: UInt64
-    let generationId: String
-    let volumeBytes: UInt64
-    let bytesChanged: UInt64
-    let bytesOnWire: UInt64
-    let seconds: Double
-    let resumedSegments: UInt64
-    let plannedSegments: UInt64
+    private func options(_ volume: VolumeName) -> Sender.Options {
+        Sender.Options(
+            receiver: receiver, volume: volume, compression: compress, allowShrink: allowShrink,
+            software: software)
+    }
 
-    init(_ outcome: Sender.Outcome, _ destination: DestinationOptions) {
-        peer = destination.receiver.text
-        volume = destination.volume.text
-        switch outcome.kind {
-        case .full: (result, fromGeneration) = ("full", nil)
-        case .delta(let from): (result, fromGeneration) = ("delta", from)
-        case .upToDate: (result, fromGeneration) = ("up-to-date", nil)
+    /// Sends what is no logical volume.
+    private func sendPlain(
+        _ names: [VolumeName], _ home: SourceHome, _ line: ProgressLine
+    ) throws -> [[Sender.Outcome]] {
+        if group != nil {
+            let members = try zip(source.paths, names).map { path, name in
+                GroupSender.Member(source: try PlainSource(path: path), options: options(name))
+            }
+            let sender = GroupSender(home) { line.show(SendText.progress($1, [$0])) }
+            return try sender.send(members).map { [$0] }
         }
-        generation = outcome.number
-        generationId = "\(outcome.id)"
-        volumeBytes = outcome.volumeByteCount
-        bytesChanged = outcome.changedByteCount
-        bytesOnWire = outcome.wireByteCount
-        seconds = Double(outcome.nanoseconds) / 1e9
-        resumedSegments = outcome.resumedSegments
-        plannedSegments = outcome.plannedSegments
+        let replica = try home.catalog.replica(names[0], at: receiver)
+        let opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
+        let sender = Sender(home, options(names[0])) { line.show(SendText.progress($0, names)) }
+        if dryRun {
+            try show(try sender.explain(opened), names[0])
+            return []
+        }
+        return [[try sender.send(opened)]]
+    }
+
+    private func show(_ explanation: Sender.Explanation, _ volume: VolumeName) throws {
+        try ExplanationText(explanation, receiver, volume).print(json: json)
+    }
+
+    private func show(_ outcomes: [[Sender.Outcome]], _ names: [VolumeName]) throws {
+        let results = zip(outcomes, names)
+        if json {
+            let values = results.map { SendResult($0, receiver, $1) }
+            if let group {
+                return Terminal.out(try Format.json(GroupResult(group: group, volumes: values)))
+            }
+            return Terminal.out(try Format.json(values[0]))
+        }
+        if quiet { return }
+        for (outcomes, name) in results {
+            for outcome in outcomes { Terminal.out(SendText.outcome(outcome, name)) }
+        }
     }
 }

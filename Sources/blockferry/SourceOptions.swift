@@ -2,15 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import LVM
+internal import Platform
 internal import Sending
 
-/// The source of a generation: one of three kinds.
+/// The source of a generation: one of four kinds.
 struct SourceOptions: ParsableArguments {
     @Argument(
         help: ArgumentHelp(
-            "A file or block device, read as it is; it must not be written meanwhile.",
+            """
+            A logical volume, as vg/lv or by its path: a snapshot of it is taken. Or a file or another block \
+            device, which must not be written meanwhile.
+            """,
             valueName: "source"))
-    var path: String?
+    var paths: [String] = []
 
     @Option(
         help: ArgumentHelp(
@@ -49,10 +54,11 @@ struct SourceOptions: ParsableArguments {
     var baseStore: String?
 
     func validate() throws {
-        let kinds = [path != nil, thinMetadata != nil, cowOrigin != nil].filter { $0 }.count
+        let kinds = [!paths.isEmpty, thinMetadata != nil, cowOrigin != nil].filter { $0 }.count
         guard kinds == 1 else {
             throw ValidationError(
-                "Give one source: a file or device, --thin-metadata, or --cow-origin.")
+                "Give one source: a logical volume, a file or device, --thin-metadata, or --cow-origin."
+            )
         }
         guard (thinMetadata != nil) == (thinData != nil), (thinMetadata != nil) == (device != nil)
         else {
@@ -67,9 +73,18 @@ struct SourceOptions: ParsableArguments {
         }
     }
 
+    /// The logical volume of this name or path, if it is one.
+    static func liveVolume(
+        _ path: String
+    ) throws -> (group: VolumeGroup, volume: LogicalVolume)? {
+        // What is there under a relative path is meant, even if a volume has that name too.
+        guard path.hasPrefix("/") || !Directory.exists(path) else { return nil }
+        return try VolumeGroup.find(path)
+    }
+
     /// Opens the source; `knownSize` is the size of the last committed generation.
     func open(knownSize: UInt64?) throws -> any Source {
-        if let path { return try PlainSource(path: path) }
+        if let path = paths.first { return try PlainSource(path: path) }
         if let thinMetadata, let thinData, let device {
             guard let size = volumeSize ?? knownSize else {
                 throw ValidationError(

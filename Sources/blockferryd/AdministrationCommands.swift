@@ -17,6 +17,9 @@ struct InviteCommand: ParsableCommand {
         discussion: """
             The invitation is one string, to be given to: blockferry pair. It is good once, for some minutes. The \
             target is the device or file that will hold the copy; everything on it will be replaced.
+
+            On a target that is an LVM thin volume past generations can be kept as snapshots: --keep, --keep-for; \
+            see: blockferryd keep --help
             """)
 
     @Argument(help: "Name of the volume.") var volume: VolumeName
@@ -26,6 +29,12 @@ struct InviteCommand: ParsableCommand {
     var target: String?
     @Flag(help: "Make an empty file if there is nothing at the target's path.")
     var create = false
+    @Option(help: ArgumentHelp("Keep so many generations at most.", valueName: "count"))
+    var keep: UInt64?
+    @Option(
+        help: ArgumentHelp(
+            "Keep no generation longer, as 90m, 36h, 7d or 4w.", valueName: "age"))
+    var keepFor: Age?
     @Option(
         help: ArgumentHelp(
             "Where the source host is to connect (default: this host's name, port 7441).",
@@ -40,6 +49,7 @@ struct InviteCommand: ParsableCommand {
         guard (1...1440).contains(minutes) else {
             throw ValidationError("--minutes takes 1 to 1440.")
         }
+        try Retention.check(keep, "--keep")
         if let target, !target.hasPrefix("/") {
             throw ValidationError("--target takes an absolute path.")
         }
@@ -49,8 +59,8 @@ struct InviteCommand: ParsableCommand {
         let address = address ?? "\(ProcessInfo.processInfo.hostName):7441"
         _ = try Socket.split(address)
         let invitation = try Administration(try state.home()).invite(
-            volume, targetPath: target, createFile: create, address: address,
-            seconds: minutes * 60)
+            volume, targetPath: target, createFile: create, retention: Retention(keep, keepFor),
+            address: address, seconds: minutes * 60)
         if json {
             struct Result: Encodable {
                 let schemaVersion = 1
@@ -78,14 +88,19 @@ struct VolumesCommand: ParsableCommand {
     private struct Entry: Encodable {
         let volume, target, targetKind, state: String
         let peerId: String?
+        let keeping: KeptEntry.Keeping?
+        let kept: [KeptEntry.Generation]
     }
 
     func run() throws {
-        let entries = try state.home().catalog.volumes().map {
-            Entry(
+        let home = try state.home()
+        let entries = try home.catalog.volumes().map {
+            let entry = try KeptEntry(home, $0.name)
+            return Entry(
                 volume: $0.name.text, target: $0.targetPath,
                 targetKind: $0.targetKind == .blockDevice ? "block-device" : "file",
-                state: "\($0.state)", peerId: $0.peer.map { "\($0)" })
+                state: "\($0.state)", peerId: $0.peer.map { "\($0)" }, keeping: entry.keeping,
+                kept: entry.kept)
         }
         if json {
             struct List: Encodable {
@@ -146,7 +161,7 @@ struct StatusCommand: ParsableCommand {
         abstract: "Show where each volume stands.",
         discussion: """
             States: empty, initialising (first full copy; not usable), consistent, staging (consistent, the next \
-            generation is coming in), applying, promoted, diverged, suspect (an I/O error; not to be trusted).
+            generation is coming in), prepared (the next generation waits for the others of its group), applying, promoted, diverged, suspect (an I/O error; not to be trusted).
             """)
 
     @Argument(help: "Name of a volume; all if left out.") var volume: VolumeName?
@@ -162,24 +177,29 @@ struct StatusCommand: ParsableCommand {
         let committed: String?
         let volumeBytes: UInt64?
         let reason: String?
+        let keeping: KeptEntry.Keeping?
+        let kept: [KeptEntry.Generation]
     }
 
     func run() throws {
         let now = Clock.wall()
-        var volumes = try state.home().catalog.volumes()
+        let home = try state.home()
+        var volumes = try home.catalog.volumes()
         if let volume {
             volumes = volumes.filter { $0.name == volume }
             guard !volumes.isEmpty else { throw AdministrationError.unknownVolume(volume) }
         }
-        let entries = volumes.map { volume in
+        let entries = try volumes.map { volume in
             let time = volume.committed?.head.sourceTime
+            let entry = try KeptEntry(home, volume.name)
             return Entry(
                 volume: volume.name.text, state: "\(volume.state)", target: volume.targetPath,
                 generation: volume.committed?.head.number,
                 generationId: volume.committed.map { "\($0.id)" },
                 ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
                 sourceTime: time.map(Format.time), committed: volume.committedAt.map(Format.time),
-                volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason)
+                volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
+                keeping: entry.keeping, kept: entry.kept)
         }
         if json {
             struct List: Encodable {
@@ -193,12 +213,15 @@ struct StatusCommand: ParsableCommand {
                 entry.volume, entry.state,
                 entry.generation.map { "\($0) (\((entry.generationId ?? "").prefix(8)))" } ?? "-",
                 entry.ageSeconds.map { Format.age(seconds: $0) } ?? "-", entry.committed ?? "-",
-                Format.escaped(entry.reason ?? ""),
+                entry.keeping == nil && entry.kept.isEmpty ? "-" : "\(entry.kept.count)",
+                Format.escaped(
+                    entry.reason ?? entry.keeping?.problem.map { "not kept: \($0)" } ?? ""),
             ]
         }
         Terminal.out(
             Format.table(
-                [["VOLUME", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "REASON"]] + rows))
+                [["VOLUME", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "KEPT", "REASON"]]
+                    + rows))
     }
 }
 

@@ -26,7 +26,8 @@ internal import Wire
         version: ProgramRunner.version,
         subcommands: [
             ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
-            StatusCommand.self, PromoteCommand.self, ResetCommand.self, IDCommand.self,
+            StatusCommand.self, KeepCommand.self, PromoteCommand.self, ResetCommand.self,
+            IDCommand.self,
             WorkerCommand.self,
         ])
 
@@ -39,6 +40,7 @@ internal import Wire
                 case .unknownVolume: .identity
                 case .busy: .busy
                 case .nothingToPromote: .lineage
+                case .cannotKeep: .target
                 }
             case let error as TargetError:
                 if case .failed = error { .storage } else { .target }

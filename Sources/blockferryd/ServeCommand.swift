@@ -57,7 +57,8 @@ struct WorkerCommand: ParsableCommand {
 
     func run() throws {
         guard Process.endWithParent(supervisor, 9) else { return }
-        let worker = Worker(home: try state.home(), software: software)
+        Process.closeOnExec(3)
+        let worker = Worker(home: try state.home(), software: software) { Terminal.error($0) }
         let ending = try worker.serve(OwnedDescriptor(takingOwnershipOf: 3))
         if ending != "done" { Terminal.error(ending) }
     }

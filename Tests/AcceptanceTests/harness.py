@@ -183,7 +183,11 @@ class Proxy:
                 near, _ = self.listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self.target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
             for ends in ((near, far, self.tamper), (far, near, self.answer)):
                 threading.Thread(target=self._pump, args=ends, daemon=True).start()
 

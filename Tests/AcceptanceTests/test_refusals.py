@@ -113,6 +113,8 @@ class Refusals(unittest.TestCase):
             kind, payload = self.begin({**right, **fields})
             self.assertEqual(kind, REFUSE, rule)
             self.assertIn(rule.encode(), payload)
+        kind, _ = self.begin({**right, "volume_size": 1024, "flags": 1})
+        self.assertEqual(encode.TYPE["READY"], kind, "a smaller volume, and the operator at the source allows it")
         kind, payload = self.begin({**right, "number": 1, "parent": bytes(32)}, full=True)
         self.assertEqual((kind, b"not-empty" in payload), (REFUSE, True))
         kind, _ = self.begin(right)
@@ -151,7 +153,7 @@ class Refusals(unittest.TestCase):
         rogue.send("BEGIN", encode.begin(
             os.urandom(16), 1 if full else 2, 1, fields["lineage"], fields["number"], fields["parent"],
             fields["volume_size"], source_time=0, planned_content=1 << 20, planned_segments=4, held_segments=0,
-            tag_key=os.urandom(32) if full else bytes(32), source_identity="rogue"))
+            tag_key=os.urandom(32) if full else bytes(32), source_identity="rogue", flags=fields.get("flags", 0)))
         answer = rogue.answer()
         if own:
             rogue.close()

@@ -52,18 +52,21 @@ func digest(_ text: String) -> SHA256Digest { SHA256Digest.of([UInt8](text.utf8)
 func key(_ text: String) -> KeyID { KeyID(digest(text)) }
 
 /// The announcement of a full generation.
-func full(_ number: UInt64 = 1, lineage: LineageID = .random()) -> Begin {
+func full(
+    _ number: UInt64 = 1, lineage: LineageID = .random(), group: Group? = nil
+) -> Begin {
     Begin(
         transfer: .random(),
         head: GenerationHead(
             kind: .full, tagAlgorithm: .poly1305, lineage: lineage, number: number, parent: .zero,
             volumeSize: 1 << 30, sourceTime: 1_700_000_000_000_000_000, sourceIdentity: "thin 7"),
-        plannedContent: 1 << 20, plannedSegments: 3, heldSegments: 2, tagKey: .random())
+        plannedContent: 1 << 20, plannedSegments: 3, heldSegments: 2, tagKey: .random(),
+        group: group)
 }
 
 /// The announcement of the delta that follows `parent`.
-func delta(onto parent: GenerationRecord) -> Begin {
-    var begin = full(parent.head.number + 1, lineage: parent.head.lineage)
+func delta(onto parent: GenerationRecord, group: Group? = nil) -> Begin {
+    var begin = full(parent.head.number + 1, lineage: parent.head.lineage, group: group)
     begin.head.kind = .delta
     begin.head.parent = parent.id
     begin.tagKey = nil
@@ -78,10 +81,10 @@ func record(of begin: Begin) -> GenerationRecord {
 }
 
 extension StandbyCatalog {
-    /// Adds a volume that belongs to nobody.
-    func create(_ name: VolumeName) throws {
+    /// Adds a volume; if it belongs to nobody, it can be in no group.
+    func create(_ name: VolumeName, of peer: KeyID? = nil) throws {
         try createVolume(
-            name, peer: nil, targetPath: "/dev/vg0/\(name)", targetKind: .blockDevice,
+            name, peer: peer, targetPath: "/dev/vg0/\(name)", targetKind: .blockDevice,
             targetIdentity: "device:253:1")
     }
 
@@ -103,24 +106,36 @@ extension StandbyCatalog {
 
     /// Begins a delta onto the committed generation.
     @discardableResult
-    func beginDelta(_ name: VolumeName, _ fence: UInt64) throws -> StandbyTransfer {
-        let begin = delta(onto: try #require(try require(name).committed))
+    func beginDelta(
+        _ name: VolumeName, _ fence: UInt64, group: Group? = nil
+    ) throws -> StandbyTransfer {
+        let begin = delta(onto: try #require(try require(name).committed), group: group)
         let transfer = StandbyTransfer(begin: begin, logID: .random(), inPlace: false)
         try beginTransfer(name, fence: fence, transfer)
         return transfer
     }
 
-    /// Brings an empty volume into a state.
-    func bring(_ name: VolumeName, to state: VolumeState, _ fence: UInt64) throws {
+    /// Brings an empty volume into a state; an unfinished transfer belongs to the group. In state
+    /// prepared there is always one.
+    func bring(
+        _ name: VolumeName, to state: VolumeState, _ fence: UInt64, group: Group? = nil
+    ) throws {
         switch state {
         case .empty: break
         case .initialising:
             try beginTransfer(
-                name, fence: fence, StandbyTransfer(begin: full(), logID: .random(), inPlace: true))
+                name, fence: fence,
+                StandbyTransfer(begin: full(group: group), logID: .random(), inPlace: true))
         case .consistent: try commitFull(name, fence)
         case .staging:
             try commitFull(name, fence)
-            try beginDelta(name, fence)
+            try beginDelta(name, fence, group: group)
+        case .prepared:
+            try commitFull(name, fence)
+            let group = group ?? Group(id: .random(), members: 2)
+            let begin = try beginDelta(name, fence, group: group).begin
+            let preparation = try prepare(name, fence: fence, record(of: begin))
+            #expect(preparation == .waiting(prepared: 1))
         case .applying:
             try commitFull(name, fence)
             let transfer = try beginDelta(name, fence)

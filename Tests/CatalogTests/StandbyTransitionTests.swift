@@ -8,7 +8,7 @@ import Wire
 
 /// Everything one can do to a volume.
 private enum Step: CaseIterable, Sendable {
-    case beginFull, beginDelta, abandon, apply, commit, suspect, diverged, promote, reset
+    case beginFull, beginDelta, abandon, apply, prepare, commit, suspect, diverged, promote, reset
 }
 
 extension StandbyCatalog {
@@ -26,6 +26,8 @@ extension StandbyCatalog {
         case .abandon: try abandonTransfer(name, fence: fence)
         case .apply:
             try beginApplying(name, fence: fence, record(of: volume.transfer?.begin ?? full()))
+        case .prepare:
+            _ = try prepare(name, fence: fence, record(of: volume.transfer?.begin ?? full()))
         case .commit: try commit(name, fence: fence, committedAt: 99)
         case .suspect: try markSuspect(name, reason: "again")
         case .diverged: try markDiverged(name, reason: "again")
@@ -36,13 +38,16 @@ extension StandbyCatalog {
 }
 
 /// Where each step leads from each state; what is missing is refused.
-private func destination(_ state: VolumeState, _ step: Step) -> VolumeState? {
+private func destination(
+    _ state: VolumeState, _ step: Step, isInGroup: Bool
+) -> VolumeState? {
     switch (step, state) {
     case (.beginFull, .empty), (.beginFull, .initialising): .initialising
     case (.beginDelta, .consistent), (.beginDelta, .staging): .staging
     case (.abandon, .initialising): .empty
-    case (.abandon, .staging): .consistent
-    case (.apply, .initialising), (.apply, .staging): .applying
+    case (.abandon, .staging), (.abandon, .prepared): .consistent
+    case (.apply, .initialising), (.apply, .staging): isInGroup ? nil : .applying
+    case (.prepare, .initialising), (.prepare, .staging): isInGroup ? .prepared : nil
     case (.commit, .applying): .consistent
     case (.promote, .consistent), (.promote, .staging): .promoted
     case (.suspect, .promoted), (.diverged, .promoted): .promoted
@@ -69,18 +74,25 @@ private func destination(_ state: VolumeState, _ step: Step) -> VolumeState? {
     func table() throws {
         var allowed = 0
         var refused = 0
-        for state in VolumeState.allCases {
-            for step in Step.allCases {
-                let volume = try name("\(state)-\(step)".lowercased())
-                try catalog.create(volume)
+        let sender = key("sender")
+        try catalog.addPeer(sender, name: "sender")
+        let cases = VolumeState.allCases.flatMap { state in
+            Step.allCases.flatMap { step in [(state, step, true), (state, step, false)] }
+        }
+        for (state, step, isInGroup) in cases {
+            do {
+                let kind = isInGroup ? "group" : "alone"
+                let volume = try name("\(state)-\(step)-\(kind)".lowercased())
+                try catalog.create(volume, of: sender)
                 let fence = try catalog.takeFence(volume)
-                try catalog.bring(volume, to: state, fence)
+                let group = isInGroup ? Group(id: .random(), members: 2) : nil
+                try catalog.bring(volume, to: state, fence, group: group)
                 let before = try catalog.require(volume)
                 #expect(before.state == state)
                 let events = try catalog.events(limit: 1)
                 let refusal = refusal { try catalog.take(step, volume, fence) }
                 let after = try catalog.require(volume)
-                if let destination = destination(state, step) {
+                if let destination = destination(state, step, isInGroup: isInGroup) {
                     #expect(refusal == nil, "\(state) \(step)")
                     #expect(after.state == destination, "\(state) \(step)")
                     #expect(after.fence == fence)
@@ -94,7 +106,7 @@ private func destination(_ state: VolumeState, _ step: Step) -> VolumeState? {
                 }
             }
         }
-        #expect(allowed == 35 && refused == 37, "\(allowed) allowed, \(refused) refused")
+        #expect(allowed == 78 && refused == 102, "\(allowed) allowed, \(refused) refused")
     }
 
     @Test("a full generation and a delta go through, and every field is what it should be")
@@ -181,12 +193,16 @@ private func destination(_ state: VolumeState, _ step: Step) -> VolumeState? {
     func fencing() throws {
         let other = try StandbyCatalog(directory: scratch.directory())
         var refused = 0
+        let sender = key("sender")
+        try catalog.addPeer(sender, name: "sender")
         for step in Step.allCases where step != .suspect && step != .diverged {
-            for state in VolumeState.allCases where destination(state, step) != nil {
+            let group = step == .prepare ? Group(id: .random(), members: 9) : nil
+            for state in VolumeState.allCases
+            where destination(state, step, isInGroup: group != nil) != nil {
                 let volume = try name("\(state)-\(step)".lowercased())
-                try catalog.create(volume)
+                try catalog.create(volume, of: sender)
                 let old = try catalog.takeFence(volume)
-                try catalog.bring(volume, to: state, old)
+                try catalog.bring(volume, to: state, old, group: group)
                 let new = try other.takeFence(volume)
                 #expect(new > old)
                 let before = try other.require(volume)
@@ -196,7 +212,7 @@ private func destination(_ state: VolumeState, _ step: Step) -> VolumeState? {
                 refused += 1
             }
         }
-        #expect(refused == 19)
+        #expect(refused == 23)
     }
 
     @Test("a volume made again under an old name has a fence that its old writer does not hold")

@@ -122,7 +122,7 @@ private func mode(_ path: String) throws -> Int? {
     @Test("a catalog of a newer program is refused with a clear sentence, and left alone")
     func newerFormat() throws {
         try open().create(volume)
-        try tamper("INSERT INTO grdb_migrations (identifier) VALUES ('standby-2')")
+        try tamper("INSERT INTO grdb_migrations (identifier) VALUES ('standby-99')")
         do {
             _ = try open()
             Issue.record("it was opened")
@@ -131,7 +131,7 @@ private func mode(_ path: String) throws -> Int? {
             #expect(error.description.contains("newer version"))
             #expect(error.description.contains(directory))
         }
-        try tamper("DELETE FROM grdb_migrations WHERE identifier = 'standby-2'")
+        try tamper("DELETE FROM grdb_migrations WHERE identifier = 'standby-99'")
         #expect(try open().volume(volume) != nil)
     }
 

@@ -128,6 +128,25 @@ extension CommandTests {
             report("refusals: \(refused.count) of a shrunk volume")
         }
 
+        @Test("a volume that has shrunk is sent where the operator allows it, and may grow again")
+        func allowedShrunk() throws {
+            var refused = try Refused()
+            for size in [2 << 20 + 700, 1 << 20, 3 << 20 + 512] as [UInt64] {
+                try refused.change()
+                try setSize(refused.path, size)
+                if size < 3 << 20 {
+                    try refused.remember()
+                    try refused.checkSend(7, "rule size-shrunk")
+                }
+                _ = try refused.pair.source.mustSend(
+                    [refused.path, "--allow-shrink"], to: refused.pair.volume)
+                try #expect(
+                    digest(refused.pair.target, first: Int(size)) == digest(refused.path))
+            }
+            #expect(refused.count == 2)
+            report("shrunk: 2 refused, 2 allowed, 1 grown again")
+        }
+
         @Test("a promoted volume takes nothing more")
         func promoted() throws {
             var refused = try Refused()

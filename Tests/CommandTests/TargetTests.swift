@@ -52,6 +52,38 @@ extension CommandTests {
             report("refusals: 1 of a small device")
         }
 
+        @Test("a volume that outgrew its device is refused with both sizes, and the copy stays")
+        func outgrown() throws {
+            guard LoopDevice.isAvailable else { return }
+            let folder = try TemporaryFolder()
+            let file = try folder.write([UInt8](repeating: 1, count: 2 << 20), as: "loop.img")
+            let device = try LoopDevice(file: file)
+            let pair = try Pairing(target: device.path)
+            let path = try folder.write([UInt8](repeating: 3, count: 2 << 20), as: "source.img")
+            _ = try pair.source.mustSend([path], to: pair.volume)
+            let status = try pair.standby.status(pair.volume)
+            let before = try digest(device.path)
+            try setSize(path, 3 << 20)
+            for _ in 0..<2 {
+                let run = try pair.source.send([path], to: pair.volume)
+                #expect(run.status == 9 && run.error.contains("rule too-small"), "\(run)")
+                #expect(run.isOneSentence && run.output.isEmpty, "\(run)")
+                #expect(
+                    run.error.contains("2097152") && run.error.contains("3145728"), "\(run)")
+                #expect(run.error.contains("make \(device.path) that large"), "\(run)")
+                try #expect(digest(device.path) == before)
+                let now = try pair.standby.status(pair.volume)
+                #expect(now["state"].string == "consistent")
+                #expect(now["generation_id"].string == status["generation_id"].string)
+            }
+            try setSize(file, 3 << 20)
+            _ = try ToolRun("/usr/sbin/losetup", "-c", device.path)
+            let sent = try pair.source.mustSend([path], to: pair.volume)
+            #expect(sent["generation"].number == 2)
+            try #expect(digest(device.path) == digest(path))
+            report("refusals: 2 of an outgrown device")
+        }
+
         @Test("a device that was made read-only is refused")
         func readOnly() throws {
             guard LoopDevice.isAvailable else { return }

@@ -16,7 +16,7 @@ private struct Messages {
     let seal = Seal(index: 0, recordCount: 1, content: 0, endOffset: 512, digest: .zero)
     let refusal = Refusal(.busy, "busy")
 
-    init() throws {
+    init(group: Group? = nil) throws {
         volume = try #require(VolumeName("disk"))
         let key = KeyID(SHA256Digest.of([1]))
         let head = GenerationHead(
@@ -24,7 +24,7 @@ private struct Messages {
             volumeSize: 512, sourceTime: 0, sourceIdentity: "")
         begin = Begin(
             transfer: .random(), head: head, plannedContent: 0, plannedSegments: 1,
-            heldSegments: 1, tagKey: .random())
+            heldSegments: 1, tagKey: .random(), group: group)
         record = GenerationRecord(
             head: head, segmentCount: 1, deltaDigest: .zero, volumeRoot: .zero, senderKey: key)
     }
@@ -33,6 +33,7 @@ private struct Messages {
         [
             (.hello, .hello(SenderSession.hello(software: "test"))),
             (.open, .open(Open(volume: volume))), (.pair, .pair(pair)), (.begin, .begin(begin)),
+            (.abandon, .abandon(Abandon(transfer: begin.transfer))),
             (.record, .record(RecordHeader(.zero, offset: 0, length: 512))),
             (.seal, .seal(seal)), (.commit, .commit(record)), (.ping, .ping),
             (.refuse, .refuse(refusal)),
@@ -49,11 +50,15 @@ private struct Messages {
             (.ack, .ack(Ack(durableSegments: 0))),
             (.progress, .progress(Progress(phase: .proving, done: 0, total: 1))),
             (.committed, .committed(Committed(number: 1, id: record.id))),
+            (.prepared, .prepared(Prepared(number: 1, id: record.id))),
             (.paired, .paired(Paired(volume: volume))), (.ping, .ping),
             (.refuse, .refuse(refusal)),
         ]
     }
 }
+
+/// The states in which a sender has lost nothing.
+private let ended: Set<String> = ["done", "done, prepared", "paired"]
 
 @Suite struct StateTableTests {
     private let messages: Messages
@@ -80,12 +85,18 @@ private struct Messages {
         if state == "looking" { return session }
         session.opened()
         if state == "offered" { return session }
+        if state == "abandoning" || state == "offered again" {
+            try take(.abandon)
+            if state == "offered again" { session.opened() }
+            return session
+        }
         try take(.begin)
         if state == "admitting" { return session }
         session.ready()
         if state == "receiving" { return session }
         try take(.commit)
         if state == "done" { session.committed() }
+        if state == "done, prepared" { session.prepared() }
         return session
     }
 
@@ -94,7 +105,9 @@ private struct Messages {
         let allowed: [String: Set<FrameType>] = [
             "greeting": [.hello], "opening": [.open, .ping], "looking": [.ping],
             "pairing": [.pair, .ping], "redeeming": [.ping], "paired": [.ping],
-            "offered": [.begin, .ping], "admitting": [.ping],
+            "offered": [.begin, .abandon, .ping], "admitting": [.ping],
+            "abandoning": [.ping], "offered again": [.begin, .abandon, .ping],
+            "done, prepared": [.ping],
             "receiving": [.record, .seal, .commit, .ping], "committing": [.ping], "done": [.ping],
         ]
         var count = 0
@@ -120,11 +133,13 @@ private struct Messages {
                 }
             }
         }
-        #expect(count == 11 * 9)
+        #expect(count == 14 * 10)
     }
 
     /// The sender, brought to a state by what leads there.
-    private func sender(_ state: String) throws -> SenderSession {
+    private func sender(
+        _ state: String, _ messages: Messages
+    ) throws -> SenderSession {
         let isPairing = ["pairing", "paired"].contains(state)
         var session = SenderSession(
             isPairing ? .pair(messages.pair) : .replicate(messages.volume))
@@ -141,6 +156,10 @@ private struct Messages {
         }
         try take(.state)
         if state == "deciding" { return session }
+        if state == "opening again" {
+            #expect(session.abandon(messages.begin.transfer).transfer == messages.begin.transfer)
+            return session
+        }
         _ = session.begin(messages.begin)
         if state == "beginning" { return session }
         try take(.ready)
@@ -148,21 +167,37 @@ private struct Messages {
         if state == "sending" { return session }
         session.commit(messages.record)
         if state == "done" { try take(.committed) }
+        if state == "done, prepared" { try take(.prepared) }
         return session
     }
 
     @Test("a sender takes in each state the frames of the specification and fails at all others")
     func senderTable() throws {
-        let allowed: [String: Set<FrameType>] = [
+        let alone = try checkSender(messages)
+        let group = Group(id: .random(), members: 2)
+        let member = try checkSender(Messages(group: group))
+        #expect(alone == 10 * 10 && member == 11 * 10)
+    }
+
+    /// Gives every frame to a sender in every state; returns how many that were.
+    private func checkSender(_ messages: Messages) throws -> Int {
+        let isInGroup = messages.begin.group != nil
+        var allowed: [String: Set<FrameType>] = [
             "greeting": [.welcome, .ping], "opening": [.state, .ping],
             "pairing": [.paired, .ping], "paired": [.ping], "deciding": [.ping],
             "beginning": [.ready, .ping], "sending": [.ack, .ping],
             "committing": [.ack, .progress, .committed, .ping], "done": [.ping],
+            "opening again": [.state, .ping],
         ]
+        // A generation that belongs to no group cannot wait for one.
+        if isInGroup {
+            allowed["committing"]?.insert(.prepared)
+            allowed["done, prepared"] = [.ping]
+        }
         var count = 0
         for (state, frames) in allowed {
             for (type, message) in messages.receiver {
-                var session = try sender(state)
+                var session = try sender(state, messages)
                 let result = Result { () throws(SessionError) in
                     try session.receive(message, type: type)
                 }
@@ -171,23 +206,38 @@ private struct Messages {
                 case .success: #expect(frames.contains(type), "\(type) in \(state)")
                 case .failure(.refused(let refusal)):
                     #expect(type == .refuse && refusal == messages.refusal)
-                    #expect(state != "done" && state != "paired")
+                    #expect(!ended.contains(state))
                 case .failure(.broken):
                     #expect(!frames.contains(type), "\(type) in \(state)")
-                    #expect(type != .refuse || state == "done" || state == "paired")
+                    #expect(type != .refuse || ended.contains(state))
                 }
             }
         }
-        #expect(count == 9 * 9)
+        return count
+    }
+
+    @Test("a sender is told that its transfer was dropped, and decides again")
+    func abandoned() throws {
+        var session = try sender("opening again", messages)
+        let state = try #require(messages.receiver.first { $0.0 == .state })
+        guard case .decide = try session.receive(state.1, type: .state) else {
+            Issue.record("not asked to decide")
+            return
+        }
+        _ = session.begin(messages.begin)
+        let ready = try #require(messages.receiver.first { $0.0 == .ready })
+        #expect(try session.receive(ready.1, type: .ready) == .sendSegments(from: 0))
+        #expect(!session.isDone)
     }
 
     @Test("answers that lead past what was sent are refused")
     func answers() throws {
-        var beginning = try sender("beginning")
+        let messages = try Messages(group: Group(id: .random(), members: 2))
+        var beginning = try sender("beginning", messages)
         #expect(throws: SessionError.self) {
             try beginning.receive(.ready(Ready(nextSegment: 2)), type: .ready)
         }
-        var sending = try sender("sending")
+        var sending = try sender("sending", messages)
         #expect(throws: SessionError.self) {
             try sending.receive(.ack(Ack(durableSegments: 2)), type: .ack)
         }
@@ -195,10 +245,19 @@ private struct Messages {
         #expect(throws: SessionError.self) {
             try sending.receive(.ack(Ack(durableSegments: 0)), type: .ack)
         }
-        var committing = try sender("committing")
+        var committing = try sender("committing", messages)
         #expect(throws: SessionError.self) {
             try committing.receive(
                 .committed(Committed(number: 1, id: .zero)), type: .committed)
+        }
+        for wrong in [
+            Prepared(number: 1, id: .zero), Prepared(number: 2, id: messages.record.id),
+        ] {
+            var session = try sender("committing", messages)
+            #expect(throws: SessionError.self) {
+                try session.receive(.prepared(wrong), type: .prepared)
+            }
+            #expect(!session.isDone)
         }
     }
 }

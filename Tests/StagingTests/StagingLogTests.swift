@@ -90,6 +90,30 @@ struct StagingLogTests {
         }
     }
 
+    @Test("a file that is larger than the volume is cut to it, however often it is done")
+    func trims() throws {
+        let sample = try Sample()
+        let redo = Redo(path: sample.path, record: sample.record, key: sample.key)
+        for excess in [0, 1, 511, 4096, 70_001] {
+            let size = Int(Sample.volumeSize) + excess
+            let path = try sample.folder.write(
+                [UInt8](repeating: 0xEE, count: size), as: "target\(excess)")
+            for _ in 0..<2 {
+                try redo.apply(to: try Target(path: path, registered: nil)) { _ in }
+                let found = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
+                #expect(found == sample.image, "\(excess)")
+            }
+        }
+        // What was cut off does not come back.
+        let path = "\(sample.folder.path)/target4096"
+        let target = try Target(path: path, registered: nil)
+        try target.prepare(for: Sample.volumeSize + 4096)
+        try target.sync()
+        let grown = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
+        #expect(grown == sample.image + [UInt8](repeating: 0, count: 4096))
+        #expect(target.byteCount == Sample.volumeSize + 4096)
+    }
+
     @Test("a log cut anywhere ends before the first segment that is not whole")
     func tornTail() throws {
         let sample = try Sample()

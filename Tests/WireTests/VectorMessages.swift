@@ -72,6 +72,18 @@ enum VectorMessages {
                     "number": Value(integer: message.number),
                     "generation_id": Value(bytes: message.id.bytes),
                 ]), encoded: message.encoded())
+        case "PREPARED":
+            let message = try decode(Prepared.self, bytes)
+            return Decoded(
+                fields: object([
+                    "number": Value(integer: message.number),
+                    "generation_id": Value(bytes: message.id.bytes),
+                ]), encoded: message.encoded())
+        case "ABANDON":
+            let message = try decode(Abandon.self, bytes)
+            return Decoded(
+                fields: object(["transfer": Value(bytes: message.transfer.bytes)]),
+                encoded: message.encoded())
         case "REFUSE":
             let message = try decode(Refusal.self, bytes)
             return Decoded(
@@ -154,6 +166,9 @@ enum VectorMessages {
     static func fields(_ begin: Begin) -> Value {
         var members = head(begin.head)
         members["transfer"] = Value(bytes: begin.transfer.bytes)
+        members["flags"] = Value(integer: UInt16(begin.allowsShrink ? 1 : 0))
+        members["members"] = Value(integer: begin.group?.members ?? 0)
+        members["group"] = Value(bytes: (begin.group?.id ?? .none).bytes)
         members["planned_content"] = Value(integer: begin.plannedContent)
         members["planned_segments"] = Value(integer: begin.plannedSegments)
         members["held_segments"] = Value(integer: begin.heldSegments)

@@ -16,8 +16,13 @@ int clinux_open(int directory, const char *path, int flags, unsigned mode);
 int clinux_block_device_size(int fd, uint64_t *bytes);
 int clinux_logical_block_size(int fd, int *bytes);
 int clinux_block_zero_out(int fd, uint64_t offset, uint64_t length);
+int clinux_block_discard(int fd, uint64_t offset, uint64_t length);
 int clinux_block_flush_buffers(int fd);
 int clinux_block_is_read_only(int fd, int *read_only);
+
+// DM_TABLE_STATUS with the flag for tables, without a flush. Fills `reply` with what follows struct dm_ioctl and says
+// how many targets that holds; -1 with ENOBUFS if it does not fit.
+int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply, size_t count);
 
 // Flags that need _GNU_SOURCE, under which other modules are not compiled.
 extern const int clinux_o_direct;
@@ -29,6 +34,7 @@ int clinux_eventfd(void);
 int clinux_getrandom(void *buffer, size_t count);
 int clinux_set_not_dumpable(void);
 int clinux_set_parent_death_signal(int signal);
+int clinux_set_close_on_exec(int fd);
 int clinux_signalfd(const int *signals, int count);
 
 // With _GNU_SOURCE the socket calls take transparent unions, which Swift cannot make.

@@ -1,0 +1,174 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+package import Platform
+
+extension DeviceNumber {
+    /// The path of its node, as the kernel names it: right with and without udev.
+    package func path() throws(LVMError) -> String {
+        guard let name = BlockDevice(self).nodeName else {
+            throw .unexpected("there is no block device \(self)")
+        }
+        return "/dev/\(name)"
+    }
+}
+
+/// What device-mapper says of a device of one target: its table and status, in words.
+///
+/// Source of the lines: Documentation/admin-guide/device-mapper of Linux.
+package enum DeviceMapper {
+    /// A thin volume's table: "thin POOL ID [EXTERNAL-ORIGIN]".
+    package struct ThinTable: Equatable, Sendable {
+        package var pool: DeviceNumber
+        package var deviceID: UInt32
+        package var hasExternalOrigin: Bool
+    }
+
+    /// A pool's table: "thin-pool METADATA DATA BLOCK-SECTORS ...".
+    package struct PoolTable: Equatable, Sendable {
+        package var metadata: DeviceNumber
+    }
+
+    /// A pool's status.
+    package struct PoolStatus: Equatable, Sendable {
+        /// Block of the metadata snapshot, if it holds one.
+        package var metadataSnapshot: UInt64?
+        /// "rw", "ro" or "out_of_data_space".
+        package var mode: String
+        package var needsCheck: Bool
+    }
+
+    /// A classic snapshot's table: "snapshot ORIGIN STORE P|PO|N CHUNK-SECTORS ...".
+    package struct SnapshotTable: Equatable, Sendable {
+        package var origin: DeviceNumber
+        package var store: DeviceNumber
+        /// P, PO or N.
+        package var persistence: String
+        /// Options that follow the chunk size.
+        package var features: [String]
+    }
+
+    /// A classic snapshot's status.
+    package enum SnapshotStatus: Equatable, Sendable {
+        /// Sectors of the store: allocated, in all.
+        case valid(used: UInt64, total: UInt64)
+        /// Given up by the kernel; the words of the status line.
+        case invalid(String)
+    }
+
+    /// The table of a device of one target: its type and parameters.
+    private static func table(_ device: DeviceNumber) throws(LVMError) -> [String] {
+        let lines: [DeviceTable.Line]
+        do throws(SystemCallError) { lines = try DeviceTable(of: device).lines } catch {
+            throw .system(error)
+        }
+        guard lines.count == 1 else {
+            throw .unexpected("device \(device) is made of \(lines.count) targets, not one")
+        }
+        return [lines[0].type] + lines[0].parameters
+    }
+
+    /// The status of a device of one target: its type and what it says.
+    private static func status(_ device: DeviceNumber) throws(LVMError) -> [String] {
+        let output: Command.Output
+        do throws(CommandError) {
+            output = try Command.run(
+                "dmsetup", ["status", "-j", "\(device.major)", "-m", "\(device.minor)"])
+        } catch {
+            throw .command(error)
+        }
+        let lines = output.text.split(separator: "\n")
+        let words = lines.first?.split(separator: " ") ?? []
+        // Start, length, type, the rest.
+        guard lines.count == 1, words.count >= 3 else {
+            throw .unexpected(
+                "dmsetup status of device \(device) has \(lines.count) lines, not one")
+        }
+        return words.dropFirst(2).map(String.init)
+    }
+
+    private static func strange(_ words: [String], _ device: DeviceNumber) -> LVMError {
+        .unexpected(
+            "device-mapper says of device \(device): " + words.joined(separator: " "))
+    }
+
+    /// The active device with a UUID, and what it is called.
+    static func device(uuid: String) throws(LVMError) -> (number: DeviceNumber, name: String)? {
+        let output: Command.Output
+        do throws(CommandError) {
+            output = try Command.run(
+                "dmsetup",
+                [
+                    "info", "--columns", "--noheadings", "--separator", ":", "-o",
+                    "major,minor,name", "-u", uuid,
+                ])
+        } catch {
+            if case .exited = error.cause { return nil }
+            throw .command(error)
+        }
+        let parts = output.text.split(whereSeparator: { $0 == ":" || $0.isNewline })
+        guard parts.count == 3, let number = DeviceNumber("\(parts[0]):\(parts[1])") else {
+            return nil
+        }
+        return (number, String(parts[2]))
+    }
+
+    /// The table of an active thin volume.
+    package static func thinTable(_ device: DeviceNumber) throws(LVMError) -> ThinTable {
+        let words = try table(device)
+        guard words[0] == "thin", words.count >= 3, let pool = DeviceNumber(words[1]),
+            let id = UInt32(words[2])
+        else { throw strange(words, device) }
+        return ThinTable(pool: pool, deviceID: id, hasExternalOrigin: words.count > 3)
+    }
+
+    /// The table of an active pool.
+    package static func poolTable(_ device: DeviceNumber) throws(LVMError) -> PoolTable {
+        let words = try table(device)
+        guard words[0] == "thin-pool", words.count >= 4, let metadata = DeviceNumber(words[1])
+        else { throw strange(words, device) }
+        return PoolTable(metadata: metadata)
+    }
+
+    /// The status of an active pool.
+    package static func poolStatus(_ device: DeviceNumber) throws(LVMError) -> PoolStatus {
+        let words = try status(device)
+        guard words[0] == "thin-pool", words.count >= 6 else {
+            if words.last == "Fail" || words.last == "Error" {
+                throw .refused("the thin pool has failed: dmsetup status says \(words.last ?? "")")
+            }
+            throw strange(words, device)
+        }
+        let held = words[4]
+        guard held == "-" || UInt64(held) != nil else { throw strange(words, device) }
+        return PoolStatus(
+            metadataSnapshot: UInt64(held), mode: words[5],
+            needsCheck: words.contains("needs_check"))
+    }
+
+    /// The table of an active classic snapshot.
+    package static func snapshotTable(_ device: DeviceNumber) throws(LVMError) -> SnapshotTable {
+        let words = try table(device)
+        guard words[0] != "snapshot-merge" else {
+            throw .refused("the snapshot is being merged into its origin")
+        }
+        guard words[0] == "snapshot", words.count >= 5, let origin = DeviceNumber(words[1]),
+            let store = DeviceNumber(words[2])
+        else { throw strange(words, device) }
+        return SnapshotTable(
+            origin: origin, store: store, persistence: words[3],
+            features: Array(words.dropFirst(5)))
+    }
+
+    /// The status of an active classic snapshot.
+    package static func snapshotStatus(_ device: DeviceNumber) throws(LVMError) -> SnapshotStatus {
+        let words = try status(device)
+        guard words[0] == "snapshot", words.count >= 2 else { throw strange(words, device) }
+        let parts = words[1].split(separator: "/")
+        guard parts.count == 2, let used = UInt64(parts[0]), let total = UInt64(parts[1]) else {
+            return .invalid(words.dropFirst().joined(separator: " "))
+        }
+        return .valid(used: used, total: total)
+    }
+}

@@ -1,0 +1,213 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Digests
+package import Platform
+
+/// The metadata snapshot of a thin pool, reserved by this process: the pool's mappings at one moment, which stay as
+/// they are until it is released.
+///
+/// A pool has one at most, and nothing says whose it is. So the lock that other tools take is taken, a guardian
+/// releases it when this process ends in whatever way, and a record in our state directory tells a later run
+/// that one which a power cut has left is ours.
+///
+/// 1. The lock is taken, and a metadata snapshot that the record proves to be ours is released. A crash leaves
+///    nothing held.
+/// 2. The guardian is started; it reserves. A crash ends with its releasing what it reserved; if it is lost with
+///    us, a metadata snapshot stays that nothing proves to be ours, and the next run asks the operator.
+/// 3. The record is written: block and digest of what was reserved. Now even the loss of both is mended.
+/// 4. The guardian releases. A crash leaves a record that proves nothing, since the block is gone.
+/// 5. The record is removed.
+package final class MetadataSnapshot {
+    /// The block of the metadata device that it begins at.
+    package let block: UInt64
+    private let guardian: Guardian
+    private let recordPath: String
+
+    /// The lock of thin-send-recv; other tools take it too.
+    private static let lockPath = "/var/run/thin-send-recv.lock"
+
+    private static let recordPrefix = "metadata-snapshot-"
+
+    private static let script = """
+        dmsetup message -j "$1" -m "$2" 0 reserve_metadata_snap || exit 1
+        echo ready
+        read -r _ <&3
+        dmsetup message -j "$1" -m "$2" 0 release_metadata_snap
+        """
+
+    /// Reserves it.
+    ///
+    /// - Parameters:
+    ///   - pool: device of the pool (not of the volume that LVM shows).
+    ///   - metadata: path of its metadata device.
+    ///   - poolName: what to call it in errors.
+    ///   - directory: where the record is kept.
+    ///   - seconds: how long to wait for somebody else's.
+    package init(
+        ofPool pool: DeviceNumber, metadata: String, called poolName: String,
+        recordIn directory: String, seconds: Int
+    ) throws(LVMError) {
+        let due = Clock.monotonic() + UInt64(seconds) * nanosecondsPerSecond
+        var lock: FileLock?
+        while true {
+            do throws(SystemCallError) { lock = try FileLock(path: Self.lockPath) } catch {
+                throw .system(error)
+            }
+            if lock != nil { break }
+            guard Clock.monotonic() < due else {
+                throw .busy(
+                    "another program reads the metadata of a thin pool and has had \(Self.lockPath) for "
+                        + "\(seconds) s; see which with: fuser -v \(Self.lockPath)")
+            }
+            Clock.sleep(milliseconds: 100)
+        }
+        guard let uuid = BlockDevice(pool).mapperUUID else {
+            throw .unexpected("device \(pool) is no device of device-mapper")
+        }
+        recordPath = "\(directory)/\(Self.recordPrefix)\(uuid)"
+        while true {
+            let status = try DeviceMapper.poolStatus(pool)
+            try Self.check(status, poolName)
+            guard let held = status.metadataSnapshot else { break }
+            if Self.isRecorded(recordPath, uuid, held, metadata) {
+                try Self.release(pool)
+                continue
+            }
+            guard Clock.monotonic() < due else {
+                throw .busy(
+                    "the thin pool \(poolName) holds a metadata snapshot (block \(held)) that this program did "
+                        + "not make, and has held it for \(seconds) s; a pool has only one. See who reads the "
+                        + "pool's metadata with: fuser -v \(metadata); pgrep -a 'thin_|wyng|lvmsync'. If "
+                        + "nobody does, it was left behind: dmsetup message -j \(pool.major) -m "
+                        + "\(pool.minor) 0 release_metadata_snap")
+            }
+            Clock.sleep(milliseconds: 250)
+        }
+        do throws(CommandError) {
+            guardian = try Guardian(
+                "blockferry-metadata-snapshot", script: Self.script,
+                ["\(pool.major)", "\(pool.minor)"], holding: lock, seconds: 30)
+        } catch {
+            // Somebody who takes no lock was quicker.
+            if let held = try DeviceMapper.poolStatus(pool).metadataSnapshot {
+                throw .busy(
+                    "another program has just reserved the metadata snapshot of \(poolName) (block \(held)); "
+                        + "try again")
+            }
+            throw .command(error)
+        }
+        do {
+            // The kernel does not check its own last write, that of the superblock which names the block.
+            block = try Self.heldRoot(in: metadata)
+            guard block != 0 else {
+                throw LVMError.unexpected(
+                    "\(metadata) names no metadata snapshot after it was reserved")
+            }
+            let digest = try Self.digest(of: block, in: metadata)
+            try Directory.replace(recordPath, with: Array("\(uuid) \(block) \(digest)\n".utf8))
+        } catch let error as LVMError {
+            throw error
+        } catch let error as SystemCallError {
+            throw .system(error)
+        } catch {
+            throw .unexpected("\(metadata): \(error)")
+        }
+    }
+
+    /// Releases it. Without this call the guardian does, but nobody hears whether it could.
+    package func release() throws(LVMError) {
+        do throws(CommandError) { try guardian.finish(seconds: 30) } catch { throw .command(error) }
+        try? Directory.remove(recordPath)
+    }
+
+    /// Releases the metadata snapshots that records prove to be ours; returns what the pools are called.
+    ///
+    /// - Parameter isWanted: false only looks.
+    package static func releaseLeftovers(
+        recordIn directory: String, isWanted: Bool
+    ) throws(LVMError) -> [String] {
+        var found: [String] = []
+        let names: [String]
+        let lock: FileLock?
+        do throws(SystemCallError) {
+            names = try Directory.names(in: directory).filter { $0.hasPrefix(recordPrefix) }
+            if names.isEmpty { return [] }
+            lock = try FileLock(path: lockPath)
+        } catch {
+            throw .system(error)
+        }
+        // While somebody reads a pool's metadata, nothing of it is left over.
+        guard let lock else { return [] }
+        defer { withExtendedLifetime(lock) {} }
+        for name in names {
+            let uuid = String(name.dropFirst(recordPrefix.count))
+            guard let pool = try DeviceMapper.device(uuid: uuid) else { continue }
+            let held = try DeviceMapper.poolStatus(pool.number).metadataSnapshot
+            let metadata = try DeviceMapper.poolTable(pool.number).metadata.path()
+            guard let held, isRecorded("\(directory)/\(name)", uuid, held, metadata) else {
+                continue
+            }
+            if isWanted { try release(pool.number) }
+            found.append(pool.name)
+        }
+        return found
+    }
+
+    private static func check(
+        _ status: DeviceMapper.PoolStatus, _ name: String
+    ) throws(LVMError) {
+        guard !status.needsCheck else {
+            throw .refused(
+                "the thin pool \(name) needs a check: it has lost a transaction, and what it says of its "
+                    + "snapshots is not to be trusted. Repair it (lvconvert --repair), then send everything "
+                    + "anew")
+        }
+        guard status.mode == "rw" || status.mode == "out_of_data_space" else {
+            throw .refused(
+                "the thin pool \(name) is in mode '\(status.mode)': it takes no metadata snapshot")
+        }
+    }
+
+    private static func release(_ pool: DeviceNumber) throws(LVMError) {
+        do throws(CommandError) {
+            try Command.run(
+                "dmsetup",
+                [
+                    "message", "-j", "\(pool.major)", "-m", "\(pool.minor)", "0",
+                    "release_metadata_snap",
+                ])
+        } catch {
+            throw .command(error)
+        }
+    }
+
+    private static func isRecorded(
+        _ path: String, _ uuid: String, _ block: UInt64, _ metadata: String
+    ) -> Bool {
+        guard let file = try? File(path: path), let bytes = try? file.readBytes(at: 0, count: 4096),
+            let digest = try? digest(of: block, in: metadata)
+        else { return false }
+        return String(decoding: bytes, as: UTF8.self) == "\(uuid) \(block) \(digest)\n"
+    }
+
+    private static func digest(
+        of block: UInt64, in metadata: String
+    ) throws -> SHA256Digest {
+        var digest = SHA256Digest.zero
+        try FileBytes(path: metadata).read(at: block * 4096, count: 4096) { bytes in
+            digest = SHA256Digest.of(bytes)
+        }
+        return digest
+    }
+
+    /// The block of the metadata snapshot, as the superblock on the disk says: `held_root`.
+    private static func heldRoot(in metadata: String) throws -> UInt64 {
+        var root: UInt64 = 0
+        try FileBytes(path: metadata).read(at: 0, count: 4096) { bytes in
+            root = (try? bytes.littleEndian(at: 56)) ?? 0
+        }
+        return root
+    }
+}

@@ -1,0 +1,165 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Platform
+
+/// The volumes of a volume group at one moment, and the commands that change them.
+package struct VolumeGroup: Sendable {
+    package let name: String
+    /// All volumes, hidden ones too.
+    package let volumes: [LogicalVolume]
+
+    /// Asks LVM.
+    package init(_ name: String) throws(LVMError) {
+        self.name = name
+        volumes = try Self.list([name])
+    }
+
+    /// The volumes of all groups of this host.
+    package static func all() throws(LVMError) -> [LogicalVolume] { try list([]) }
+
+    private static func list(_ what: [String]) throws(LVMError) -> [LogicalVolume] {
+        try LogicalVolume.decode(
+            run(
+                "lvs",
+                [
+                    "-a", "--reportformat", "json", "--units", "b", "--nosuffix", "--config",
+                    "report{time_format=\"%s\"}", "-o", LogicalVolume.fields.joined(separator: ","),
+                ] + what
+            ).text)
+    }
+
+    /// The volume of this name.
+    package func volume(named name: String) -> LogicalVolume? {
+        volumes.first { $0.name == name }
+    }
+
+    /// The volume with this id.
+    package func volume(uuid: String) -> LogicalVolume? {
+        volumes.first { $0.uuid == uuid }
+    }
+
+    // MARK: Finding
+
+    /// Finds the volume that a user means: "vg/lv", or the path of its node in any spelling.
+    ///
+    /// A node is recognised by what the kernel says it is, never by its name.
+    ///
+    /// - Returns: nothing if the text is the path of something that is no logical volume.
+    package static func find(
+        _ text: String
+    ) throws(LVMError) -> (group: VolumeGroup, volume: LogicalVolume)? {
+        if text.hasPrefix("/") {
+            if let status = try? File(path: text).status() {
+                guard let uuid = status.device.flatMap({ BlockDevice($0).mapperUUID }),
+                    uuid.hasPrefix("LVM-")
+                else { return nil }
+                // LVM-, id of the group, id of the volume, both without dashes; what is below has a suffix.
+                let ids = uuid.dropFirst("LVM-".count)
+                let all = try all()
+                guard ids.utf8.count == 64,
+                    let found = all.first(where: { volume in
+                        (volume.groupUUID + volume.uuid).filter { $0 != "-" } == ids
+                    })
+                else {
+                    throw .refused(
+                        "\(text) is an internal device of LVM (\(uuid)); name the logical volume")
+                }
+                return (
+                    VolumeGroup(
+                        name: found.group, volumes: all.filter { $0.groupUUID == found.groupUUID }),
+                    found
+                )
+            }
+            // A volume that is not active has no node.
+            guard text.hasPrefix("/dev/") else { return nil }
+            return try find(group: String(text.dropFirst("/dev/".count)), text)
+        }
+        return try find(group: text, text)
+    }
+
+    private static func find(
+        group text: String, _ whole: String
+    ) throws(LVMError) -> (group: VolumeGroup, volume: LogicalVolume)? {
+        let parts = text.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, isName(parts[0]), isName(parts[1]) else { return nil }
+        let group: VolumeGroup
+        do { group = try VolumeGroup(String(parts[0])) } catch .command(let error) {
+            // LVM says so with 5; everything else is more than a name that it does not know.
+            if case .exited(5) = error.cause { throw .notFound("\(whole) (\(error.message))") }
+            throw .command(error)
+        }
+        guard let volume = group.volume(named: String(parts[1])) else { throw .notFound(whole) }
+        return (group, volume)
+    }
+
+    private init(name: String, volumes: [LogicalVolume]) {
+        self.name = name
+        self.volumes = volumes
+    }
+
+    /// The characters that LVM allows in names.
+    private static func isName(_ text: Substring) -> Bool {
+        !text.isEmpty && !text.hasPrefix("-") && text != "." && text != ".."
+            && text.utf8.allSatisfy { byte in
+                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
+                    || (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains(byte)
+                    || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+                    || "+_.-".utf8.contains(byte)
+            }
+    }
+
+    // MARK: Changing
+
+    /// Makes a read-only snapshot of `origin`, tagged from its first moment, and activates it.
+    ///
+    /// LVM suspends the origin for it, with a freeze of the file system on it.
+    ///
+    /// - Parameters:
+    ///   - store: for a classic snapshot, what its store is like, as arguments of lvcreate.
+    ///   - isActive: whether a thin snapshot is activated; else it has the flag that keeps it from that.
+    package static func createSnapshot(
+        of origin: LogicalVolume, named name: String, tags: [String], store: [String]?,
+        isActive: Bool = true
+    ) throws(LVMError) {
+        var arguments = ["--snapshot", "--name", name, "--permission", "r", "--yes"]
+        for tag in tags { arguments += ["--addtag", tag] }
+        if let store {
+            arguments += store
+        } else if !isActive {
+            arguments += ["--setactivationskip", "y"]
+        } else {
+            arguments += ["--activate", "y", "--ignoreactivationskip"]
+        }
+        try run("lvcreate", arguments + [origin.fullName])
+    }
+
+    /// Activates a volume, even if it says that it is to be left out.
+    package static func activate(_ volume: LogicalVolume) throws(LVMError) {
+        try run(
+            "lvchange", ["--activate", "y", "--ignoreactivationskip", "--yes", volume.fullName])
+    }
+
+    /// Removes a snapshot, if it still is the one with this id and has this tag.
+    ///
+    /// The condition is LVM's own to check, so that a volume of the same name is never hit.
+    package static func removeSnapshot(
+        _ volume: LogicalVolume, tag: String
+    ) throws(LVMError) {
+        try run(
+            "lvremove",
+            [
+                "--force", "--yes", "--select", "lv_uuid=\(volume.uuid) && lv_tags=\(tag)",
+                volume.group,
+            ])
+    }
+
+    @discardableResult
+    private static func run(
+        _ program: String, _ arguments: [String]
+    ) throws(LVMError) -> Command.Output {
+        do throws(CommandError) { return try Command.run(program, arguments) } catch {
+            throw .command(error)
+        }
+    }
+}

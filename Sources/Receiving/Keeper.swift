@@ -1,0 +1,187 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Digests
+internal import LVM
+internal import Platform
+internal import TLS
+internal import Wire
+
+/// Keeps committed generations of a volume as read-only thin snapshots of its target.
+///
+/// Whoever uses one holds the volume's lock, so that the target does not change meanwhile. What a crash leaves:
+///
+/// 1. *Committed, no snapshot:* the snapshot is due. It is made when the volume is opened next.
+/// 2. *Snapshot made, not in the catalog:* its tags say what it is. It is entered.
+/// 3. *Snapshot removed, still in the catalog:* it is struck out.
+struct Keeper {
+    private let home: StandbyHome
+    private let volume: StandbyVolume
+
+    init(_ home: StandbyHome, _ volume: StandbyVolume) {
+        self.home = home
+        self.volume = volume
+    }
+
+    /// Why a generation could not be kept or released.
+    struct Problem: Error, CustomStringConvertible {
+        let description: String
+    }
+
+    /// Whether the target is a volume of which snapshots can be kept.
+    static func isPossible(on status: FileStatus) -> Bool {
+        status.device.map { BlockDevice($0).isThin } ?? false
+    }
+
+    /// Whether the target holds its committed generation as a whole, and is this standby's.
+    private static func isWhole(_ volume: StandbyVolume) -> Bool {
+        switch volume.state {
+        case .consistent, .staging: true
+        // A member of a group that is not complete: a delta waits in its log, a full copy is on the target.
+        case .prepared: volume.committed != nil
+        case .empty, .initialising, .applying, .promoted, .diverged, .suspect: false
+        }
+    }
+
+    /// Does what is due, if anything is, and remembers what went wrong.
+    ///
+    /// - Returns: what went wrong.
+    func keepDue() -> String? {
+        do {
+            // While the copy is in question, and when it was handed over, every generation stays.
+            guard Self.isWhole(volume), let retention = try home.catalog.retention(volume.name)
+            else { return nil }
+            let kept = try home.catalog.kept(volume.name)
+            guard isDue(kept) || !retention.expired(of: kept, now: Clock.wall()).isEmpty else {
+                return nil
+            }
+            let problem = attempt(retention)
+            try home.catalog.setRetentionProblem(volume.name, problem)
+            return problem
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    /// Compares with what LVM has and does what is due.
+    ///
+    /// - Returns: what went wrong.
+    func keepNow() throws -> String? {
+        guard let retention = try home.catalog.retention(volume.name) else { return nil }
+        let problem = attempt(retention)
+        if problem == nil { try home.catalog.setRetentionProblem(volume.name, nil) }
+        return problem
+    }
+
+    private func attempt(_ retention: Retention) -> String? {
+        do { try keep(retention) } catch { return "\(error)" }
+        return nil
+    }
+
+    /// Whether the target holds a whole generation of which there is no snapshot.
+    private func isDue(_ kept: [KeptGeneration]) -> Bool {
+        guard Self.isWhole(volume), let committed = volume.committed else { return false }
+        return !kept.contains { $0.id == committed.id }
+    }
+
+    private func keep(_ retention: Retention) throws {
+        guard let (found, target) = try VolumeGroup.find(volume.targetPath),
+            case .thin = target.kind
+        else { throw Problem(description: "\(volume.targetPath) is no thin volume") }
+        var group = found
+        let tags = KeptTags(volume.name, try home.identity().keyID)
+        var kept = try compare(tags.own(in: group, but: target))
+        if isDue(kept), let committed = volume.committed, let committedAt = volume.committedAt {
+            var name = "\(target.name)_blockferry_g\(committed.head.number)"
+            // Numbers begin anew with every lineage.
+            if group.volume(named: name) != nil { name += "_\(committed.id)".prefix(9) }
+            try VolumeGroup.createSnapshot(
+                of: target, named: name,
+                tags: tags.new(committed, committedAt: committedAt), store: nil, isActive: false
+            )
+            group = try VolumeGroup(group.name)
+            kept = try compare(tags.own(in: group, but: target))
+            guard !isDue(kept) else {
+                throw Problem(description: "\(group.name)/\(name) was made, but is not there")
+            }
+        }
+        var problem: (any Error)?
+        for generation in retention.expired(of: kept, now: Clock.wall()) {
+            guard let snapshot = group.volume(uuid: generation.snapshotUUID) else { continue }
+            do throws(LVMError) {
+                try VolumeGroup.removeSnapshot(snapshot, tag: tags.standby)
+            } catch {
+                // In use, say; the others may go.
+                problem = error
+                continue
+            }
+            try home.catalog.removeKept(volume.name, generation)
+        }
+        if let problem { throw problem }
+    }
+
+    /// Brings the catalog to what LVM has.
+    ///
+    /// - Returns: the snapshots, newest first.
+    private func compare(_ found: [KeptGeneration]) throws -> [KeptGeneration] {
+        let known = try home.catalog.kept(volume.name)
+        for generation in known
+        where !found.contains(where: { $0.snapshotUUID == generation.snapshotUUID }) {
+            try home.catalog.removeKept(volume.name, generation)
+        }
+        for generation in found where !known.contains(generation) {
+            try home.catalog.addKept(volume.name, generation)
+        }
+        return try home.catalog.kept(volume.name)
+    }
+}
+
+/// The tags on the snapshots of a standby, which say all there is to know of a kept generation.
+private struct KeptTags {
+    private let name: VolumeName
+    /// Only this standby's snapshots have it.
+    let standby: String
+
+    init(_ name: VolumeName, _ standby: KeyID) {
+        self.name = name
+        self.standby = "blockferry.standby=" + "\(standby.digest)".prefix(16)
+    }
+
+    func new(_ generation: GenerationRecord, committedAt: UInt64) -> [String] {
+        [
+            "blockferry", standby, "blockferry.volume=\(name)",
+            "blockferry.generation=\(generation.head.number)",
+            "blockferry.id=\(generation.id)",
+            "blockferry.time=\(generation.head.sourceTime)",
+            "blockferry.committed=\(committedAt)",
+        ]
+    }
+
+    /// The generations of this volume that are kept in a group, none of them twice.
+    ///
+    /// A snapshot that was made writable may hold something else by now; it is the operator's.
+    func own(in group: VolumeGroup, but target: LogicalVolume) -> [KeptGeneration] {
+        var ids: Set<SHA256Digest> = []
+        return group.volumes.compactMap { lv in
+            guard case .thin = lv.kind, lv.isReadOnly, lv.uuid != target.uuid else { return nil }
+            return generation(of: lv)
+        }.filter { ids.insert($0.id).inserted }
+    }
+
+    private func generation(of lv: LogicalVolume) -> KeptGeneration? {
+        func value(_ name: String) -> String? {
+            let prefix = "blockferry.\(name)="
+            return lv.tags.first { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
+        }
+        guard lv.tags.isSuperset(of: ["blockferry", standby, "blockferry.volume=\(name)"]),
+            let number = value("generation").flatMap({ UInt64($0) }),
+            let id = value("id").flatMap(Hex.decode).flatMap({ SHA256Digest(bytes: $0) }),
+            let sourceTime = value("time").flatMap({ UInt64($0) }),
+            let committedAt = value("committed").flatMap({ UInt64($0) })
+        else { return nil }
+        return KeptGeneration(
+            number: number, id: id, sourceTime: sourceTime, committedAt: committedAt,
+            snapshot: lv.fullName, snapshotUUID: lv.uuid)
+    }
+}

@@ -1,0 +1,237 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Connection
+internal import Platform
+internal import Session
+package import Wire
+
+/// Brings several volumes to one standby, all of them or none (Protocol/Specification.md, section 7.1).
+///
+/// What a crash leaves, the next run with the same points in time finds; a run with others begins anew:
+///
+/// 1. Every member is asked for, and what was in doubt is settled. Nothing is sent if one of them is refused. *A
+///    crash leaves nothing.*
+/// 2. Every member's plan is written and entered into the catalog, with the group's id. *A crash leaves a group of
+///    which not all members are planned, and of which nothing was sent: the next run makes a new group.*
+/// 3. The members are sent, one after the other; all but the last wait on the standby. *A crash leaves some of them
+///    waiting there, and in doubt here: the next run sends the others. No target has changed.*
+/// 4. The last one is committed, and all others with it. *A crash leaves generations in doubt here: the standby is
+///    asked for each by the next run, or by the next send of that volume alone.*
+/// 5. The others are asked for again, which brings them to their targets, and are committed here. *A crash leaves
+///    some of them as after 4.*
+package final class GroupSender {
+    /// One volume of the group.
+    package struct Member {
+        package var source: any Source
+        package var options: Sender.Options
+
+        package init(source: any Source, options: Sender.Options) {
+            self.source = source
+            self.options = options
+        }
+    }
+
+    /// Why a group was not sent: the volume, and what happened to it.
+    package struct Failure: Error, CustomStringConvertible {
+        package var volume: VolumeName
+        package var error: any Error
+
+        package var description: String { "\(volume): \(error)" }
+    }
+
+    private let home: SourceHome
+    private let report: (VolumeName, Sender.Report) -> Void
+
+    package init(
+        _ home: SourceHome, report: @escaping (VolumeName, Sender.Report) -> Void = { _, _ in }
+    ) {
+        self.home = home
+        self.report = report
+    }
+
+    /// A member with what is known of it.
+    private struct Standing {
+        let volume: VolumeName
+        let source: any Source
+        let sender: Sender
+        let lock: SendLock
+        let settled: Settled
+        /// The committed generation, if it is this point in time.
+        let upToDate: GenerationRecord?
+        let outcome: Sender.Outcome?
+    }
+
+    /// Sends all members' points in time and waits until all are committed and on their targets.
+    ///
+    /// The points in time must belong together; that is the caller's part. Members that the standby has already are
+    /// left out, and a single one that is left is sent as any other volume.
+    ///
+    /// - Returns: the outcomes in the order of the members.
+    /// - Throws: `Failure`. Either no volume was committed, or all are, and the standby will finish them.
+    package func send(_ members: [Member]) throws -> [Sender.Outcome] {
+        let locks = try members.map { member in
+            try naming(member.options.volume) {
+                try home.lock(member.options.receiver, member.options.volume)
+            }
+        }
+        return try send(members, locks)
+    }
+
+    /// The same, for a caller that has the right to send each of them, in the same order.
+    package func send(_ members: [Member], _ locks: [SendLock]) throws -> [Sender.Outcome] {
+        precondition(
+            zip(members, locks).allSatisfy {
+                $0.options.receiver == $1.receiver && $0.options.volume == $1.volume
+            } && members.count == locks.count, "a lock for each member")
+        precondition(
+            Set(members.map(\.options.receiver)).count <= 1
+                && Set(members.map(\.options.volume)).count == members.count
+                && members.count <= Int(Limits.groupMembers), "a group of one standby's volumes")
+        defer { withExtendedLifetime(locks) {} }
+        // What waits for a group that is given up is dropped in the first round; a member of it may turn out to be
+        // committed, so that all are asked again.
+        for _ in 0..<3 {
+            let standings = try zip(members, locks).map { try stand($0, $1) }
+            let behind = standings.filter { $0.upToDate == nil }
+            let known = group(of: behind)
+            if known == nil, try abandonPrepared(behind) { continue }
+            let sent = try send(behind, known)
+            return standings.compactMap { $0.outcome ?? sent[$0.volume] }
+        }
+        throw SendError.brokenProtocol("what was abandoned is prepared again")
+    }
+
+    private func send(
+        _ behind: [Standing], _ known: Group?
+    ) throws -> [VolumeName: Sender.Outcome] {
+        if behind.count == 1, let alone = behind.first {
+            let outcome = try naming(alone.volume) {
+                try alone.sender.send(alone.source, alone.lock)
+            }
+            return [alone.volume: outcome]
+        }
+        guard !behind.isEmpty else { return [:] }
+        let group = known ?? Group(id: .random(), members: UInt32(behind.count))
+        let planned = try behind.map { member in
+            try naming(member.volume) {
+                try member.sender.prepare(member.source, member.settled, group: group)
+            }
+        }
+        var outcomes: [VolumeName: Sender.Outcome] = [:]
+        var waiting: [(Standing, Begin, Sender.Outcome)] = []
+        for (member, (begin, plan)) in zip(behind, planned) {
+            try naming(member.volume) {
+                let sent = try member.sender.sendMember(member.source, begin, plan)
+                if sent.isPrepared {
+                    waiting.append((member, begin, sent.outcome))
+                } else {
+                    outcomes[member.volume] = sent.outcome
+                }
+            }
+        }
+        for (member, begin, outcome) in waiting {
+            try naming(member.volume) { try member.sender.finishMember(begin) }
+            try member.sender.remember(outcome)
+            outcomes[member.volume] = outcome
+        }
+        return outcomes
+    }
+
+    /// Asks the standby where a member stands.
+    private func stand(_ member: Member, _ lock: SendLock) throws -> Standing {
+        let volume = member.options.volume
+        let sender = Sender(home, member.options) { [report] in report(volume, $0) }
+        return try naming(volume) {
+            let began = Clock.monotonic()
+            let (dialogue, standby) = try sender.open()
+            defer { dialogue.connection.close() }
+            let settled = try sender.settle(dialogue, standby, keepingPrepared: true)
+            let upToDate = try sender.upToDate(member.source, settled)
+            return Standing(
+                volume: volume, source: member.source, sender: sender, lock: lock,
+                settled: settled, upToDate: upToDate,
+                outcome: upToDate.map {
+                    sender.outcome(
+                        .upToDate, $0, member.source, nil, dialogue, began, resumed: 0)
+                })
+        }
+    }
+
+    /// The group that an earlier run had begun, if it is the group of all these members at these points in time.
+    private func group(of members: [Standing]) -> Group? {
+        guard let group = members.first?.settled.replica.transfer?.begin.group,
+            group.members == members.count,
+            members.allSatisfy({
+                $0.sender.planned($0.source, $0.settled.replica, group: group) != nil
+            })
+        else { return nil }
+        return group
+    }
+
+    /// Drops what waits on the standby; true if there was anything.
+    private func abandonPrepared(_ members: [Standing]) throws -> Bool {
+        let prepared = members.filter { $0.settled.decision == .prepared(isPending: true) }
+        for member in prepared {
+            try naming(member.volume) {
+                let (dialogue, standby) = try member.sender.open()
+                defer { dialogue.connection.close() }
+                _ = try member.sender.settle(dialogue, standby, keepingPrepared: false)
+            }
+        }
+        return !prepared.isEmpty
+    }
+
+    private func naming<Result>(
+        _ volume: VolumeName, _ body: () throws -> Result
+    ) throws -> Result {
+        do { return try body() } catch {
+            throw Failure(volume: volume, error: error)
+        }
+    }
+}
+
+extension Sender {
+    /// Sends one member of a group, whose plan is in the catalog.
+    ///
+    /// - Returns: also whether it waits on the standby for the others; then it is not committed yet.
+    fileprivate func sendMember(
+        _ source: any Source, _ begin: Begin, _ plan: SendPlan
+    ) throws -> (outcome: Outcome, isPrepared: Bool) {
+        let began = Clock.monotonic()
+        let (dialogue, standby) = try open()
+        var isUnderWay = false
+        defer { if !isUnderWay { dialogue.connection.close() } }
+        let settled = try settle(dialogue, standby, keepingPrepared: true)
+        if case .refuse = settled.decision { _ = try upToDate(source, settled) }
+        let replica = settled.replica
+        if let committed = replica.committed, committed.head == begin.head {
+            // The group was complete already when this run began.
+            let outcome = outcome(
+                Self.kind(committed), committed, source, plan, dialogue, began,
+                resumed: plan.segmentCount)
+            try remember(outcome)
+            return (outcome, false)
+        }
+        if settled.decision == .prepared(isPending: true), let pending = replica.pending {
+            let outcome = outcome(
+                Self.kind(pending), pending, source, plan, dialogue, began,
+                resumed: plan.segmentCount)
+            return (outcome, true)
+        }
+        guard replica.transfer?.begin.transfer == begin.transfer else {
+            throw SendError.brokenProtocol("the standby's state contradicts itself")
+        }
+        isUnderWay = true
+        return try transfer(source, begin, plan, dialogue, began)
+    }
+
+    /// Has a member whose group was committed brought to its target, and commits it here.
+    fileprivate func finishMember(_ begin: Begin) throws {
+        let (dialogue, standby) = try open()
+        defer { dialogue.connection.close() }
+        let settled = try settle(dialogue, standby, keepingPrepared: true)
+        guard settled.replica.committed?.head == begin.head else { throw SendError.groupIncomplete }
+    }
+}

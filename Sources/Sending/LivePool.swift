@@ -1,0 +1,142 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import LVM
+internal import Platform
+package import ThinMetadata
+
+/// An active thin pool, whose metadata is read while others write to it.
+package struct LivePool {
+    /// What to call it: "vg/pool".
+    package let name: String
+    private let uuid: String
+    private let device: DeviceNumber
+    private let metadataPath: String
+    /// Whether what the volume does not map is an external origin's, and not zero.
+    package let hasExternalOrigin: Bool
+    private let home: SourceHome
+    private let waitSeconds: Int
+
+    /// Finds the pool of a thin volume, by the tables of device-mapper.
+    ///
+    /// - Parameter waitSeconds: how long to wait for a metadata snapshot that somebody else holds.
+    package init(
+        of volume: LogicalVolume, in group: VolumeGroup, home: SourceHome, waitSeconds: Int
+    ) throws {
+        guard case .thin(let pool, let uuid, _, _) = volume.kind else {
+            throw SourceError.invalid(path: volume.fullName, reason: "it is no thin volume")
+        }
+        name = "\(volume.group)/\(pool)"
+        self.uuid = uuid
+        self.home = home
+        self.waitSeconds = waitSeconds
+        let active = ([volume] + group.volumes).first { other in
+            guard case .thin(_, uuid, _, _) = other.kind else { return false }
+            return other.device != nil
+        }
+        guard let active, let number = active.device else {
+            throw SourceError.invalid(
+                path: name, reason: "the pool is not active; activate it with: lvchange -ay \(name)"
+            )
+        }
+        let table = try DeviceMapper.thinTable(number)
+        guard case .thin(_, _, table.deviceID, _) = active.kind else {
+            throw SourceError.noProof(
+                reason:
+                    "device-mapper says that \(active.fullName) is device \(table.deviceID) of its pool; "
+                    + "LVM says another")
+        }
+        hasExternalOrigin =
+            active.uuid == volume.uuid
+            ? table.hasExternalOrigin : Self.hasExternalOrigin(volume, in: group)
+        device = table.pool
+        metadataPath = try DeviceMapper.poolTable(device).metadata.path()
+    }
+
+    /// The same of a volume that has no table, because it is not active: an origin outside thin pools is an
+    /// external one, and snapshots inherit it.
+    private static func hasExternalOrigin(
+        _ volume: LogicalVolume, in group: VolumeGroup
+    ) -> Bool {
+        var next = group.volume(uuid: volume.originUUID)
+        for _ in group.volumes {
+            guard let origin = next else { return false }
+            if !origin.isThin { return true }
+            next = group.volume(uuid: origin.originUUID)
+        }
+        return false
+    }
+
+    /// Lends the pool's metadata as it is at one moment. Nothing read from it is worth anything if this throws.
+    ///
+    /// The metadata snapshot is held only as long as `body` runs; the content of the volumes is read afterwards.
+    package func read<Value>(_ body: (ThinMetadataReader) throws -> Value) throws -> Value {
+        do {
+            let held = try MetadataSnapshot(
+                ofPool: device, metadata: metadataPath, called: name, recordIn: home.path,
+                seconds: waitSeconds)
+            do {
+                let reader = try ThinMetadataReader(
+                    try FileBytes(path: metadataPath), root: .metadataSnapshotAt(held.block))
+                let value = try body(reader)
+                try reader.confirmMetadataSnapshot()
+                try held.release()
+                return value
+            } catch {
+                try? held.release()
+                throw error
+            }
+        } catch LVMError.refused(let reason) {
+            throw SourceError.noProof(reason: reason)
+        } catch let error as ThinMetadataError {
+            throw SourceError.invalid(path: metadataPath, reason: "\(error)")
+        }
+    }
+
+    /// Finds a volume's device in the metadata, and makes sure that LVM and the kernel mean the same.
+    package func device(
+        of volume: LogicalVolume, in reader: ThinMetadataReader
+    ) throws -> ThinDevice {
+        guard case .thin(_, uuid, let id, let transaction) = volume.kind else {
+            throw SourceError.noProof(reason: "\(volume.fullName) is not in the thin pool \(name)")
+        }
+        guard let found = reader.devices.first(where: { $0.deviceID == id }) else {
+            throw SourceError.noProof(
+                reason:
+                    "the thin pool \(name) has no device \(id), which LVM says \(volume.fullName) is"
+            )
+        }
+        let isRenewed =
+            volume.tags.contains(ThinPool.renewedTag) && found.transactionID > transaction
+        guard found.transactionID == transaction || isRenewed else {
+            throw SourceError.noProof(
+                reason: "device \(id) of the thin pool \(name) was made in transaction "
+                    + "\(found.transactionID), but LVM says \(transaction) of \(volume.fullName)")
+        }
+        return found
+    }
+
+    /// Everything that is known of a snapshot: a write to it, a merge, a repaired pool, or a device id that was used
+    /// again changes at least one of these.
+    package func identity(of volume: LogicalVolume, in reader: ThinMetadataReader) throws -> String
+    {
+        let device = try device(of: volume, in: reader)
+        return "lvm-thin lv=\(volume.uuid) pool=\(uuid) device=\(device.deviceID) "
+            + "transaction=\(device.transactionID) created=\(device.creationTime) "
+            + "root=\(device.mappingRoot) mapped=\(device.mappedBlocks) "
+            + "block=\(reader.superblock.dataBlockByteCount)"
+    }
+}
+
+/// What the identity of a live snapshot says.
+package enum LiveIdentity {
+    /// LVM's id of the snapshot; nothing for the identity of something else.
+    package static func snapshotUUID(_ identity: String) -> String? {
+        guard identity.hasPrefix("lvm-thin ") || identity.hasPrefix("lvm-snapshot ") else {
+            return nil
+        }
+        return identity.split(separator: " ").first { $0.hasPrefix("lv=") }.map {
+            String($0.dropFirst("lv=".count))
+        }
+    }
+}

@@ -1,0 +1,189 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import LVM
+internal import Platform
+internal import Wire
+
+/// Sends logical volumes that are in use: takes snapshots, sends them, and rotates.
+///
+/// Between two sends one snapshot of ours is left for each standby and volume: the base, which is what the
+/// standby holds. What a crash leaves, the next run finds:
+///
+/// 1. Snapshots of ours that are neither the base nor of the unfinished generation are removed. *A crash leaves some
+///    of them; they are removed then.*
+/// 2. The hooks run, and the new snapshot is made, with its tags, by one command. *A crash leaves a snapshot that the
+///    catalog does not name: 1 removes it. The second hook is run by the guardian.*
+/// 3. The plan is written and entered into the catalog, with the new snapshot's identity (`Sender`). *A crash from
+///    here on leaves an unfinished generation: the next run activates its snapshot and goes on with it, then takes
+///    a new one.*
+/// 4. The standby commits, then the catalog: the new snapshot is the base. *A crash between the two leaves a
+///    generation in doubt, and both snapshots; the standby is asked.*
+/// 5. The old base is removed. *A crash leaves it: 1 removes it.*
+///
+/// Several volumes are a group: 2 takes their snapshots while all of them stand still, and 3 and 4 are those of
+/// `GroupSender`.
+package final class LiveSender {
+    /// A snapshot that is to be sent, with its volume group as it is now.
+    private typealias Moment = (snapshot: LogicalVolume, group: VolumeGroup, time: UInt64)
+
+    private let home: SourceHome
+    private let volumes: [LiveVolume]
+    private let hooks: SnapshotHooks
+    private let report: (Sender.Report) -> Void
+
+    package init(
+        _ home: SourceHome, _ volumes: [LiveVolume], _ hooks: SnapshotHooks,
+        report: @escaping (Sender.Report) -> Void
+    ) {
+        self.home = home
+        self.volumes = volumes
+        self.hooks = hooks
+        self.report = report
+    }
+
+    /// Says what would be sent of each volume if a snapshot were taken now. Takes none.
+    package func explain() throws -> [Sender.Explanation] {
+        let groups = try groups()
+        return try zip(volumes, groups).map { volume, group in
+            try volume.check()
+            return try sender(volume).explain(
+                try volume.source(volume.volume, in: group, time: Clock.wall()))
+        }
+    }
+
+    /// Brings the standby to a new point in time.
+    ///
+    /// - Returns: for each volume what was sent: first a generation that an earlier run had begun, if there was one.
+    package func send() throws -> [[Sender.Outcome]] {
+        for volume in volumes { try volume.check() }
+        let locks = try volumes.map { try $0.lock() }
+        // A standby that takes nothing is found out before anything is frozen.
+        for volume in volumes {
+            if let refusal = SendError(refusalIn: try sender(volume).explain(nil)) { throw refusal }
+        }
+        try sweep(try groups())
+        var outcomes = volumes.map { _ in [Sender.Outcome]() }
+        func send(_ moments: [Moment]) throws {
+            for (index, outcome) in try transmit(moments, locks).enumerated() {
+                outcomes[index].append(outcome)
+            }
+        }
+        if let unfinished = try unfinished() {
+            try send(unfinished)
+            try sweep(try groups())
+        }
+        do {
+            let taken = try take()
+            try send(taken)
+            try sweep(taken.map(\.group))
+        } catch {
+            // The snapshot of a generation that was begun stays; one that nobody names goes.
+            if let now = try? groups() { try? sweep(now) }
+            throw error
+        }
+        return outcomes
+    }
+
+    private func sender(_ volume: LiveVolume) -> Sender {
+        Sender(home, volume.options.sender, report: report)
+    }
+
+    private func transmit(
+        _ moments: [Moment], _ locks: [SendLock]
+    ) throws -> [Sender.Outcome] {
+        let sources = try zip(volumes, moments).map { volume, moment in
+            try volume.source(moment.snapshot, in: moment.group, time: moment.time)
+        }
+        if volumes.count == 1 { return [try sender(volumes[0]).send(sources[0], locks[0])] }
+        return try GroupSender(home, report: { [report] in report($1) }).send(
+            zip(volumes, sources).map {
+                GroupSender.Member(source: $1, options: $0.options.sender)
+            },
+            locks)
+    }
+
+    // MARK: Snapshots
+
+    /// The volumes' groups as they are now, one for each volume.
+    private func groups() throws -> [VolumeGroup] {
+        var known: [String: VolumeGroup] = [:]
+        return try volumes.map { volume in
+            let name = volume.volume.group
+            let group = try known[name] ?? VolumeGroup(name)
+            known[name] = group
+            return group
+        }
+    }
+
+    private func sweep(_ groups: [VolumeGroup]) throws {
+        for (volume, group) in zip(volumes, groups) { try volume.sweep(group) }
+    }
+
+    /// The snapshots of the unfinished generations, active; nothing unless every volume has one, and all of them
+    /// were taken together: those of single sends that were interrupted are no group.
+    private func unfinished() throws -> [Moment]? {
+        if volumes.count > 1 {
+            let begun = try volumes.map { try $0.unfinishedGroup() }
+            guard let group = begun[0], begun.allSatisfy({ $0 == group }),
+                group.members == volumes.count
+            else { return nil }
+        }
+        let found = try zip(volumes, try groups()).map { try $0.unfinishedSnapshot(in: $1) }
+        let ids = found.compactMap { $0?.uuid }
+        guard ids.count == volumes.count else { return nil }
+        return try zip(ids, try groups()).map { id, group in
+            guard let snapshot = group.volume(uuid: id) else { throw LVMError.notFound(id) }
+            return (snapshot, group, snapshot.createdAt * nanosecondsPerSecond)
+        }
+    }
+
+    /// Takes the new snapshots between the hooks.
+    private func take() throws -> [Moment] {
+        let names = volumes.map { $0.newSnapshotName() }
+        var time: UInt64 = 0
+        try hooks.around(volumes.map(\.volume.fullName)) {
+            if volumes.count == 1 {
+                try volumes[0].create(names[0])
+                time = Clock.wall()
+            } else {
+                time = try takeTogether(names)
+            }
+        }
+        func found(_ name: String, _ group: VolumeGroup) throws -> LogicalVolume {
+            guard let snapshot = group.volume(named: name) else { throw LVMError.notFound(name) }
+            return snapshot
+        }
+        var groups = try groups()
+        let inactive = try zip(names, groups).map(found).filter { $0.device == nil }
+        if !inactive.isEmpty {
+            for snapshot in inactive { try VolumeGroup.activate(snapshot) }
+            groups = try self.groups()
+        }
+        return try zip(names, groups).map { (try found($0, $1), $1, time) }
+    }
+
+    /// Takes snapshots of all volumes while all of them stand still.
+    ///
+    /// LVM resumes a volume when it has taken its snapshot. What is written to that volume from then on is in no
+    /// snapshot, and nothing that depends on it can be in another: the others still stand still.
+    private func takeTogether(_ names: [String]) throws -> UInt64 {
+        let members = Array(zip(volumes, names))
+        for (volume, name) in members where volume.volume.isThin {
+            try volume.create(name, isToBeRenewed: true)
+        }
+        let groups = try groups()
+        var time: UInt64 = 0
+        try SuspendWindow.around(volumes.map(\.volume), needed: [home.path]) {
+            for ((volume, name), group) in zip(members, groups) where volume.volume.isThin {
+                guard let snapshot = group.volume(named: name) else {
+                    throw LVMError.notFound(name)
+                }
+                try ThinPool.renew(snapshot, of: volume.volume)
+            }
+            for (volume, name) in members where !volume.volume.isThin { try volume.create(name) }
+            time = Clock.wall()
+        }
+        return time
+    }
+}

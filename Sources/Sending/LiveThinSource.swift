@@ -1,0 +1,115 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Blocks
+package import LVM
+package import Platform
+internal import ThinMetadata
+
+/// A snapshot in a thin pool of this host: what changed comes from the pool's metadata, the content from the
+/// snapshot's device.
+package final class LiveThinSource: Source {
+    private let snapshot: LogicalVolume
+    private let group: VolumeGroup
+    private let pool: LivePool
+    private let reader: AlignedReader
+    /// What the snapshot does not map, its external origin may.
+    private let hasExternalOrigin: Bool
+    package let summary: String
+    package let identity: String?
+    package let time: UInt64
+    package var volumeByteCount: UInt64 { reader.byteCount }
+
+    /// Opens an active snapshot.
+    ///
+    /// - Parameter time: nanoseconds since 1970-01-01 UTC at which it was taken.
+    package init(
+        _ snapshot: LogicalVolume, in group: VolumeGroup, pool: LivePool, time: UInt64
+    ) throws {
+        self.snapshot = snapshot
+        self.group = group
+        self.pool = pool
+        self.time = time
+        guard let device = snapshot.device else {
+            throw SourceError.invalid(path: snapshot.fullName, reason: "it is not active")
+        }
+        hasExternalOrigin = pool.hasExternalOrigin
+        let path = try device.path()
+        do throws(SystemCallError) { reader = try AlignedReader(path: path) } catch {
+            throw SourceError.unreadable(error)
+        }
+        summary = "thin snapshot \(snapshot.fullName)"
+        identity = try pool.read { try pool.identity(of: snapshot, in: $0) }
+    }
+
+    package func forEachExtent(_ body: (Change) throws -> Void) throws {
+        try reading { metadata, device in
+            var list = try metadata.fullChanges(of: device, volumeByteCount: volumeByteCount)
+            try forward({ try list.next() }, to: body)
+        }
+    }
+
+    package func forEachChange(since base: String, _ body: (Change) throws -> Void) throws {
+        guard base.hasPrefix("lvm-thin "), let uuid = LiveIdentity.snapshotUUID(base) else {
+            throw SourceError.noProof(
+                reason:
+                    "the standby's generation was not made from a snapshot in a thin pool of this host"
+            )
+        }
+        guard let older = group.volume(uuid: uuid) else {
+            throw SourceError.noProof(
+                reason:
+                    "the snapshot that the standby's generation was made from is gone from volume group "
+                    + "\(group.name) (its id was \(uuid))")
+        }
+        guard older.originUUID == snapshot.originUUID || older.originUUID == snapshot.uuid else {
+            throw SourceError.noProof(
+                reason:
+                    "\(older.fullName), which the standby's generation was made from, is a snapshot of "
+                    + "'\(older.origin)', and not of '\(snapshot.origin)'")
+        }
+        guard !older.isMerging else {
+            throw SourceError.noProof(
+                reason:
+                    "\(older.fullName), which the standby's generation was made from, is being merged"
+            )
+        }
+        try reading { metadata, device in
+            guard try pool.identity(of: older, in: metadata) == base else {
+                throw SourceError.noProof(
+                    reason:
+                        "\(older.fullName) is no longer what was sent: it was written, or the thin pool was "
+                        + "repaired")
+            }
+            var list = try metadata.changes(
+                from: try pool.device(of: older, in: metadata).deviceID, to: device,
+                volumeByteCount: volumeByteCount)
+            try forward({ try list.next() }, to: body)
+        }
+    }
+
+    private func reading(_ body: (ThinMetadataReader, UInt32) throws -> Void) throws {
+        try pool.read { metadata in
+            guard try pool.identity(of: snapshot, in: metadata) == identity || !snapshot.isReadOnly
+            else {
+                throw SourceError.noProof(reason: "\(snapshot.fullName) was written meanwhile")
+            }
+            try body(metadata, try pool.device(of: snapshot, in: metadata).deviceID)
+        }
+    }
+
+    private func forward(
+        _ next: () throws -> Change?, to body: (Change) throws -> Void
+    ) throws {
+        var coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
+        while var change = try next() {
+            if hasExternalOrigin { change.kind = .data }
+            if let done = coalescer.add(change) { try body(done) }
+        }
+        if let last = coalescer.finish() { try body(last) }
+    }
+
+    package func read(_ extent: Extent, into memory: AlignedBuffer) throws {
+        try reader.read(at: extent.offset, into: memory, at: 0, count: Int(extent.length))
+    }
+}

@@ -1,0 +1,210 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Digests
+package import LVM
+internal import Platform
+internal import TLS
+internal import Wire
+
+/// How large the store of a new classic snapshot is to be.
+package enum StoreSize: Equatable, Sendable {
+    case bytes(UInt64)
+    /// Of the origin.
+    case percent(UInt64)
+
+    /// The arguments of lvcreate.
+    var arguments: [String] {
+        switch self {
+        case .bytes(let count): ["--size", "\(count)b"]
+        case .percent(let percent): ["--extents", "\(percent)%ORIGIN"]
+        }
+    }
+}
+
+/// A logical volume in use, where it goes, and the snapshots that are kept for that.
+package final class LiveVolume {
+    /// How one volume is sent.
+    package struct Options: Sendable {
+        package var sender: Sender.Options
+        /// Of a classic snapshot; nothing derives it from what was sent so far.
+        package var storeSize: StoreSize?
+        /// Of a classic snapshot, in bytes; nothing takes LVM's default.
+        package var chunkByteCount: UInt64?
+        /// How long to wait for a pool's metadata snapshot that somebody else holds.
+        package var waitSeconds: Int
+
+        package init(
+            sender: Sender.Options, storeSize: StoreSize?, chunkByteCount: UInt64?, waitSeconds: Int
+        ) {
+            self.sender = sender
+            self.storeSize = storeSize
+            self.chunkByteCount = chunkByteCount
+            self.waitSeconds = waitSeconds
+        }
+    }
+
+    /// The volume, as LVM reported it at first.
+    let volume: LogicalVolume
+    let options: Options
+    private let home: SourceHome
+    private let key: KeyID
+    private let warn: (String) -> Void
+
+    /// - Parameter warn: hears what the user should know although the send goes on.
+    package init(
+        _ volume: LogicalVolume, _ options: Options, home: SourceHome,
+        warn: @escaping (String) -> Void
+    ) throws {
+        self.volume = volume
+        self.options = options
+        self.home = home
+        self.warn = warn
+        key = try home.identity().keyID
+    }
+
+    private func replica() throws -> Replica? {
+        try home.catalog.replica(options.sender.volume, at: options.sender.receiver)
+    }
+
+    func lock() throws -> SendLock {
+        try home.lock(options.sender.receiver, options.sender.volume)
+    }
+
+    /// Refuses what no snapshot can be taken of.
+    func check() throws {
+        switch volume.kind {
+        case .thin, .plain: break
+        case .snapshot:
+            throw SourceError.invalid(
+                path: volume.fullName,
+                reason:
+                    "it is a classic snapshot, of which no snapshot can be taken; name its origin, "
+                    + "\(volume.group)/\(volume.origin)")
+        case .component:
+            throw SourceError.invalid(
+                path: volume.fullName, reason: "it is a pool or a part of a volume, and no volume")
+        }
+        guard !volume.isMerging else {
+            throw SourceError.invalid(
+                path: volume.fullName,
+                reason: "a snapshot is being merged into it; wait until that is done")
+        }
+        guard volume.device != nil else {
+            throw SourceError.invalid(
+                path: volume.fullName,
+                reason: "it is not active; activate it with: lvchange -ay \(volume.fullName)")
+        }
+    }
+
+    // MARK: Snapshots
+
+    /// "vol_blockferry_1a2b3c4d".
+    func newSnapshotName() -> String {
+        let suffix = SecureRandom.bytes(4).map { byte in
+            let text = String(byte, radix: 16)
+            return text.utf8.count == 1 ? "0" + text : text
+        }.joined()
+        // LVM takes names of 127 characters, and makes longer ones of them.
+        return "\(volume.name.prefix(90))_blockferry_\(suffix)"
+    }
+
+    /// Takes a snapshot of it.
+    ///
+    /// - Parameter isToBeRenewed: of a thin volume: it stays inactive, and gets its content later.
+    func create(_ name: String, isToBeRenewed: Bool = false) throws {
+        do {
+            try VolumeGroup.createSnapshot(
+                of: volume, named: name,
+                tags: SnapshotTags.new(options.sender.receiver, options.sender.volume, key)
+                    + (isToBeRenewed ? [ThinPool.renewedTag] : []),
+                store: volume.isThin ? nil : try storeArguments(), isActive: !isToBeRenewed)
+        } catch LVMError.command(let error) where error.message.contains("suspend ioctl") {
+            throw LVMError.refused(
+                "\(error). LVM freezes the file system on the volume itself, and kernels before 6.8 refuse "
+                    + "that where it is frozen already: let --pre-snapshot flush the application, and leave "
+                    + "the freezing to LVM")
+        }
+    }
+
+    /// Three times the most that changed between two of the last generations; a fifth of the origin as long as
+    /// nothing is known.
+    private func storeSize() throws -> StoreSize {
+        if let size = options.storeSize { return size }
+        let most = try home.catalog.history(
+            receiver: options.sender.receiver, volume: options.sender.volume, limit: 10
+        ).filter { $0.number > 1 }.map(\.changedBytes).max()
+        guard let most else { return .percent(20) }
+        let least: UInt64 = 64 << 20
+        let wanted = most.multipliedReportingOverflow(by: 3)
+        return .bytes(
+            min(max(wanted.overflow ? .max : wanted.partialValue, least), volume.byteCount))
+    }
+
+    private func storeArguments() throws -> [String] {
+        try storeSize().arguments
+            + (options.chunkByteCount.map { ["--chunksize", "\($0)b"] } ?? [])
+    }
+
+    /// Opens a snapshot of it, or the volume itself to look at.
+    func source(
+        _ snapshot: LogicalVolume, in group: VolumeGroup, time: UInt64
+    ) throws -> any Source {
+        if snapshot.isThin {
+            let pool = try LivePool(
+                of: snapshot, in: group, home: home, waitSeconds: options.waitSeconds)
+            return try LiveThinSource(snapshot, in: group, pool: pool, time: time)
+        }
+        return try LiveSnapshotSource(snapshot, in: group, time: time, warn: warn)
+    }
+
+    /// The group of the unfinished generation.
+    func unfinishedGroup() throws -> Group? { try replica()?.transfer?.begin.group }
+
+    /// The snapshot of the unfinished generation, active; nothing if there is none or it is of no use any more.
+    func unfinishedSnapshot(in group: VolumeGroup) throws -> LogicalVolume? {
+        guard let uuid = try replica()?.transfer.flatMap({ LiveIdentity.snapshotUUID($0.base) }),
+            let snapshot = group.volume(uuid: uuid), snapshot.originUUID == volume.uuid,
+            !snapshot.isMerging
+        else { return nil }
+        if snapshot.kind == .snapshot, let device = snapshot.device,
+            case .invalid = try DeviceMapper.snapshotStatus(device)
+        {
+            return nil
+        }
+        if snapshot.device == nil { try VolumeGroup.activate(snapshot) }
+        return snapshot
+    }
+
+    /// Removes our snapshots for this standby and volume that are neither the base nor of the unfinished generation.
+    func sweep(_ group: VolumeGroup) throws {
+        let replica = try replica()
+        for volume in group.volumes {
+            guard let own = SnapshotTags.own(volume, key), own.receiver == options.sender.receiver,
+                own.name == options.sender.volume,
+                replica?.role(of: volume) ?? .leftover == .leftover
+            else { continue }
+            try remove(volume, in: group)
+        }
+    }
+
+    private func remove(_ snapshot: LogicalVolume, in group: VolumeGroup) throws {
+        let tag = SnapshotTags.ofSource(key)
+        do { try VolumeGroup.removeSnapshot(snapshot, tag: tag) } catch {
+            guard snapshot.tags.contains(ThinPool.renewedTag),
+                let origin = group.volume(uuid: snapshot.originUUID),
+                (try? ThinPool.restore(snapshot, of: origin)) != nil
+            else { throw error }
+            try VolumeGroup.removeSnapshot(snapshot, tag: tag)
+        }
+    }
+}
+
+extension LogicalVolume {
+    /// Whether it is a volume in a thin pool.
+    package var isThin: Bool {
+        if case .thin = kind { return true }
+        return false
+    }
+}

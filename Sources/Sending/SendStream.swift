@@ -1,0 +1,105 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Connection
+internal import Platform
+internal import Session
+internal import Synchronization
+internal import Wire
+
+/// The network's part of a transfer: takes what the pipeline made, and never has more on the way than one
+/// sealed segment and the one being filled.
+struct SendStream {
+    private let dialogue: Dialogue
+    private let pipeline: Pipeline
+    private let seals: SealsFile
+    private let plan: SendPlan
+    private let report: (Sender.Report) -> Void
+    private var window: (start: UInt64, bytes: UInt64)
+    /// Segments that are durable on the standby.
+    private(set) var acknowledged: UInt64
+    /// Whether the generation waits on the standby for its group.
+    private(set) var isPrepared = false
+
+    /// Below this many bytes a second the network counts as slow, and compression pays.
+    private static let slowBytesPerSecond: UInt64 = 150_000_000
+
+    init(
+        _ dialogue: Dialogue, _ pipeline: Pipeline, _ seals: SealsFile, _ plan: SendPlan,
+        _ report: @escaping (Sender.Report) -> Void
+    ) {
+        self.dialogue = dialogue
+        self.pipeline = pipeline
+        self.seals = seals
+        self.plan = plan
+        self.report = report
+        acknowledged = UInt64(seals.seals.count)
+        window = (Clock.monotonic(), dialogue.connection.byteCount)
+    }
+
+    /// Sends everything, commits, and waits for COMMITTED or PREPARED; `keep` is called before COMMIT is sent.
+    mutating func run(
+        _ keep: (GenerationRecord) throws -> Void
+    ) throws -> GenerationRecord {
+        while true {
+            while let action = try dialogue.poll() { try note(action) }
+            if dialogue.session.unacknowledgedSegments > 1 {
+                try dialogue.connection.wait(nil)
+                continue
+            }
+            guard let item = pipeline.outgoing.tryPop() else {
+                if let error = pipeline.failure.error { throw error }
+                guard !pipeline.outgoing.isFinished else {
+                    throw SendError.brokenProtocol("the pipeline ended early")
+                }
+                pipeline.networkIsSlow.store(false, ordering: .relaxed)
+                try dialogue.connection.wait(pipeline.notifier)
+                continue
+            }
+            switch item {
+            case .record(let record, let lease, let offset):
+                try dialogue.connection.send(record, lease?.memory, at: offset)
+                measure()
+            case .seal(let seal):
+                try seals.append(seal)
+                dialogue.session.sealed(seal)
+                try dialogue.connection.send(seal)
+            case .end(let record):
+                try keep(record)
+                dialogue.session.commit(record)
+                try dialogue.connection.send(record)
+                while !dialogue.session.isDone { try note(try dialogue.next()) }
+                return record
+            }
+        }
+    }
+
+    private mutating func note(_ action: SenderSession.Action) throws {
+        switch action {
+        case .acknowledged(let count):
+            acknowledged = count
+            let done = seals.seals.prefix(Int(count)).reduce(0) { $0 + $1.content }
+            report(Sender.Report(phase: .sending, done: done, total: plan.content))
+        case .progress(let progress):
+            report(
+                Sender.Report(
+                    phase: progress.phase == .proving ? .proving : .applying, done: progress.done,
+                    total: progress.total))
+        case .prepared: isPrepared = true
+        default: break
+        }
+    }
+
+    /// The network is slow if the pipeline waits for it, and little gets through.
+    private mutating func measure() {
+        let now = Clock.monotonic()
+        let elapsed = now - window.start
+        guard elapsed > nanosecondsPerSecond / 5 else { return }
+        let bytes = dialogue.connection.byteCount - window.bytes
+        let isSlow =
+            pipeline.outgoing.isFull
+            && bytes < Self.slowBytesPerSecond / 5 * (elapsed / (nanosecondsPerSecond / 5))
+        pipeline.networkIsSlow.store(isSlow, ordering: .relaxed)
+        window = (now, dialogue.connection.byteCount)
+    }
+}

@@ -1,0 +1,66 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Connection
+internal import Session
+internal import Wire
+
+/// Where a sender stands with a standby, once nothing is in doubt any more.
+struct Settled {
+    var decision: Lineage.Decision
+    var standby: StandbyState
+    var replica: Replica
+
+    /// Whether the standby has something of the unfinished transfer.
+    var isResuming: Bool {
+        switch decision {
+        case .full(let resume), .delta(_, let resume): resume
+        case .prepared(let isPending): isPending
+        case .pendingIsCommitted, .refuse: false
+        }
+    }
+}
+
+extension Sender {
+    /// Decides; finds out first what became of a generation in doubt.
+    ///
+    /// - Parameter keepingPrepared: whether a prepared generation of this side's own may stay, and be the
+    ///   decision. Any other is abandoned.
+    func settle(
+        _ dialogue: Dialogue, _ first: StandbyState, keepingPrepared: Bool
+    ) throws -> Settled {
+        var standby = first
+        // One generation can be in doubt, and one in the way; a third round has nothing left to do.
+        for _ in 0..<3 {
+            let replica = try replica()
+            let decision = Lineage.decide(Self.memory(of: replica), standby)
+            switch decision {
+            case .pendingIsCommitted:
+                try commitPending()
+            case .prepared(isPending: true) where keepingPrepared:
+                return Settled(decision: decision, standby: standby, replica: replica)
+            case .prepared:
+                // Only the standby's answer says that its group cannot become complete any more: until then the
+                // catalog keeps the generation in doubt.
+                standby = try abandon(standby.transfer, dialogue)
+            case .full, .delta, .refuse:
+                return Settled(decision: decision, standby: standby, replica: replica)
+            }
+        }
+        throw SendError.brokenProtocol("the standby's state contradicts itself")
+    }
+
+    private func abandon(
+        _ transfer: TransferID, _ dialogue: Dialogue
+    ) throws -> StandbyState {
+        guard !transfer.isNone else {
+            throw SendError.brokenProtocol("a generation without a transfer is prepared")
+        }
+        try dialogue.connection.send(dialogue.session.abandon(transfer))
+        guard case .decide(let standby) = try dialogue.next() else {
+            throw SendError.brokenProtocol("no state")
+        }
+        return standby
+    }
+}

@@ -1,0 +1,67 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Catalog
+internal import Digests
+package import LVM
+internal import Platform
+package import Wire
+
+/// A snapshot that this program has made, known by the tags that it got in the command that made it.
+package struct OwnSnapshot {
+    package let volume: LogicalVolume
+    /// The standby that it is kept for.
+    package let receiver: ReceiverName
+    /// The volume there.
+    package let name: VolumeName
+}
+
+/// The tags on our snapshots.
+enum SnapshotTags {
+    private static let mark = "blockferry"
+    private static let receiver = "blockferry.to="
+    private static let volume = "blockferry.volume="
+    private static let source = "blockferry.source="
+    private static let boot = "blockferry.boot="
+
+    /// The tag that only this source host's snapshots have.
+    static func ofSource(_ key: KeyID) -> String {
+        source + "\(key.digest)".prefix(16)
+    }
+
+    /// What a new snapshot is tagged with.
+    static func new(
+        _ receiverName: ReceiverName, _ volumeName: VolumeName, _ key: KeyID
+    ) -> [String] {
+        [
+            mark, receiver + receiverName.text, volume + volumeName.text, ofSource(key),
+            boot + bootID,
+        ]
+    }
+
+    /// Recognises a snapshot of this source host.
+    static func own(_ lv: LogicalVolume, _ key: KeyID) -> OwnSnapshot? {
+        func value(_ prefix: String) -> String? {
+            lv.tags.first { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
+        }
+        // A snapshot that has lost its origin may be all that somebody has left of it, and is not ours any more. The
+        // store of a classic snapshot that lvcreate could not finish has none yet.
+        guard lv.tags.contains(mark), lv.tags.contains(ofSource(key)),
+            !lv.originUUID.isEmpty || lv.kind == .plain,
+            let receiver = value(receiver).flatMap({ ReceiverName($0) }),
+            let name = value(volume).flatMap({ VolumeName($0) })
+        else { return nil }
+        return OwnSnapshot(volume: lv, receiver: receiver, name: name)
+    }
+
+    /// Whether a snapshot was made since the host was started.
+    static func isOfThisBoot(_ lv: LogicalVolume) -> Bool {
+        !bootID.isEmpty && lv.tags.contains(boot + bootID)
+    }
+
+    /// The first part of the kernel's name for this run of the host.
+    private static let bootID: String = {
+        let bytes = try? File(path: "/proc/sys/kernel/random/boot_id").readBytes(at: 0, count: 64)
+        return String(decoding: (bytes ?? []).prefix { $0 != UInt8(ascii: "-") }, as: UTF8.self)
+    }()
+}

@@ -1,0 +1,308 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every command of docs/OPERATIONS.md, in the order of the text and as it is written there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+
+import devices
+from devices import MIB
+from harness import ROOT, Disks, KernelTest, Volumes, acceptance, command, until
+
+MANUAL = ROOT / "docs/OPERATIONS.md"
+# Fewer commands than this are not the manual.
+LEAST_COMMANDS, LEAST_FAILING, LEAST_COMPARED, LEAST_LINES = 90, 8, 15, 40
+
+# What the manual writes and what is run in its place. There is nothing else.
+#
+#   HOST#               a shell of root in that host's own mount and UTS namespaces: its own /etc, /var/lib, /srv, name
+#   HOST$               the same as the user that the daemon's unit names
+#   bf1.…               the invitation that was printed last
+#   .build/release      the directory of the programs under test
+#   standby1, source1   127.0.0.1 and 127.0.0.2, in /etc/hosts; /etc/default/blockferryd makes each daemon listen there,
+#                       since both hosts have one network
+#   udev                there is none: the rules file that the manual installs is followed before and after each command
+#   ```sh               what needs systemd, apt or a firewall is not run, but for `systemctl VERB blockferryd`, which is
+#                       done as the unit says: its ExecStart, User and EnvironmentFile
+INVITATION, PROGRAMS = "bf1.…", ".build/release"
+ADDRESSES = {"standby": "127.0.0.1", "source": "127.0.0.2"}
+UNIT = pathlib.Path("usr/lib/systemd/system/blockferryd.service")
+NOT_RUN = ("apt", "make", "nft", "systemctl", "udevadm", "journalctl")
+
+
+@dataclass
+class Step:
+    """A command, the exit code that it must have, and what the manual shows of its output."""
+
+    line: int
+    host: str
+    is_root: bool
+    text: str
+    code: int
+    is_run: bool
+    shown: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"OPERATIONS.md:{self.line}: {self.host}{'#' if self.is_root else '$'} {self.text}"
+
+
+PROMPT = re.compile(r"(source|standby)([#$]) (\S.*)")
+
+
+def steps_of(text: str) -> list[Step]:
+    """Every command of the manual. A prompt outside the two kinds of blocks is a mistake."""
+    steps: list[Step] = []
+    fence, unfinished = None, False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("```"):
+            assert not unfinished, f"line {number}: a command without its end"
+            fence = line[3:] if fence is None else None
+            assert fence in (None, "console", "sh", "text"), f"line {number}: a block of kind {fence!r}"
+            continue
+        if unfinished:
+            steps[-1].text += " " + line.strip().removesuffix("\\").rstrip()
+            unfinished = line.endswith("\\")
+            continue
+        found = PROMPT.fullmatch(line)
+        if found and fence in ("console", "sh"):
+            command_line, _, code = found[3].partition("  # exit ")
+            unfinished = command_line.endswith("\\")
+            steps.append(Step(number, found[1], found[2] == "#", command_line.removesuffix("\\").rstrip(),
+                              int(code or 0), fence == "console"))
+            continue
+        assert not PROMPT.match(line.strip()), f"line {number}: a command outside of a block"
+        if fence in ("console", "sh"):
+            assert steps and fence == "console", f"line {number}: neither a command nor the output of one"
+            steps[-1].shown.append(line)
+    assert fence is None and not unfinished
+    return steps
+
+
+# What differs from run to run. Everything else of the output that the manual shows must be there.
+VARYING = (
+    (re.compile(r"bf1\.\S+"), "INVITATION"),
+    (re.compile(r"\b[A-Z2-7]{7}(-[A-Z2-7]{7}){7}\b|\b[A-Z2-7]{7}-…"), "KEY"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
+    (re.compile(r"_blockferry_[0-9a-f]{8}\b"), "_blockferry_ID"),
+    (re.compile(r"\b[0-9a-f]{12}\b|\([0-9a-f]{8}\)"), "ID"),
+    (re.compile(r"\b(\d+[dhms])+\b"), "AGE"),
+    (re.compile(r"\d+(\.\d+)?( (bytes|[KMG]iB))?"), "N"),
+    (re.compile(r"\s+"), " "),
+)
+
+
+def shape(line: str) -> str:
+    for pattern, name in VARYING:
+        line = pattern.sub(name, line)
+    return line.strip()
+
+
+def is_shown(line: str, output: str) -> bool:
+    """Whether the output has the line, up to what varies; an ellipsis stands for anything."""
+    parts = [re.escape(part.strip()) for part in shape(line).split("…")]
+    pattern = re.compile(".*".join(parts))
+    return bool(pattern.search(shape(output))) if "…" in line else pattern.pattern in re.escape(shape(output))
+
+
+class Host:
+    """A host of the manual."""
+
+    def __init__(self, name: str, where: pathlib.Path) -> None:
+        self.name, self.where = name, where
+        self.daemon: subprocess.Popen | None = None
+        where.mkdir()
+        command("cp", "-a", "/etc", where / "etc")
+        for directory in ("lib", "srv", "mnt"):
+            (where / directory).mkdir()
+        with open(where / "etc/hosts", "a") as hosts:
+            hosts.writelines(f"{address} {host}1\n" for host, address in ADDRESSES.items())
+        (where / "etc/default/blockferryd").write_text(f"BLOCKFERRYD_LISTEN={ADDRESSES[name]}:7441\n")
+        script = (f"hostname {name}1; cd {shlex.quote(str(where))}; mount --bind lib /var/lib; mount --bind srv /srv; "
+                  "mount --bind mnt /mnt; mount --bind etc /etc; echo ready; exec sleep 7200")
+        self.inside = subprocess.Popen(["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script],
+                                       stdout=subprocess.PIPE, text=True)
+        assert self.inside.stdout and self.inside.stdout.readline() == "ready\n", "no namespaces"
+
+    def close(self) -> None:
+        self.stop()
+        self.inside.kill()
+        self.inside.wait()
+        if self.inside.stdout:
+            self.inside.stdout.close()
+
+    def arguments(self, user: str, text: str) -> list[str]:
+        become = [] if user == "root" else ["runuser", "-u", user, "--"]
+        return ["nsenter", "--mount", "--uts", f"--target={self.inside.pid}", "--wd=" + str(ROOT), *become,
+                "bash", "-c", text]
+
+    def run(self, user: str, text: str, timeout: float = 120) -> subprocess.CompletedProcess:
+        return subprocess.run(self.arguments(user, text), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=timeout, stdin=subprocess.DEVNULL)
+
+    # In the place of udev and systemd
+
+    def follow_rules(self) -> None:
+        """Gives the nodes of the targets to the daemon's group, as the rules file says."""
+        rules = self.where / "etc/udev/rules.d/60-blockferry-targets.rules"
+        if not rules.exists():
+            return
+        text = rules.read_text()
+        group, mode = re.findall(r'^GROUP="(\w+)", MODE="(\d+)"$', text, re.M)[0]
+        number = int(re.findall(rf"^{group}:x:(\d+):", (self.where / "etc/group").read_text(), re.M)[0])
+        for names in re.findall(r'DM_VG_NAME}=="([^"]+)", ENV{DM_LV_NAME}=="([^"]+)"', text):
+            node = "/dev/mapper/" + "-".join(name.replace("-", "--") for name in names)
+            if os.path.exists(node):
+                os.chown(node, -1, number)
+                os.chmod(node, int(mode, 8))
+
+    def unit(self) -> dict[str, str]:
+        """What the unit and its drop-ins say; the last one counts."""
+        files = ["/" + str(UNIT), *sorted((self.where / "etc/systemd/system/blockferryd.service.d").glob("*.conf"))]
+        facts = {}
+        for path in files:
+            for line in pathlib.Path(path).read_text().splitlines():
+                key, separator, value = line.partition("=")
+                if separator and key.isalpha():
+                    facts[key] = value
+        return facts
+
+    def service(self, verb: str) -> None:
+        assert verb in ("start", "stop", "restart", "enable --now"), verb
+        if verb in ("stop", "restart"):
+            self.stop()
+        if verb != "stop":
+            self.start()
+
+    def start(self) -> None:
+        facts = self.unit()
+        user = facts["User"]
+        state = "/var/lib/" + facts["StateDirectory"]
+        self.run("root", f"chown -R {user}: {state} && chmod {facts['StateDirectoryMode']} {state}")
+        self.follow_rules()
+        environment = facts["EnvironmentFile"].removeprefix("-")
+        log = self.where / "daemon.log"
+        log.touch()
+        before = log.read_text().count("listening on ")
+        with open(log, "ab") as sink:
+            self.daemon = subprocess.Popen(self.arguments(user, f". {environment}; exec {facts['ExecStart']}"),
+                                           stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+        until(20, lambda: log.read_text().count("listening on ") > before or self.daemon.poll() is not None)
+        if self.daemon.poll() is not None or log.read_text().count("listening on ") == before:
+            raise AssertionError("the daemon does not listen: " + log.read_text())
+
+    def stop(self) -> None:
+        if self.daemon:
+            self.daemon.terminate()
+            self.daemon.wait(30)
+            self.daemon = None
+
+
+class OperationsTests(KernelTest):
+    def setUp(self) -> None:
+        Disks.prepare()
+        Disks.wipe()
+        # What the reader has: a volume in a thin pool and one outside, mounted, and room on the standby.
+        self.source, self.standby = Volumes("vg0", Disks.source), Volumes("backup", Disks.standby)
+        self.source.make()
+        self.standby.make()
+        self.source.pool("pool", size=256 * MIB)
+        self.source.thin("home", 96 * MIB)
+        self.source.thick("mail", 64 * MIB)
+        where = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, where)
+        self.hosts = {}
+        for name in ADDRESSES:
+            self.hosts[name] = Host(name, where / name)
+            self.addCleanup(self.hosts[name].close)
+        for name in ("home", "mail"):
+            command("mkfs.ext4", "-q", self.source.path(name))
+            done = self.hosts["source"].run(
+                "root", f"mkdir /srv/{name} && mount /dev/vg0/{name} /srv/{name} && "
+                f"dd if=/dev/urandom of=/srv/{name}/old bs=1M count=20 conv=fsync")
+            self.assertEqual(done.returncode, 0, done.stdout)
+        self.invitation = ""
+        self.compared = self.lines = 0
+
+    def test_every_command_of_the_manual(self) -> None:
+        steps = steps_of(MANUAL.read_text())
+        ran = failing = 0
+        for step in steps:
+            if step.is_run:
+                self.run_step(step)
+                ran += 1
+                failing += step.code != 0
+            else:
+                self.leave_out(step)
+        wanted = sum(step.is_run for step in steps)
+        print(f"operations manual: {ran} of {wanted} commands run, {failing} of them refused, {self.compared} copies "
+              f"compared, {self.lines} lines of output found, {len(steps) - wanted} commands left to systemd and others",
+              flush=True)
+        self.assertEqual(ran, wanted)
+        for count, least in ((ran, LEAST_COMMANDS), (failing, LEAST_FAILING), (self.compared, LEAST_COMPARED),
+                             (self.lines, LEAST_LINES)):
+            self.assertGreaterEqual(count, least)
+        self.assertLess(len(steps) - wanted, 16, "too much of the manual is not run")
+
+    test_every_command_of_the_manual.cost = 150
+
+    def run_step(self, step: Step) -> None:
+        host = self.hosts[step.host]
+        text = step.text
+        if INVITATION in text:
+            self.assertTrue(self.invitation, f"{step}: no invitation was printed before")
+            text = text.replace(INVITATION, self.invitation)
+        text = text.replace(PROGRAMS, str(acceptance.BIN))
+        for each in self.hosts.values():
+            each.follow_rules()
+        done = host.run("root" if step.is_root else host.unit()["User"], text)
+        print(f"{step}\n{done.stdout}", end="", flush=True)
+        self.assertEqual(done.returncode, step.code, f"{step}\n{done.stdout}")
+        if "blockferryd invite" in text:
+            self.invitation = done.stdout.strip()
+        for line in step.shown:
+            if line.strip() not in ("", "…"):
+                self.assertTrue(is_shown(line, done.stdout), f"{step}: the manual shows\n{line}\nand it printed\n{done.stdout}")
+                self.lines += 1
+        words = shlex.split(text)
+        if words[:2] == ["blockferry", "send"] and step.code == 0 and "--dry-run" not in words:
+            self.compare(step, words)
+
+    def leave_out(self, step: Step) -> None:
+        """What is not run: only what the guest has not. The service is started and stopped in its place."""
+        words = step.text.split()
+        self.assertIn(words[0], NOT_RUN, f"{step}: it belongs into a console block")
+        if words[0] == "systemctl" and words[-1] == "blockferryd":
+            print(f"{step} (as the unit says)", flush=True)
+            self.hosts[step.host].service(" ".join(words[1:-1]))
+
+    def compare(self, step: Step, words: list[str]) -> None:
+        """Every copy that the command has made is its snapshot, byte for byte."""
+        receiver = self.hosts["standby" if step.host == "source" else "source"]
+        listed = json.loads(receiver.run(receiver.unit()["User"], "blockferryd volumes --json").stdout)["volumes"]
+        targets = {entry["volume"]: entry["target"] for entry in listed}
+        sources = [word for word in words[2:] if re.fullmatch(r"(vg0|backup)/\w+", word)]
+        self.assertTrue(sources or "/" in words[2], step)
+        for source in sources:
+            group, volume = source.split("/")
+            volume = words[words.index("--volume") + 1] if "--volume" in words else volume
+            volumes = self.source if group == "vg0" else self.standby
+            found = [row["lv_name"] for row in volumes.rows("lv_name,lv_tags")
+                     if f"blockferry.volume={volume}" in row["lv_tags"].split(",")
+                     and any(tag.startswith("blockferry.to=") for tag in row["lv_tags"].split(","))]
+            self.assertEqual(len(found), 1, f"{step}: snapshots that are kept")
+            was_active = volumes.is_active(found[0])
+            if not was_active:
+                command("lvchange", "-qq", "-ay", "-K", f"{group}/{found[0]}")
+            self.assert_same(targets[volume], volumes.path(found[0]))
+            if not was_active:
+                command("lvchange", "-qq", "-an", f"{group}/{found[0]}")
+            self.compared += 1

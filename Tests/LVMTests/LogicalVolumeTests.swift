@@ -1,0 +1,90 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+import LVM
+import Platform
+import Testing
+
+@Suite("What lvs reports") struct LogicalVolumeTests {
+    /// Rows as LVM 2.03.16 prints them, with `changes` made to the first.
+    private static func report(_ changes: [String: String] = [:]) -> String {
+        var snapshot = [
+            "vg_name": "my-vg", "vg_uuid": "MZcaPs-acja-5UWk-onpH-KkRN-v2FM-pVJKwS",
+            "lv_name": "c1",
+            "lv_uuid": "vyfkH7-8VZc-OMgF-oYTv-fsvE-gFT1-TEE9nJ", "lv_size": "8388608",
+            "lv_tags": "",
+            "segtype": "linear", "pool_lv": "", "pool_lv_uuid": "", "origin": "th-ick",
+            "origin_uuid": "X13V5D-eHpd-ZGRP-JT5y-GFrP-32PS-5wddY3", "thin_id": "",
+            "transaction_id": "", "chunk_size": "4096", "lv_kernel_major": "254",
+            "lv_kernel_minor": "9", "data_percent": "0.00", "lv_time": "1795492362",
+            "lv_permissions": "read-only", "lv_merging": "",
+            "lv_role": "public,snapshot,thicksnapshot",
+        ]
+        var thin = snapshot
+        thin.merge([
+            "lv_name": "s1", "lv_uuid": "BlwnJa-uuSm-VK3x-W4Cu-lnT8-t7C0-8m3hVS",
+            "lv_size": "67108864",
+            "lv_tags": "blockferry,blockferry.to=standby", "segtype": "thin", "pool_lv": "[po-ol]",
+            "pool_lv_uuid": "p8tOcE-0ehr-vaI3-p35a-PhFQ-OcKk-L2OhH0", "origin": "th-in",
+            "thin_id": "2",
+            "transaction_id": "1", "chunk_size": "0", "lv_kernel_major": "-1",
+            "lv_kernel_minor": "-1",
+            "lv_permissions": "unknown", "lv_role": "public,snapshot,thinsnapshot",
+        ]) { $1 }
+        var hidden = snapshot
+        hidden.merge([
+            "lv_name": "[po-ol_tmeta]", "lv_uuid": "MDNU4p-G1aF-ntQc-ilqR-ya5U-T4iD-5vSONm",
+            "origin": "", "origin_uuid": "", "lv_role": "private,thin,pool,metadata",
+        ]) { $1 }
+        snapshot.merge(changes) { $1 }
+        let rows = [snapshot, thin, hidden, snapshot].map { row in
+            "{" + row.map { "\"\($0)\":\"\($1)\"" }.joined(separator: ", ") + "}"
+        }
+        return "{\"report\":[{\"lv\":[\(rows.joined(separator: ","))]}]}"
+    }
+
+    @Test(
+        "classic and thin snapshots and hidden volumes are told apart, and rows of one volume merged"
+    )
+    func kinds() throws {
+        let volumes = try LogicalVolume.decode(Self.report())
+        #expect(volumes.map(\.name) == ["c1", "s1", "po-ol_tmeta"])
+        #expect(volumes[0].kind == .snapshot)
+        #expect(volumes[0].device == DeviceNumber(major: 254, minor: 9))
+        #expect(volumes[0].isReadOnly)
+        #expect(volumes[0].chunkByteCount == 4096)
+        #expect(
+            volumes[1].kind
+                == .thin(
+                    pool: "po-ol", poolUUID: "p8tOcE-0ehr-vaI3-p35a-PhFQ-OcKk-L2OhH0", deviceID: 2,
+                    transactionID: 1))
+        #expect(volumes[1].device == nil)
+        #expect(volumes[1].tags == ["blockferry", "blockferry.to=standby"])
+        #expect(volumes[2].kind == .component)
+    }
+
+    @Test(
+        "a row with a field missing or out of form is refused",
+        arguments: [
+            ["lv_size": "8m"], ["lv_size": ""], ["lv_size": "99999999999999999999"],
+            ["segtype": "thin"], ["segtype": "thin", "thin_id": "x", "transaction_id": "1"],
+        ])
+    func malformed(_ changes: [String: String]) {
+        #expect(throws: LVMError.self) { try LogicalVolume.decode(Self.report(changes)) }
+    }
+
+    @Test(
+        "what is no report is refused",
+        arguments: ["", "{}", "[]", "{\"report\":[{}]}", "{\"report\":[{\"lv\":[{}]}]}", "\u{0}"])
+    func noReport(_ text: String) {
+        #expect(throws: LVMError.self) { try LogicalVolume.decode(text) }
+    }
+
+    @Test("numbers of devices")
+    func deviceNumbers() {
+        #expect(DeviceNumber("253:4") == DeviceNumber(major: 253, minor: 4))
+        for text in ["", ":", "253", "253:", ":4", "253:4:1", "253:-1", "a:b", "4294967296:1"] {
+            #expect(DeviceNumber(text) == nil)
+        }
+    }
+}
