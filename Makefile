@@ -29,7 +29,7 @@ test-kernel: build ## Test with the device-mapper of a real kernel, in guests th
 	Tests/KernelTests/run
 
 soak: build ## 500 live increments of each kind, thin and classic, each compared
-	BLOCKFERRY_INCREMENTS=500 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 Tests/KernelTests/run live_increments
+	BLOCKFERRY_INCREMENTS=500 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=7200 Tests/KernelTests/run live_increments
 
 check: packages ## Format, imports, warnings, repository rules, deployment files
 	swift format lint --strict --recursive --parallel Sources Tests Fuzz Package.swift

@@ -72,6 +72,7 @@ let package = Package(
         module("ThinMetadata", ["Blocks"]),
         module("Wire", ["Blocks", "Digests"]),
         module("Session", ["Blocks", "Digests", "Wire"]),
+        module("TagMap", ["Blocks", "Digests"]),
         // MARK: Effects
         module("TLS", ["Blocks", "Digests", "Platform", "COpenSSL"]),
         module("Compression", ["Blocks", "CZstd"]),
@@ -82,6 +83,7 @@ let package = Package(
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
         module("LVM", ["Blocks", "Digests", "Platform"]),
+        module("MapStore", ["Blocks", "Digests", "Platform", "TagMap", "Wire"]),
         linuxModule("Staging", ["Blocks", "Digests", "Platform", "Wire", "Compression"]),
         module("Connection", ["Blocks", "Digests", "Platform", "Wire", "TLS"]),
         // MARK: Engines
@@ -89,13 +91,14 @@ let package = Package(
             "Sending",
             [
                 "Blocks", "Digests", "Platform", "SnapshotStore", "ThinMetadata", "Wire",
-                "Session", "TLS", "Connection", "Compression", "Catalog", "LVM",
+                "Session", "TLS", "Connection", "Compression", "Catalog", "LVM", "TagMap",
+                "MapStore",
             ]),
         linuxModule(
             "Receiving",
             [
                 "Blocks", "Digests", "Platform", "Wire", "Session", "TLS", "Connection",
-                "Catalog", "Staging", "LVM",
+                "Catalog", "Staging", "LVM", "TagMap", "MapStore",
             ]),
         // MARK: Programs
         module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
@@ -122,7 +125,12 @@ let package = Package(
         tests("PlatformTests", ["Blocks", "Platform"]),
         tests("SnapshotStoreTests", ["Blocks", "Platform", "SnapshotStore"]),
         tests("ThinMetadataTests", ["Blocks", "Platform", "ThinMetadata"]),
-        tests("WireTests", ["Blocks", "Digests", "Wire", "Platform", "Staging"]),
+        tests(
+            "WireTests",
+            ["Blocks", "Digests", "Wire", "Platform", "Staging", "TagMap", "MapStore"]),
+        tests("TagMapTests", ["Blocks", "Digests", "TagMap"]),
+        tests(
+            "MapStoreTests", ["Blocks", "Digests", "Platform", "TagMap", "Wire", "MapStore"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
         tests("LVMTests", ["LVM", "Platform"]),
@@ -149,7 +157,9 @@ let package = Package(
 // FUZZ=1 swift build -c release --scratch-path .build/fuzz --product blockferry-fuzz
 if Context.environment["FUZZ"] != nil {
     let instrumented: [SwiftSetting] = [.unsafeFlags(["-sanitize=fuzzer"])]
-    let parsers = ["Blocks", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session"]
+    let parsers = [
+        "Blocks", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap",
+    ]
     for target in package.targets where parsers.contains(target.name) {
         target.swiftSettings = (target.swiftSettings ?? []) + instrumented
     }

@@ -275,4 +275,5 @@ def report(results, gib):
     table(header + (["x wall", "x CPU"] if peer else []), rows)
 
 
-main()
+if __name__ == "__main__":
+    main()

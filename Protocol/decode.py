@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
-"""A strict decoder of the Blockferry protocol, written from Specification.md and StagingLog.md alone.
+"""A strict decoder of the Blockferry protocol, written from Specification.md, StagingLog.md,
+TagMap.md and ExportFile.md alone.
 
 Every decoder returns a dictionary of fields or raises `Refused` with the first violation in the order in which the text
 lists the checks. The reasons are listed in Vectors/README.md.
@@ -9,6 +10,11 @@ lists the checks. The reasons are listed in Vectors/README.md.
     decode.py vectors [DIR]                check every vector
     decode.py frames FILE                  decode the captured plaintext of one direction
     decode.py staging-log FILE             decode and verify a staging log
+    decode.py export FILE                  decode and verify an export file, but for its signature
+    decode.py tag-map FILE                 decode and verify a tag map
+    decode.py tag-map-update FILE          decode the updates of a tag map
+    decode.py map-root --volume FILE --key HEX --algorithm N [--size BYTES]
+                                           the root of a volume's tag map
     decode.py generation FILE|HEX          decode a generation record, show its id
     decode.py invitation STRING            decode an invitation
     decode.py peer-id HEX|STRING           convert and check a peer id
@@ -29,18 +35,30 @@ from pathlib import Path
 from typing import Any
 
 from checksums import crc32c, poly1305, xxh3
-from decoder.core import Context, Fields, Refused, printable, require
+from decoder.core import LARGEST_OFFSET, Context, Fields, Refused, printable, require
 from decoder.enrolment import base32_decode, base32_encode, decode_invitation, decode_peer_id, format_peer_id
+from decoder.export_file import decode_export_file
 from decoder.messages import decode_frame, decode_message
 from decoder.records import decode_record
 from decoder.staging_log import STAGED, decode_log_header, decode_segment, decode_staging_log
 from decoder.stream import Stream, decode_stream
+from decoder.tag_map import decode_tag_map, decode_tag_map_update, map_of_volume, page_count, summary
 from decoder.vectors import decode_vector, run_vectors
 
 # What a test or a tool imports from here.
-__all__ = ["Context", "Refused", "Stream", "decode_frame", "decode_invitation", "decode_log_header", "decode_message",
-           "decode_peer_id", "decode_record", "decode_segment", "decode_staging_log", "decode_stream", "decode_vector",
-           "format_peer_id", "printable"]
+__all__ = ["Context", "Refused", "Stream", "decode_export_file", "decode_frame", "decode_invitation",
+           "decode_log_header", "decode_message", "decode_peer_id", "decode_record", "decode_segment",
+           "decode_staging_log", "decode_stream", "decode_tag_map", "decode_tag_map_update", "decode_vector",
+           "format_peer_id", "map_of_volume", "printable"]
+
+
+def poly1305_by_words(key: bytes, message: bytes) -> bytes:
+    """RFC 8439, 2.5.1, as it stands there."""
+    r = int.from_bytes(key[:16], "little") & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
+    acc = 0
+    for at in range(0, len(message), 16):
+        acc = (acc + int.from_bytes(message[at:at + 16] + b"\x01", "little")) * r % ((1 << 130) - 5)
+    return ((acc + int.from_bytes(key[16:], "little")) % (1 << 128)).to_bytes(16, "little")
 
 
 def run_selftest() -> int:
@@ -50,6 +68,8 @@ def run_selftest() -> int:
         "XXH3 of nothing": xxh3(b"") == 0x2D06800538D394C2,
         "Poly1305, RFC 8439 2.5.2": poly1305(rfc_key, b"Cryptographic Forum Research Group").hex()
         == "a8061dc1305136c6c22b8baf0c0127a9",
+        "Poly1305, a block at once and word by word": poly1305(rfc_key, bytes(range(256)) * 256)
+        == poly1305_by_words(rfc_key, bytes(range(256)) * 256),
         "base32 of foobar": base32_encode(b"foobar") == "mzxw6ytboi" and base32_decode("mzxw6ytboi") == b"foobar",
     }
     name = ctypes.util.find_library("xxhash")
@@ -105,7 +125,8 @@ def run_frames(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 listed.append({"position": at, **f, "message": shown(message)})
             else:
-                print(f"{at:10} {f['sequence']:6} {f['type']:9} {json.dumps(shown(message, ('tags',)))}")
+                long = ("content",) if f["type"] == "NODES" else ("tags",)
+                print(f"{at:10} {f['sequence']:6} {f['type']:9} {json.dumps(shown(message, long))}")
     except Refused as error:
         refusal = str(error)
     if arguments.json:
@@ -138,6 +159,57 @@ def run_staging_log(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(arguments: argparse.Namespace) -> int:
+    data, ctx = map_file(arguments.file), tag_context(arguments)
+    found = decode_export_file(data, ctx)
+    header, trailer = found["header"], found["trailer"]
+    if arguments.json:
+        shown_header = {**header, "begin": shown(header["begin"]), "begin_payload": "(not shown)"}
+        print(json.dumps(printable({**found, "header": shown_header, "unchecked": dict(ctx.unchecked)}), indent=1))
+    else:
+        print(f"volume {header['volume']} from {format_peer_id(header['sender_key_id'])}\n"
+              f"for {format_peer_id(header['standby'])}")
+        print(f"BEGIN {json.dumps(shown(header['begin']))}")
+        kinds = [frame["type"] for frame in found["frames"]]
+        print(f"{kinds.count('RECORD')} records in {kinds.count('SEAL')} segments, {trailer['length']} bytes")
+        print(f"generation {found['generation']['number']}, id {trailer['generation_id'].hex()}")
+    show_unchecked(ctx)
+    return 0
+
+
+def run_tag_map(arguments: argparse.Namespace) -> int:
+    header, pages = decode_tag_map(map_file(arguments.file))
+    count = page_count(header["volume_size"])
+    if arguments.json:
+        entries = {str(page): [content[at:at + 16] for at in range(0, 4096, 16)] for page, content in pages.items()}
+        print(json.dumps(printable({"header": header, "page_count": count, "pages": entries}), indent=1))
+    else:
+        print(json.dumps(printable(header)))
+        print(f"{count} pages, {len(pages)} not all zeros: each agrees with its digest, and the digests with the root")
+    return 0
+
+
+def run_tag_map_update(arguments: argparse.Namespace) -> int:
+    found = decode_tag_map_update(map_file(arguments.file))
+    if arguments.json:
+        print(json.dumps(printable(found), indent=1))
+    else:
+        for block, entry in found["updates"]:
+            print(f"{block:16} {entry.hex()}")
+        print(json.dumps(printable(summary(found))))
+    return 0
+
+
+def run_map_root(arguments: argparse.Namespace) -> int:
+    key = bytes.fromhex(arguments.key)
+    require(len(key) == 32, "bad-tag-key", "32 bytes in hex are expected")
+    with open(arguments.volume, "rb") as volume:
+        size = volume.seek(0, 2) if arguments.size is None else arguments.size
+        require(1 <= size <= LARGEST_OFFSET, "bad-volume-size", str(size))
+        print(map_of_volume(volume, arguments.algorithm, key, size)[1].hex())
+    return 0
+
+
 def run_generation(argument: str) -> int:
     path = Path(argument)
     data = path.read_bytes() if len(argument) < 256 and path.is_file() else bytes.fromhex(argument)
@@ -158,13 +230,22 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     vectors = commands.add_parser("vectors", help="check every vector")
     vectors.add_argument("directory", nargs="?", type=Path, default=Path(__file__).parent / "Vectors")
-    for name in ("frames", "staging-log"):
+    for name in ("frames", "staging-log", "export"):
         command = commands.add_parser(name, help=f"decode a file: {name}")
         command.add_argument("file")
         command.add_argument("--json", action="store_true")
         command.add_argument("--tag-key", metavar="HEX", help="the lineage's key, which a delta does not carry")
         if name == "frames":
             command.add_argument("--next-segment", type=int, default=0, help="what READY said (default 0)")
+    for name in ("tag-map", "tag-map-update"):
+        command = commands.add_parser(name, help=f"decode a file: {name}")
+        command.add_argument("file")
+        command.add_argument("--json", action="store_true")
+    command = commands.add_parser("map-root", help="the root of a volume's tag map")
+    command.add_argument("--volume", required=True, metavar="FILE")
+    command.add_argument("--key", required=True, metavar="HEX", help="the lineage's key")
+    command.add_argument("--algorithm", required=True, type=int, choices=(1, 2), help="1 poly1305, 2 sha256")
+    command.add_argument("--size", type=int, metavar="BYTES", help="as if the volume had this size")
     for name in ("generation", "invitation", "peer-id"):
         commands.add_parser(name, help=f"decode one {name}").add_argument("value")
     commands.add_parser("selftest", help="prove the checksums")
@@ -178,6 +259,14 @@ def main() -> int:
                 return run_frames(arguments)
             case "staging-log":
                 return run_staging_log(arguments)
+            case "export":
+                return run_export(arguments)
+            case "tag-map":
+                return run_tag_map(arguments)
+            case "tag-map-update":
+                return run_tag_map_update(arguments)
+            case "map-root":
+                return run_map_root(arguments)
             case "generation":
                 return run_generation(arguments.value)
             case "invitation":

@@ -29,7 +29,7 @@ def string(text: str | bytes, length: int | None = None) -> bytes:
 
 TYPE = {name: number for number, name in enumerate(
     ("HELLO", "WELCOME", "OPEN", "STATE", "BEGIN", "READY", "RECORD", "SEAL", "ACK", "COMMIT", "COMMITTED", "REFUSE",
-     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON"), start=1)}
+     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON", "COMPARE", "COMPARED", "ASK", "NODES"), start=1)}
 
 
 def frame(type_: str | int, payload: bytes = b"", sequence: int = 0, *, length: int | None = None, flags: int = 0,
@@ -67,10 +67,10 @@ def state(state: int = 0, target_kind: int = 1, target_size: int = 1 << 30, line
 def begin(transfer: bytes, kind: int, tag_algorithm: int, lineage: bytes, number: int, parent: bytes, volume_size: int,
           source_time: int = 0, planned_content: int = 0, planned_segments: int = 0, held_segments: int = 0,
           tag_key: bytes = ZEROS32, source_identity: str | bytes = "", *, flags: int = 0,
-          members: int = 0, group: bytes = ZEROS16) -> bytes:
+          members: int = 0, group: bytes = ZEROS16, compared_root: bytes = ZEROS32) -> bytes:
     return (transfer + struct.pack("<BBHI", kind, tag_algorithm, flags, members) + lineage + struct.pack("<Q", number) + parent
             + struct.pack("<5Q", volume_size, source_time, planned_content, planned_segments, held_segments)
-            + tag_key + group + string(source_identity))
+            + tag_key + group + compared_root + string(source_identity))
 
 
 def ready(next_segment: int = 0) -> bytes:
@@ -110,6 +110,25 @@ def pair(secret: bytes, name: str | bytes) -> bytes:
     return secret + string(name)
 
 
+def compare(mode: int, tag_algorithm: int, volume_size: int, first_page: int = 0, pages: int = 0, tag_key: bytes = ZEROS32, *,
+            reserved: bytes = bytes(6)) -> bytes:
+    return (struct.pack("<BB", mode, tag_algorithm) + reserved + struct.pack("<3Q", volume_size, first_page, pages)
+            + tag_key)
+
+
+def compared(root: bytes, read: int = 0) -> bytes:
+    return root + struct.pack("<Q", read)
+
+
+def ask(level: int, index: int, count: int = 1, *, reserved: bytes = bytes(7), reserved_end: int = 0) -> bytes:
+    return struct.pack("<B", level) + reserved + struct.pack("<QII", index, count, reserved_end)
+
+
+def nodes(level: int, index: int, count: int, content: bytes, *, reserved: bytes = bytes(7),
+          reserved_end: int = 0) -> bytes:
+    return struct.pack("<B", level) + reserved + struct.pack("<QII", index, count, reserved_end) + content
+
+
 def generation(kind: int, tag_algorithm: int, lineage: bytes, number: int, parent: bytes, volume_size: int,
                source_time: int, segment_count: int, delta_digest: bytes, volume_root: bytes, sender_key_id: bytes,
                source_identity: str | bytes, *, format: int = 1, magic: bytes = b"BFGR") -> bytes:
@@ -121,7 +140,8 @@ def generation(kind: int, tag_algorithm: int, lineage: bytes, number: int, paren
 MESSAGES = {
     "HELLO": hello, "WELCOME": welcome, "OPEN": open_, "STATE": state, "BEGIN": begin, "READY": ready, "SEAL": seal,
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
-    "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon,
+    "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon, "COMPARE": compare,
+    "COMPARED": compared, "ASK": ask, "NODES": nodes,
 }
 
 
@@ -226,6 +246,107 @@ def log_segment(log_id: bytes, index: int, records: list[bytes], *, magic: bytes
     header += segment_digest(index, records) if digest is None else digest
     body = joined + padding
     return page(header, checksum, rest) + body + bytes(-len(body) % 4096)
+
+
+# Tag map ----------------------------------------------------------------------------------------------------------
+
+def map_page_digest(page_index: int, entries: bytes) -> bytes:
+    """`entries` are filled up with zeros."""
+    page_ = entries.ljust(4096, b"\0")
+    digest = hashlib.sha256(b"blockferry map page 1" + struct.pack("<Q", page_index) + page_).digest()
+    return digest if entries.strip(b"\0") else ZEROS32
+
+
+def map_node_digest(level: int, index: int, below: bytes) -> bytes:
+    node = below.ljust(4096, b"\0")
+    digest = hashlib.sha256(b"blockferry map node 1" + struct.pack("<QQ", level, index) + node).digest()
+    return digest if below.strip(b"\0") else ZEROS32
+
+
+def map_root_digest(tag_algorithm: int, volume_size: int, top: bytes) -> bytes:
+    return hashlib.sha256(b"blockferry map root 1" + struct.pack("<BQ", tag_algorithm, volume_size) + top).digest()
+
+
+def map_entries(content: bytes, key: bytes, algorithm: int) -> bytes:
+    """The entries of a volume with this content."""
+    blocks = [content[at:at + BLOCK] for at in range(0, len(content), BLOCK)]
+    return b"".join(tag(algorithm, key, block) if block.strip(b"\0") else ZEROS16 for block in blocks)
+
+
+def map_page_digests(entries: bytes) -> bytes:
+    """Level 0: the digests of all pages, one after the other."""
+    return b"".join(map_page_digest(at // 4096, entries[at:at + 4096]) for at in range(0, len(entries), 4096))
+
+
+def map_root(tag_algorithm: int, volume_size: int, entries: bytes) -> bytes:
+    """From the entries of all blocks."""
+    digests, level = map_page_digests(entries), 0
+    while len(digests) > 32:
+        level += 1
+        digests = b"".join(map_node_digest(level, at // 4096, digests[at:at + 4096]) for at in range(0, len(digests), 4096))
+    return map_root_digest(tag_algorithm, volume_size, digests)
+
+
+def map_header(tag_algorithm: int, volume_size: int, root: bytes, lineage: bytes = ZEROS16, generation_id: bytes = ZEROS32,
+               *, magic: bytes = b"BFTAGMAP", format: int = 1, reserved: bytes = bytes(5), rest: bytes = b"",
+               checksum: int | None = None) -> bytes:
+    return page(magic + struct.pack("<HB", format, tag_algorithm) + reserved + lineage + generation_id
+                + struct.pack("<Q", volume_size) + root, checksum, rest)
+
+
+def map_strips(entries: bytes, digests: bytes | None = None) -> bytes:
+    """All strips, with the last page as long as a page; `digests` to lie about level 0."""
+    digests = map_page_digests(entries) if digests is None else digests
+    out = b""
+    for at in range(0, len(digests), 4096):
+        below = entries[128 * at:128 * at + 128 * 4096]
+        out += digests[at:at + 4096].ljust(4096, b"\0") + below + bytes(-len(below) % 4096)
+    return out
+
+
+def map_update_header(base: int, transfer: bytes, *, magic: bytes = b"BFTAGUPD", format: int = 1,
+                      reserved: bytes = bytes(5), rest: bytes = b"", checksum: int | None = None) -> bytes:
+    return page(magic + struct.pack("<HB", format, base) + reserved + transfer, checksum, rest)
+
+
+def map_update_page(updates: list[tuple[int, bytes]], *, count: int | None = None, rest: bytes = b"",
+                    checksum: int | None = None) -> bytes:
+    """`rest` stands at the page's end."""
+    body = b"".join(struct.pack("<Q", block) + entry for block, entry in updates)
+    body += bytes(4088 - len(body) - len(rest)) + rest
+    counted = struct.pack("<I", len(updates) if count is None else count)
+    return counted + struct.pack("<I", crc32c(counted + body) if checksum is None else checksum) + body
+
+
+def map_update_pages(updates: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(map_update_page(updates[at:at + 170]) for at in range(0, len(updates), 170))
+
+
+# Export file ------------------------------------------------------------------------------------------------------
+
+def sealed(body: bytes, size: int, checksum: int | None = None, rest: bytes = b"") -> bytes:
+    """`body`, zeros, `rest`, and the CRC-32C as the last four of `size` bytes."""
+    data = body.ljust(size - 4 - len(rest), b"\0") + rest
+    return data + struct.pack("<I", crc32c(data) if checksum is None else checksum)
+
+
+def export_header(standby: bytes, key: bytes, begin_payload: bytes, volume: str | bytes, *, magic: bytes = b"BFEXPORT",
+                  format: int = 1, key_length: int | None = None, begin_length: int | None = None, reserved: int = 0,
+                  rest: bytes = b"", checksum: int | None = None) -> bytes:
+    lengths = (len(key) if key_length is None else key_length,
+               len(begin_payload) if begin_length is None else begin_length)
+    return sealed(magic + struct.pack("<IIII", format, *lengths, reserved) + standby + key + begin_payload
+                  + string(volume), 4096, checksum, rest)
+
+
+def export_statement(length: int, digest: bytes, generation_id: bytes, *, magic: bytes = b"BFEXPEND") -> bytes:
+    return magic + struct.pack("<Q", length) + digest + generation_id
+
+
+def export_trailer(statement: bytes, signature: bytes, *, signature_length: int | None = None, reserved: int = 0,
+                   rest: bytes = b"", checksum: int | None = None) -> bytes:
+    length = len(signature) if signature_length is None else signature_length
+    return sealed(statement + struct.pack("<II", length, reserved) + signature, 256, checksum, rest)
 
 
 # Enrolment --------------------------------------------------------------------------------------------------------

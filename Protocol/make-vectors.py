@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from vectormaking import digests, enrolment, frames, messages, records, staging_log
+from vectormaking import digests, enrolment, export_file, frames, messages, records, staging_log, tag_map
 from vectormaking.common import VECTORS
 
 HERE = Path(__file__).parent / "Vectors"
@@ -21,14 +21,14 @@ HERE = Path(__file__).parent / "Vectors"
 
 def main() -> int:
     for group in (*messages.GROUPS, frames.frames, *records.GROUPS, digests.digests, *staging_log.GROUPS,
-                  enrolment.enrolment):
+                  *tag_map.GROUPS, *export_file.GROUPS, enrolment.enrolment):
         group()
     HERE.mkdir(exist_ok=True)
     for old in HERE.glob("*.json"):
         old.unlink()
     for name, vector in VECTORS.items():
         text = json.dumps(vector, indent=1, ensure_ascii=True) + "\n"
-        assert len(text) < 65_536, name
+        assert len(text) < 1 << 18, name
         (HERE / f"{name}.json").write_text(text, "utf-8")
     print(f"{len(VECTORS)} vectors")
     return 0

@@ -63,11 +63,18 @@ private func decodeAsBoth(_ type: FrameType, _ payload: [UInt8]) {
     }
 }
 
+/// NODES has at least 4096 bytes more than an input: the last of them counts for all that are missing.
+private func padded(_ bytes: [UInt8]) -> [UInt8] {
+    guard bytes.count >= 24, let last = bytes.last else { return bytes }
+    let wanted = 24 + 4096 * (Int(bytes[16]) % 18)
+    return bytes + [UInt8](repeating: last, count: max(0, wanted - bytes.count))
+}
+
 @Sendable func fuzzMessage(_ input: [UInt8]) {
     var input = Input(input)
     let choice = input.byte()
     let bytes = input.rest()
-    switch choice % 18 {
+    switch choice % 22 {
     case 0: check(Hello.self, bytes)
     case 1: check(Welcome.self, bytes)
     case 2: check(Open.self, bytes)
@@ -85,8 +92,12 @@ private func decodeAsBoth(_ type: FrameType, _ payload: [UInt8]) {
     case 14: check(Paired.self, bytes)
     case 15: check(Prepared.self, bytes)
     case 16: check(Abandon.self, bytes)
+    case 17: check(Compare.self, bytes)
+    case 18: check(Compared.self, bytes)
+    case 19: check(Ask.self, bytes)
+    case 20: check(Nodes.self, padded(bytes))
     default:
-        if let type = FrameType(rawValue: UInt16((bytes.first ?? 0) % 19)) {
+        if let type = FrameType(rawValue: UInt16((bytes.first ?? 0) % 23)) {
             decodeAsBoth(type, Array(bytes.dropFirst()))
         }
     }
@@ -183,6 +194,37 @@ private let announcement = Begin(
     _ = checker.record(sender: KeyID(.zero))
 }
 
+/// What an input must name to answer.
+private let nodesAsked: UInt32 = 1
+
+private func ask(_ sender: inout SenderSession, _ level: UInt8) {
+    _ = sender.ask(NodeRange(level: level, index: 0, count: nodesAsked))
+}
+
+/// What a receiver says of a generation of each kind, if its state is this.
+private func admit(_ announcement: Begin, _ standby: StandbyState) {
+    var resync = announcement
+    resync.head.kind = .resync
+    resync.comparedRoot = SHA256Digest.of([1])
+    var following = resync
+    following.head.lineage = standby.lineage
+    following.head.parent = standby.committedID
+    following.head.number = standby.committedNumber
+    for begin in [announcement, resync, following] {
+        for root in [nil, begin.comparedRoot] {
+            let memory = Lineage.StandbyMemory(
+                state: standby, committedSize: 1, unfinished: nil, comparedRoot: root)
+            guard case .start(let inPlace) = Lineage.admit(begin, memory) else { continue }
+            precondition(standby.state != .prepared, "a prepared generation is replaced")
+            precondition(begin.head.kind != .resync || root != nil, "nothing was compared")
+            precondition(
+                !inPlace || standby.committedID == .zero || begin.inPlace
+                    || [.empty, .initialising].contains(standby.state),
+                "a generation is given up that nobody gave up")
+        }
+    }
+}
+
 @Sendable func fuzzSession(_ input: [UInt8]) {
     var input = Input(input)
     let choice = input.byte()
@@ -196,8 +238,9 @@ private let announcement = Begin(
         VolumeName("v").map { .replicate($0) } ?? .pair(Pair(secret: [], name: "x")))
     var checker = TransferChecker(announcement)
     while !input.isEmpty {
-        let type = FrameType(rawValue: UInt16(input.byte() % 19)) ?? .ping
-        let payload = input.take(Int(input.byte()))
+        let type = FrameType(rawValue: UInt16(input.byte() % 23)) ?? .ping
+        var payload = input.take(Int(input.byte()))
+        if type == .nodes { payload = padded(payload) }
         payload.withRawSpan { span in
             if let message = try? SenderMessage(type, span),
                 let action = try? receiver.receive(message, type: type)
@@ -207,6 +250,12 @@ private let announcement = Begin(
                 case .open, .abandon: receiver.opened()
                 case .pair: receiver.paired()
                 case .begin: receiver.ready()
+                case .compare:
+                    precondition(receiver.isComparing)
+                    receiver.compared()
+                case .ask(let range):
+                    precondition((1...Limits.nodes).contains(range.count))
+                    receiver.answered()
                 case .commit(let record):
                     _ = try? checker.check(record, sender: record.senderKey)
                     if record.segmentCount & 1 == 0 {
@@ -230,10 +279,21 @@ private let announcement = Begin(
                         _ = sender.abandon(standby.transfer)
                         return
                     }
-                    _ = Lineage.admit(
-                        announcement,
-                        Lineage.StandbyMemory(state: standby, committedSize: 1, unfinished: nil))
+                    admit(announcement, standby)
+                    if choice & 4 == 4 {
+                        _ = sender.compare(
+                            Compare(
+                                mode: .read, algorithm: .poly1305, volumeSize: 1 << 30, tagKey: nil)
+                        )
+                        return
+                    }
                     _ = sender.begin(announcement)
+                case .compared(let compared):
+                    precondition(compared.root != .zero)
+                    if choice & 8 == 8 { _ = sender.begin(announcement) } else { ask(&sender, 1) }
+                case .nodes(let content):
+                    precondition(content.count == 4096 * Int(nodesAsked))
+                    if choice & 16 == 16 { _ = sender.begin(announcement) } else { ask(&sender, 0) }
                 case .sendSegments(let first):
                     precondition(first == 0, "a receiver made the sender skip what it must send")
                     sender.sealed(

@@ -12,6 +12,8 @@ let targets: [String: @Sendable ([UInt8]) -> Void] = [
     "staging-log": fuzzStagingLog,
     "invitation": fuzzInvitation,
     "session": fuzzSession,
+    "tag-map": fuzzTagMap,
+    "export": fuzzExport,
     "snapshot-store": SnapshotStoreTarget().run,
     "thin-metadata": ThinMetadataTarget().run,
 ]

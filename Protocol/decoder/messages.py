@@ -9,12 +9,16 @@ import re
 from typing import Callable
 
 from checksums import crc32c, xxh3
-from decoder.core import (LARGEST_OFFSET, SEGMENT_CONTENT, SEGMENT_RECORDS, SEGMENTS, Context, Fields, Reader,
+from decoder.core import (LARGEST_OFFSET, PAGE, SEGMENT_CONTENT, SEGMENT_RECORDS, SEGMENTS, Context, Fields, Reader,
                           require, volume_name)
 from decoder.records import check_seal, decode_record
 
 MAGIC = b"BLKFERRY"
-SHRINK_ALLOWED = 1
+READ, STORED = 1, 2
+NODES_ASKED = 16
+FULL, DELTA, RESYNC = 1, 2, 3
+SHRINK_ALLOWED, IN_PLACE = 1, 2
+FLAGS = {FULL: 0, DELTA: SHRINK_ALLOWED, RESYNC: IN_PLACE}
 
 
 def hello(r: Reader, ctx: Context) -> Fields:
@@ -59,25 +63,34 @@ def state(r: Reader, ctx: Context) -> Fields:
     return f
 
 
-def kind_and_algorithm(r: Reader) -> tuple[int, int]:
-    kind = r.integer(1)
-    require(kind in (1, 2), "bad-kind", str(kind))
+def tag_algorithm(r: Reader) -> int:
     algorithm = r.integer(1)
     require(algorithm in (1, 2), "bad-tag-algorithm", str(algorithm))
-    return kind, algorithm
+    return algorithm
 
 
-def lineage_to_size(r: Reader, kind: int) -> Fields:
-    """lineage, number, parent and volume size: the same rules in BEGIN and in the generation record."""
+def volume_size(r: Reader) -> int:
+    size = r.integer(8)
+    require(1 <= size <= LARGEST_OFFSET, "bad-volume-size", str(size))
+    return size
+
+
+def kind_and_algorithm(r: Reader) -> tuple[int, int]:
+    kind = r.integer(1)
+    require(kind in (FULL, DELTA, RESYNC), "bad-kind", str(kind))
+    return kind, tag_algorithm(r)
+
+
+def lineage_to_size(r: Reader, kind: int, in_place: bool = False) -> Fields:
+    """lineage, number, parent and volume size: the same rules in BEGIN and, but for the flag, in the generation record."""
     lineage = r.bytes(16)
     require(any(lineage), "zero-lineage")
     number = r.integer(8)
     require(number >= 1, "bad-number")
     parent = r.bytes(32)
-    require(any(parent) == (kind == 2), "bad-parent")
-    size = r.integer(8)
-    require(1 <= size <= LARGEST_OFFSET, "bad-volume-size", str(size))
-    return {"lineage": lineage, "number": number, "parent": parent, "volume_size": size}
+    require(kind == RESYNC or any(parent) == (kind == DELTA), "bad-parent")
+    require(not (in_place and any(parent)), "bad-parent", "in place")
+    return {"lineage": lineage, "number": number, "parent": parent, "volume_size": volume_size(r)}
 
 
 def begin(r: Reader, ctx: Context) -> Fields:
@@ -85,18 +98,20 @@ def begin(r: Reader, ctx: Context) -> Fields:
     require(any(f["transfer"]), "zero-transfer")
     f["kind"], f["tag_algorithm"] = kind_and_algorithm(r)
     f["flags"] = r.integer(2)
-    require(f["flags"] & ~(SHRINK_ALLOWED if f["kind"] == 2 else 0) == 0, "reserved-bits", f"flags {f['flags']:#x}")
+    require(f["flags"] & ~FLAGS[f["kind"]] == 0, "reserved-bits", f"flags {f['flags']:#x}")
     f["members"] = r.integer(4)
     require(f["members"] == 0 or 2 <= f["members"] <= 256, "bad-members", str(f["members"]))
-    f.update(lineage_to_size(r, f["kind"]))
+    f.update(lineage_to_size(r, f["kind"], bool(f["flags"] & IN_PLACE)))
     for name in ("source_time", "planned_content", "planned_segments"):
         f[name] = r.integer(8)
     require(f["planned_segments"] <= SEGMENTS, "planned-segments", str(f["planned_segments"]))
     f["held_segments"] = r.integer(8)
     f["tag_key"] = r.bytes(32)
-    require(any(f["tag_key"]) == (f["kind"] == 1), "bad-tag-key")
+    require(any(f["tag_key"]) != any(f["parent"]), "bad-tag-key")
     f["group"] = r.bytes(16)
     require(any(f["group"]) == (f["members"] != 0), "bad-group")
+    f["compared_root"] = r.bytes(32)
+    require(any(f["compared_root"]) == (f["kind"] == RESYNC), "bad-compared-root")
     f["source_identity"] = r.string(512)
     return f
 
@@ -145,7 +160,7 @@ def ping(r: Reader, ctx: Context) -> Fields:
 
 def progress(r: Reader, ctx: Context) -> Fields:
     phase = r.integer(1)
-    require(phase in (1, 2), "bad-phase", str(phase))
+    require(phase in (1, 2, 3), "bad-phase", str(phase))
     r.reserved(7)
     done, total = r.integer(8), r.integer(8)
     require(total >= done, "done-past-total", f"{done} of {total}")
@@ -154,6 +169,37 @@ def progress(r: Reader, ctx: Context) -> Fields:
 
 def pair(r: Reader, ctx: Context) -> Fields:
     return {"secret": r.bytes(16), "name": r.string(64, least=1)}
+
+
+def compare(r: Reader, ctx: Context) -> Fields:
+    f: Fields = {"mode": r.integer(1)}
+    require(f["mode"] in (READ, STORED), "bad-mode", str(f["mode"]))
+    f["tag_algorithm"] = tag_algorithm(r)
+    r.reserved(6)
+    f["volume_size"] = volume_size(r)
+    f["first_page"], f["pages"], f["tag_key"] = r.integer(8), r.integer(8), r.bytes(32)
+    require(f["mode"] == READ or not any(f["tag_key"]), "bad-tag-key", "with a stored map")
+    return f
+
+
+def compared(r: Reader, ctx: Context) -> Fields:
+    root = r.bytes(32)
+    require(any(root), "zero-root")
+    return {"root": root, "read": r.integer(8)}
+
+
+def ask(r: Reader, ctx: Context) -> Fields:
+    f: Fields = {"level": r.integer(1)}
+    r.reserved(7)
+    f["index"], f["count"] = r.integer(8), r.integer(4)
+    require(1 <= f["count"] <= NODES_ASKED, "bad-count", str(f["count"]))
+    r.reserved(4)
+    return f
+
+
+def nodes(r: Reader, ctx: Context) -> Fields:
+    f = ask(r, ctx)
+    return {**f, "content": r.bytes(f["count"] * PAGE)}
 
 
 def generation(r: Reader, ctx: Context) -> Fields:
@@ -188,14 +234,15 @@ def check_commit(f: Fields, values: Fields) -> None:
     if "sealed_delta_digest" in values:
         require(f["delta_digest"] == values["sealed_delta_digest"], "delta-digest")
     require(not values.get("unsealed_records", 0), "records-after-seal")
-    if f["kind"] == 1 and "last_end" in values:
+    if f["kind"] == FULL and "last_end" in values:
         require(values["last_end"] == f["volume_size"], "volume-not-covered", str(values["last_end"]))
 
 
 MESSAGES: dict[str, Callable[[Reader, Context], Fields]] = {
     "HELLO": hello, "WELCOME": welcome, "OPEN": open_, "STATE": state, "BEGIN": begin, "READY": ready, "SEAL": seal,
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
-    "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon,
+    "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon, "COMPARE": compare,
+    "COMPARED": compared, "ASK": ask, "NODES": nodes,
 }
 
 
@@ -215,11 +262,11 @@ def decode_message(name: str, payload: bytes, ctx: Context) -> Fields:
 
 TYPES = {1: "HELLO", 2: "WELCOME", 3: "OPEN", 4: "STATE", 5: "BEGIN", 6: "READY", 7: "RECORD", 8: "SEAL", 9: "ACK",
          10: "COMMIT", 11: "COMMITTED", 12: "REFUSE", 13: "PING", 14: "PROGRESS", 15: "PAIR", 16: "PAIRED",
-         17: "PREPARED", 18: "ABANDON"}
+         17: "PREPARED", 18: "ABANDON", 19: "COMPARE", 20: "COMPARED", 21: "ASK", 22: "NODES"}
 
 
 def payload_limit(name: str) -> int:
-    return {"RECORD": 1_048_880, "PING": 0}.get(name, 1024)
+    return {"RECORD": 1_048_880, "PING": 0, "NODES": 65_560}.get(name, 1024)
 
 
 def decode_frame_header(data: bytes | memoryview, sequence: int) -> Fields:

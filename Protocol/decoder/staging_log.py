@@ -24,7 +24,7 @@ def decode_log_header(data: bytes | memoryview) -> Fields:
     require(format_ == 1, "bad-format", str(format_))
     require(mode in (STAGED, IN_PLACE), "bad-mode", str(mode))
     require(any(log_id), "zero-log-id")
-    require(170 <= length <= 1024, "begin-length", str(length))
+    require(202 <= length <= 1024, "begin-length", str(length))
     r.reserved(4)
     payload = r.bytes(length)
     r.reserved(4092 - r.at)

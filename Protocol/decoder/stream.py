@@ -11,17 +11,21 @@ from decoder.core import SEGMENT_CONTENT, SEGMENT_RECORDS, Context, Fields, requ
 from decoder.messages import check_commit, decode_frame, decode_message
 from decoder.records import Segment, check_seal, delta_digest
 
-FROM_SENDER = {"HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "REFUSE", "PING", "ABANDON"}
-FROM_RECEIVER = {"WELCOME", "STATE", "READY", "ACK", "COMMITTED", "REFUSE", "PING", "PROGRESS", "PAIRED", "PREPARED"}
+FROM_SENDER = {"HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "REFUSE", "PING", "ABANDON",
+               "COMPARE", "ASK"}
+FROM_RECEIVER = {"WELCOME", "STATE", "READY", "ACK", "COMMITTED", "REFUSE", "PING", "PROGRESS", "PAIRED", "PREPARED",
+                 "COMPARED", "NODES"}
 ANSWERS = {"ACK", "PROGRESS", "COMMITTED", "PREPARED"}
+COMPARING = {"PROGRESS", "COMPARED"}
 
 # What each direction may send after what, as far as one direction alone shows it.
 FOLLOWS: dict[str, set[str]] = {
-    "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN", "ABANDON"},
-    "ABANDON": {"BEGIN", "ABANDON"}, "PAIR": set(),
+    "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN", "ABANDON", "COMPARE"},
+    "ABANDON": {"BEGIN", "ABANDON", "COMPARE"}, "COMPARE": {"ASK", "BEGIN"}, "ASK": {"ASK", "BEGIN"}, "PAIR": set(),
     "BEGIN": {"RECORD", "COMMIT"}, "RECORD": {"RECORD", "SEAL"}, "SEAL": {"RECORD", "COMMIT"}, "COMMIT": set(),
-    "WELCOME": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE"}, "READY": ANSWERS, "ACK": ANSWERS, "PROGRESS": ANSWERS,
-    "COMMITTED": set(), "PREPARED": set(),
+    "WELCOME": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE"} | COMPARING,
+    "PROGRESS of COMPARE": COMPARING, "COMPARED": {"NODES", "READY"}, "NODES": {"NODES", "READY"},
+    "READY": ANSWERS, "ACK": ANSWERS, "PROGRESS": ANSWERS, "COMMITTED": set(), "PREPARED": set(),
     "PAIRED": set(), "REFUSE": set(),
 }
 
@@ -52,7 +56,10 @@ class Stream:
         else:
             require(name in FOLLOWS[self.after], "wrong-state", f"{name} after {self.after or 'nothing'}")
         message = decode_message(name, payload, self.ctx)
-        self.after = self.after if name == "PING" else name
+        if name == "PROGRESS" and COMPARING <= FOLLOWS[self.after]:
+            self.after = "PROGRESS of COMPARE"
+        else:
+            self.after = self.after if name == "PING" else name
         self.sequence += 1
         self._transfer(name, message, payload)
         return message
@@ -63,7 +70,7 @@ class Stream:
             self.begun, self.begin_payload = message, payload
             ctx.volume_size, ctx.full = message["volume_size"], message["kind"] == 1
             ctx.tag_algorithm = message["tag_algorithm"]
-            if ctx.full:
+            if any(message["tag_key"]):
                 ctx.tag_key = message["tag_key"]
             if self.next_segment == 0:
                 ctx.previous_end = 0

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from checksums import crc32c, tag, xxh3
 from decoder.core import Context, Fields, Refused, printable, require
 from decoder.enrolment import decode_invitation, decode_peer_id
+from decoder.export_file import decode_export_header, decode_export_trailer
 from decoder.messages import decode_frame, decode_message
 from decoder.records import Segment, decode_record, delta_digest
 from decoder.staging_log import decode_log_header, decode_segment, decode_staging_log
+from decoder.tag_map import (decode_map_header, decode_tag_map, decode_tag_map_update, decode_update_header,
+                             entries_sha256, map_of_volume, node_digest, page_digest, root_digest, summary)
 
 
 def vector_bytes(vector: Fields) -> bytes:
@@ -59,6 +63,15 @@ def decode_digest(vector: Fields) -> Fields:
         return {"value": xxh3(vector_bytes(vector))}
     if kind == "tag":
         return {"value": tag(inputs["tag_algorithm"], bytes.fromhex(inputs["tag_key"]), vector_bytes(vector))}
+    if kind == "map-page":
+        return {"value": page_digest(int(inputs["page"]), vector_bytes(vector))}
+    if kind == "map-node":
+        return {"value": node_digest(int(inputs["level"]), int(inputs["index"]), vector_bytes(vector))}
+    if kind == "map-root":
+        return {"value": root_digest(inputs["tag_algorithm"], int(inputs["volume_size"]), vector_bytes(vector))}
+    if kind == "map-volume":
+        return {"value": map_of_volume(io.BytesIO(vector_bytes(vector)), inputs["tag_algorithm"],
+                                       bytes.fromhex(inputs["tag_key"]), int(inputs["volume_size"]))[1]}
     if kind == "generation-id":
         return {"value": hashlib.sha256(vector_bytes(vector)).digest()}
     if kind == "delta":
@@ -96,6 +109,20 @@ def decode_vector(vector: Fields, ctx: Context) -> Fields:
         values = ctx.values
         f, _, end = decode_segment(data, values["mode"], values["log_id"], values["segment_index"], ctx)
         return {**f, "size": end}
+    if structure == "tag-map-header":
+        return decode_map_header(data)
+    if structure == "tag-map":
+        header, pages = decode_tag_map(data)
+        return {**header, "entries_sha256": entries_sha256(header["volume_size"], pages)}
+    if structure == "tag-map-update-header":
+        return decode_update_header(data)
+    if structure == "tag-map-update":
+        return summary(decode_tag_map_update(data))
+    if structure == "export-header":
+        found = decode_export_header(data)
+        return {name: value for name, value in found.items() if name not in ("sender_key_id", "begin_payload")}
+    if structure == "export-trailer":
+        return decode_export_trailer(data, ctx.values.get("length"))
     if structure == "staging-log":
         log = decode_staging_log(data, ctx)
         return {"mode": log["header"]["mode"], "log_id": log["header"]["log_id"], "segments": len(log["segments"]),

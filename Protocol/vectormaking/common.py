@@ -79,16 +79,19 @@ def put(name: str, structure: str, note: str, data: bytes | str | None, *, type:
 
 
 KEY, LINEAGE, TRANSFER, LOG_ID = noise(1, 32), noise(2, 16), noise(3, 16), noise(4, 16)
-GROUP = noise(17, 16)
+GROUP, COMPARED = noise(17, 16), noise(18, 32)
 PARENT, ROOT, SENDER, RECEIVER, SECRET = noise(5, 32), noise(6, 32), noise(7, 32), noise(8, 32), noise(9, 16)
 TIME = 1_753_000_000_123_456_789
 
 FULL: dict[str, Any] = {
     "transfer": TRANSFER, "kind": 1, "tag_algorithm": 1, "flags": 0, "members": 0, "lineage": LINEAGE, "number": 1, "parent": bytes(32),
     "volume_size": 1 << 30, "source_time": TIME, "planned_content": 1 << 29, "planned_segments": 16,
-    "held_segments": 0, "tag_key": KEY, "group": bytes(16), "source_identity": "lvm:vg0/vm-disk uuid=0d3f",
+    "held_segments": 0, "tag_key": KEY, "group": bytes(16), "compared_root": bytes(32),
+    "source_identity": "lvm:vg0/vm-disk uuid=0d3f",
 }
 DELTA = FULL | {"kind": 2, "number": 7, "parent": PARENT, "tag_key": bytes(32), "held_segments": 3}
+RESYNC = DELTA | {"kind": 3, "compared_root": COMPARED}
+RESYNC_FIRST = FULL | {"kind": 3, "compared_root": COMPARED}  # without parent: begins a lineage
 GROUPED = DELTA | {"members": 2, "group": GROUP}
 GENERATION: dict[str, Any] = {
     "kind": 1, "tag_algorithm": 1, "lineage": LINEAGE, "number": 1, "parent": bytes(32), "volume_size": 1 << 30,
@@ -96,6 +99,7 @@ GENERATION: dict[str, Any] = {
     "sender_key_id": SENDER, "source_identity": "lvm:vg0/vm-disk uuid=0d3f",
 }
 GENERATION_DELTA = GENERATION | {"kind": 2, "number": 7, "parent": PARENT, "volume_root": bytes(32)}
+GENERATION_RESYNC = GENERATION | {"kind": 3, "number": 7, "parent": PARENT}
 STATE: dict[str, Any] = {
     "state": 2, "target_kind": 1, "target_size": 1 << 30, "lineage": LINEAGE, "committed_number": 6,
     "committed_id": PARENT, "transfer": bytes(16), "durable_segments": 0,

@@ -9,7 +9,7 @@ from typing import Any
 import encode as e
 from checksums import crc32c, xxh3
 from vectormaking.common import (
-    FULL, GENERATION, KEY, PARENT, SEAL, SECRET, STATE, TRANSFER, U64, message_fields, noise, put,
+    COMPARED, FULL, GENERATION, KEY, PARENT, SEAL, SECRET, STATE, TRANSFER, U64, message_fields, noise, put,
 )
 from vectormaking.records import record_fields
 
@@ -24,6 +24,9 @@ def frames() -> None:
         "PROGRESS": {"phase": 2, "done": 1, "total": 2}, "PAIR": {"secret": SECRET, "name": "host-a"},
         "PAIRED": {"volume": "vm-disk.0"}, "PREPARED": {"number": 1, "generation_id": PARENT},
         "ABANDON": {"transfer": TRANSFER},
+        "COMPARE": {"mode": 1, "tag_algorithm": 1, "volume_size": 1 << 30, "first_page": 0, "pages": 0, "tag_key": KEY},
+        "COMPARED": {"root": COMPARED, "read": 1 << 30}, "ASK": {"level": 0, "index": 5, "count": 2},
+        "NODES": {"level": 0, "index": 5, "count": 2, "content": noise(19, 8192)},
     }
     for sequence, (type_, fields) in enumerate(samples.items()):
         payload = e.MESSAGES[type_](**fields)
@@ -58,13 +61,16 @@ def frames() -> None:
           bytes(flipped))
     wrong("flags", "reserved-bits", "A flag.", e.frame("HELLO", hello, flags=0x8000))
     wrong("reserved", "reserved-bits", "The reserved word is not zero.", e.frame("HELLO", hello, reserved=1 << 31))
-    for number in (0, 19, 0xFFFF):
+    for number in (0, 23, 0xFFFF):
         wrong(f"type-{number}", "unknown-type", f"There is no type {number}.", e.frame(number, hello))
     wrong("type-263", "unknown-type", "The type has 16 bits: 263 is not 7.", e.frame(263, hello))
     wrong("control-too-long", "payload-too-long", "1,025 bytes in a control frame; only the header is there.",
           e.frame("HELLO", length=1025))
     wrong("record-too-long", "payload-too-long", "1,048,881 bytes in RECORD; only the header is there.",
           e.frame("RECORD", length=1_048_881))
+    wrong("nodes-too-long", "payload-too-long", "65,561 bytes in NODES; only the header is there.",
+          e.frame("NODES", length=65_561))
+    wrong("ask-too-long", "payload-too-long", "1,025 bytes in ASK; only the header is there.", e.frame("ASK", length=1025))
     wrong("ping-too-long", "payload-too-long", "PING has no payload.", e.frame("PING", b"\0"))
     wrong("length-greatest", "payload-too-long", "4 GiB less one byte: nothing may be allocated for it.",
           e.frame("RECORD", length=0xFFFFFFFF))
@@ -72,6 +78,8 @@ def frames() -> None:
           e.frame("HELLO", length=1024))
     wrong("record-greatest-cut", "truncated", "1,048,880 bytes are within the limit, but they are not there.",
           e.frame("RECORD", length=1_048_880))
+    wrong("nodes-greatest-cut", "truncated", "65,560 bytes are within the limit, but they are not there.",
+          e.frame("NODES", length=65_560))
     wrong("sequence-ahead", "sequence", "Frame 1 where 0 is expected.", e.frame("HELLO", hello, 1))
     wrong("sequence-again", "sequence", "Frame 4 again where 5 is expected.", e.frame("PING", b"", 4), 5)
     wrong("payload-short", "truncated", "The last byte of the payload is missing.", good_frame[:-1])

@@ -8,8 +8,9 @@ from typing import Any
 
 import encode as e
 from vectormaking.common import (
-    BAD_STRINGS, Break, DELTA, FULL, GENERATION, GENERATION_DELTA, GROUP, GROUPED, KEY, PARENT, RECEIVER, SEAL, SECRET, SENDER,
-    STATE, TIME, TOP, TRANSFER, U64, bad, bad_each, bad_ends, good, noise,
+    BAD_STRINGS, BLOCK, Break, COMPARED, DELTA, FULL, GENERATION, GENERATION_DELTA, GENERATION_RESYNC, GROUP, GROUPED, KEY,
+    PARENT, RECEIVER, RESYNC, RESYNC_FIRST, SEAL, SECRET, SENDER, STATE, TIME, TOP, TRANSFER, U64, bad, bad_each,
+    bad_ends, good, noise,
 )
 
 
@@ -155,9 +156,22 @@ def begins() -> None:
          FULL | {"number": 9})
     good("begin-identity-decomposed", "BEGIN", "Strings are bytes: e with a combining accent stays two code points.",
          FULL | {"source_identity": "cafe\u0301"})
+    good("begin-resync", "BEGIN", "A resync of a lineage that goes on: it has a parent and carries no key.", RESYNC)
+    good("begin-resync-first", "BEGIN", "A resync that begins a lineage: without parent, with the lineage's key.",
+         RESYNC_FIRST)
+    good("begin-resync-in-place", "BEGIN", "A resync that begins a lineage and goes in place.", RESYNC_FIRST | {"flags": 2})
+    good("begin-resync-sha256", "BEGIN", "A resync with sha256 tags; one bit of the compared root is enough.",
+         RESYNC | {"tag_algorithm": 2, "compared_root": bytes(31) + b"\x80"})
+    good("begin-resync-group", "BEGIN", "A resync of a group of two.", RESYNC | {"members": 2, "group": GROUP})
+    good("begin-resync-greatest", "BEGIN", "The greatest numbers and the longest source identity.",
+         RESYNC | {"members": 256, "group": b"\xff" * 16, "number": U64, "volume_size": TOP, "source_time": U64,
+                   "planned_content": U64, "planned_segments": 1 << 20, "held_segments": U64,
+                   "compared_root": b"\xff" * 32, "source_identity": "s" * 512})
+    good("begin-resync-first-later-number", "BEGIN", "As of a full generation: a decoder only asks for a number of at least 1.",
+         RESYNC_FIRST | {"number": 9})
     breaks: list[Break] = [
         ("transfer-zeros", "zero-transfer", {"transfer": bytes(16)}),
-        ("kind-three", "bad-kind", {"kind": 3}),
+        ("kind-four", "bad-kind", {"kind": 4}),
         ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
         ("flag-shrink", "reserved-bits", {"flags": 1}),
         ("members-one", "bad-members", {"members": 1, "group": GROUP}),
@@ -168,13 +182,51 @@ def begins() -> None:
         ("planned-segments", "planned-segments", {"planned_segments": (1 << 20) + 1}),
         ("key-zeros", "bad-tag-key", {"tag_key": bytes(32)}),
         ("group-zeros", "bad-group", {"members": 2}),
+        ("compared-root", "bad-compared-root", {"compared_root": COMPARED}),
         ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
     ]
     bad_each("begin", "BEGIN", FULL, breaks)
     for suffix, reason, note, fields in (
             ("kind-zero", "bad-kind", "Kinds begin at 1.", FULL | {"kind": 0}),
             ("tag-algorithm-three", "bad-tag-algorithm", "Algorithms end at 2.", FULL | {"tag_algorithm": 3}),
-            ("flag-unknown", "reserved-bits", "Bit 1 says nothing yet.", DELTA | {"flags": 3}),
+            ("flag-in-place", "reserved-bits", "Bit 1 is only of a resync.", FULL | {"flags": 2}),
+            ("delta-in-place", "reserved-bits", "Bit 1 is only of a resync.", DELTA | {"flags": 2}),
+            ("delta-both-flags", "reserved-bits", "Bit 0 is a delta's, bit 1 is not.", DELTA | {"flags": 3}),
+            ("flag-unknown", "reserved-bits", "Bit 2 says nothing yet.", DELTA | {"flags": 5}),
+            ("resync-shrink", "reserved-bits", "Bit 0 is only of a delta.", RESYNC | {"flags": 1}),
+            ("resync-both-flags", "reserved-bits", "Bit 1 is a resync's, bit 0 is not.", RESYNC_FIRST | {"flags": 3}),
+            ("resync-flag-unknown", "reserved-bits", "Bit 2 says nothing yet.", RESYNC_FIRST | {"flags": 6}),
+            ("resync-flag-highest", "reserved-bits", "Bit 15 says nothing yet.", RESYNC_FIRST | {"flags": 0x8000}),
+            ("resync-in-place-parent", "bad-parent", "In place, but with a parent: reported where the parent stands.",
+             RESYNC | {"flags": 2}),
+            ("resync-number-zero", "bad-number", "Numbers begin at 1.", RESYNC_FIRST | {"number": 0}),
+            ("resync-key", "bad-tag-key", "A resync with a parent carries no key.", RESYNC | {"tag_key": KEY}),
+            ("resync-first-key-zeros", "bad-tag-key", "A resync without parent brings the lineage's key.",
+             RESYNC_FIRST | {"tag_key": bytes(32)}),
+            ("resync-no-parent", "bad-tag-key", "No parent and no key: a resync may have no parent, the key is missing.",
+             RESYNC | {"parent": bytes(32)}),
+            ("resync-first-parent", "bad-tag-key", "A parent and a key: a resync may have a parent, the key is too much.",
+             RESYNC_FIRST | {"parent": PARENT}),
+            ("resync-root-zeros", "bad-compared-root", "A resync names the root of COMPARED.",
+             RESYNC | {"compared_root": bytes(32)}),
+            ("resync-first-root-zeros", "bad-compared-root", "A resync names the root of COMPARED.",
+             RESYNC_FIRST | {"compared_root": bytes(32)}),
+            ("delta-root", "bad-compared-root", "Only a resync was compared.", DELTA | {"compared_root": COMPARED}),
+            ("resync-group-no-members", "bad-group", "A group of nobody.", RESYNC | {"group": GROUP}),
+            ("resync-order-shrink-parent", "reserved-bits", "An unknown flag, and in place with a parent.",
+             RESYNC | {"flags": 3}),
+            ("resync-order-number-parent", "bad-number", "Number 0, and in place with a parent.",
+             RESYNC | {"flags": 2, "number": 0}),
+            ("resync-order-parent-size", "bad-parent", "In place with a parent, and a volume of no bytes.",
+             RESYNC | {"flags": 2, "volume_size": 0}),
+            ("resync-order-parent-key", "bad-parent", "In place with a parent, and with a key.",
+             RESYNC | {"flags": 2, "tag_key": KEY}),
+            ("resync-order-key-group", "bad-tag-key", "A key with a parent, and a group of nobody.",
+             RESYNC | {"tag_key": KEY, "group": GROUP}),
+            ("resync-order-group-root", "bad-group", "A group of nobody, and no compared root.",
+             RESYNC | {"group": GROUP, "compared_root": bytes(32)}),
+            ("resync-order-root-identity", "bad-compared-root", "No compared root, and too long an identity.",
+             RESYNC | {"compared_root": bytes(32), "source_identity": "s" * 513}),
             ("flag-highest", "reserved-bits", "Bit 15 says nothing yet.", DELTA | {"flags": 0x8000}),
             ("members-many", "bad-members", "A group has at most 256 members.", GROUPED | {"members": 257}),
             ("members-huge", "bad-members", "The highest bit alone.", GROUPED | {"members": 1 << 31}),
@@ -185,6 +237,11 @@ def begins() -> None:
             ("identity-newline", "bad-string-characters", "A line break.", FULL | {"source_identity": "a\nb"})):
         bad(f"begin-{suffix}", "BEGIN", reason, note, e.begin(**fields))
     bad_ends("begin", "BEGIN", e.begin(**FULL))
+    bad("begin-root-truncated", "BEGIN", "truncated",
+        "Ends inside the compared root: its bytes are not there before they are wrong.",
+        e.begin(**(FULL | {"compared_root": COMPARED}))[:199])
+    bad("begin-former-layout", "BEGIN", "bad-compared-root", "A source identity of 32 bytes where the compared root stands.",
+        e.begin(**FULL)[:168] + e.string("lvm:vg0/vm-disk uuid=0d3f 123456"))
 
 
 def small_messages() -> None:
@@ -230,6 +287,86 @@ def small_messages() -> None:
         e.abandon(bytes(17)))
     bad_ends("abandon", "ABANDON", e.abandon(TRANSFER))
 
+    base = {"mode": 1, "tag_algorithm": 1, "volume_size": 1 << 30, "first_page": 0, "pages": 0, "tag_key": bytes(32)}
+    good("compare-read", "COMPARE", "The whole volume, under the lineage's key.", base)
+    good("compare-read-key", "COMPARE", "Under another key.", base | {"tag_key": KEY})
+    good("compare-read-sha256", "COMPARE", "sha256 tags under another key; one bit of it is enough.",
+         base | {"tag_algorithm": 2, "tag_key": bytes(31) + b"\x80"})
+    good("compare-stored", "COMPARE", "The map that the receiver keeps.", base | {"mode": 2})
+    good("compare-pages", "COMPARE", "Some pages.", base | {"first_page": 16, "pages": 4})
+    good("compare-from-page", "COMPARE", "All pages from one on.", base | {"first_page": 3})
+    good("compare-smallest", "COMPARE", "A volume of one byte.", base | {"volume_size": 1})
+    good("compare-greatest", "COMPARE", "The greatest numbers.",
+         {"mode": 2, "tag_algorithm": 2, "volume_size": TOP, "first_page": U64, "pages": U64, "tag_key": bytes(32)})
+    bad_each("compare", "COMPARE", base, [
+        ("mode-zero", "bad-mode", {"mode": 0}),
+        ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
+        ("reserved", "reserved-bits", {"reserved": bytes(5) + b"\1"}),
+        ("size-zero", "bad-volume-size", {"volume_size": 0}),
+        ("stored-key", "bad-tag-key", {"mode": 2, "tag_key": KEY}),
+    ])
+    for suffix, reason, note, change in (
+            ("mode-three", "bad-mode", "Modes end at 2.", {"mode": 3}),
+            ("tag-algorithm-three", "bad-tag-algorithm", "Algorithms end at 2.", {"tag_algorithm": 3}),
+            ("reserved-first", "reserved-bits", "The first reserved byte.", {"reserved": b"\x80" + bytes(5)}),
+            ("size-too-great", "bad-volume-size", "One more than 2^62.", {"volume_size": TOP + 1})):
+        bad(f"compare-{suffix}", "COMPARE", reason, note, e.compare(**(base | change)))
+    bad("compare-order-stored-key-trailing", "COMPARE", "bad-tag-key", "A key with mode 2, and a byte too many.",
+        e.compare(**(base | {"mode": 2, "tag_key": KEY})) + b"\0")
+    bad_ends("compare", "COMPARE", e.compare(**base))
+
+    good("compared", "COMPARED", "The root of the receiver's map.", {"root": COMPARED, "read": 1 << 30})
+    good("compared-nothing-read", "COMPARED", "A stored map; one bit of the root is enough.",
+         {"root": b"\1" + bytes(31), "read": 0})
+    good("compared-greatest", "COMPARED", "The greatest number.", {"root": b"\xff" * 32, "read": U64})
+    bad("compared-zeros", "COMPARED", "zero-root", "No map has this root.", e.compared(bytes(32), 1))
+    bad("compared-order-zeros-truncated", "COMPARED", "zero-root", "A root of zeros, and the rest is missing.", bytes(32))
+    bad("compared-order-zeros-trailing", "COMPARED", "zero-root", "A root of zeros, and a byte too many.",
+        e.compared(bytes(32)) + b"\0")
+    bad("compared-root-truncated", "COMPARED", "truncated", "31 bytes of zeros: they are not there before they are wrong.",
+        bytes(31))
+    bad_ends("compared", "COMPARED", e.compared(COMPARED, 1 << 30))
+
+    base = {"level": 1, "index": 5, "count": 2}
+    asks: list[Break] = [
+        ("reserved", "reserved-bits", {"reserved": bytes(6) + b"\1"}),
+        ("count-zero", "bad-count", {"count": 0}),
+        ("reserved-end", "reserved-bits", {"reserved_end": 1}),
+    ]
+    good("ask", "ASK", "The digests below two nodes.", base)
+    good("ask-pages", "ASK", "The entries of sixteen pages.", {"level": 0, "index": 0, "count": 16})
+    good("ask-one", "ASK", "One node.", {"level": 7, "index": 0, "count": 1})
+    good("ask-greatest", "ASK", "The greatest numbers: whether the map has such a node is not a question of form.",
+         {"level": 255, "index": U64, "count": 16})
+    bad_each("ask", "ASK", base, asks)
+    bad("ask-reserved-first", "ASK", "reserved-bits", "The first reserved byte: a level has 8 bits.",
+        e.ask(1, 5, 2, reserved=b"\1" + bytes(6)))
+    bad("ask-count-seventeen", "ASK", "bad-count", "At most 16 nodes are asked for at once.", e.ask(1, 5, 17))
+    bad("ask-count-greatest", "ASK", "bad-count", "The greatest number.", e.ask(1, 5, 0xFFFFFFFF))
+    bad("ask-order-count-truncated", "ASK", "bad-count", "A count of 0, and the rest is missing.", e.ask(1, 5, 0)[:20])
+    bad_ends("ask", "ASK", e.ask(**base))
+
+    base |= {"content": noise(82, 8192)}
+    good("nodes", "NODES", "The digests below two nodes.", base)
+    good("nodes-pages", "NODES", "The entries of two pages; the second is filled up with zeros.",
+         {"level": 0, "index": 5, "count": 2, "content": noise(83, 4096) + noise(84, 160) + bytes(3936)})
+    good("nodes-one", "NODES", "One page at the greatest index.",
+         {"level": 0, "index": U64, "count": 1, "content": noise(83, 4096)})
+    good("nodes-greatest", "NODES", "Sixteen whole pages.",
+         {"level": 255, "index": 16, "count": 16, "content": noise(86, BLOCK)})
+    good("nodes-zeros", "NODES", "A page of zeros.", {"level": 0, "index": 1, "count": 1, "content": bytes(4096)})
+    bad_each("nodes", "NODES", base, [*asks, ("content-short", "truncated", {"content": noise(82, 8192)[:8176]})])
+    for suffix, reason, note, count, content in (
+            ("content-none", "truncated", "No content.", 1, b""),
+            ("content-one-less", "truncated", "Two nodes are announced, one is there.", 2, noise(83, 4096)),
+            ("content-one-more", "trailing-bytes", "One node is announced, two are there.", 1, noise(82, 8192)),
+            ("content-entry-more", "trailing-bytes", "One entry more than sixteen pages.", 16, noise(88, BLOCK + 16)),
+            ("count-seventeen", "bad-count", "At most 16 nodes are sent at once.", 17, noise(88, 17 * 4096)),
+            ("order-count-content", "bad-count", "Count 0, which would have no content.", 0, b"")):
+        bad(f"nodes-{suffix}", "NODES", reason, note, e.nodes(1, 5, count, content))
+    bad("nodes-header-cut", "NODES", "truncated", "23 bytes: the reserved word is not whole.", e.nodes(1, 5, 2, b"")[:-1])
+    bad_ends("nodes", "NODES", e.nodes(**base))
+
     rules = ("unsupported-version", "malformed", "not-authorised", "busy", "parent-mismatch", "in-use", "space",
              "storage", "corrupt", "limit", "stopping", "invitation")
     for code, rule in enumerate(rules, start=1):
@@ -260,19 +397,23 @@ def small_messages() -> None:
     good("progress-proving", "PROGRESS", "Nothing proved yet.", {"phase": 1, "done": 0, "total": 1 << 30})
     good("progress-applying", "PROGRESS", "All applied.", {"phase": 2, "done": U64, "total": U64})
     good("progress-nothing", "PROGRESS", "Nothing to do.", {"phase": 2, "done": 0, "total": 0})
+    good("progress-comparing", "PROGRESS", "Half of the target is read.", {"phase": 3, "done": 1 << 29, "total": 1 << 30})
     base = {"phase": 1, "done": 5, "total": 9}
     bad_each("progress", "PROGRESS", base, [
         ("phase-zero", "bad-phase", {"phase": 0}),
         ("reserved", "reserved-bits", {"reserved": b"\0" * 6 + b"\x80"}),
         ("past-total", "done-past-total", {"done": 10}),
     ])
-    bad("progress-phase-three", "PROGRESS", "bad-phase", "Phases end at 2.", e.progress(3, 0, 0))
+    bad("progress-phase-four", "PROGRESS", "bad-phase", "Phases end at 3.", e.progress(4, 0, 0))
     bad_ends("progress", "PROGRESS", e.progress(1, 5, 9))
 
 
 def generations() -> None:
     good("generation-full", "COMMIT", "A full generation with a volume root.", GENERATION)
     good("generation-delta", "COMMIT", "A delta without a volume root.", GENERATION_DELTA)
+    good("generation-resync", "COMMIT", "A resync with a parent.", GENERATION_RESYNC)
+    good("generation-resync-first", "COMMIT", "A resync that begins a lineage: its parent is zeros.",
+         GENERATION_RESYNC | {"number": 1, "parent": bytes(32)})
     good("generation-sha256", "COMMIT", "sha256 tags.", GENERATION | {"tag_algorithm": 2})
     good("generation-greatest", "COMMIT", "The greatest numbers and the longest source identity.",
          GENERATION_DELTA | {"number": U64, "volume_size": TOP, "source_time": U64, "segment_count": U64,
@@ -290,6 +431,7 @@ def generations() -> None:
         ("size-too-great", "bad-volume-size", {"volume_size": TOP + 1}),
         ("identity-long", "bad-string-length", {"source_identity": "s" * 513}),
     ])
+    bad("generation-kind-four", "COMMIT", "bad-kind", "Kinds end at 3.", e.generation(**(GENERATION | {"kind": 4})))
     bad("generation-delta-no-parent", "COMMIT", "bad-parent", "A delta needs a parent.",
         e.generation(**(GENERATION_DELTA | {"parent": bytes(32)})))
     bad("generation-size-zero", "COMMIT", "bad-volume-size", "A volume has at least one byte.",
@@ -303,6 +445,12 @@ def generations() -> None:
     good("commit-agrees", "COMMIT", "The record agrees with the transfer.", GENERATION, transfer)
     good("commit-delta-agrees", "COMMIT", "A delta need not cover the volume.", GENERATION_DELTA,
          transfer | {"begin": e.begin(**DELTA), "last_end": 512})
+    good("commit-resync-agrees", "COMMIT", "A resync need not cover the volume.", GENERATION_RESYNC,
+         transfer | {"begin": e.begin(**RESYNC), "last_end": 1 << 20})
+    good("commit-resync-first-agrees", "COMMIT", "Nor one that begins a lineage.", GENERATION | {"kind": 3},
+         transfer | {"begin": e.begin(**RESYNC_FIRST), "last_end": 0})
+    bad("commit-begin-kind-resync", "COMMIT", "begin-mismatch", "BEGIN said that it is a delta.",
+        e.generation(**GENERATION_RESYNC), transfer | {"begin": e.begin(**DELTA)})
     for suffix, change in (
             ("kind", {"kind": 2, "parent": PARENT}), ("tag-algorithm", {"tag_algorithm": 2}),
             ("lineage", {"lineage": noise(13, 16)}), ("number", {"number": 2}), ("size", {"volume_size": 1 << 29}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import encode as e
-from vectormaking.common import BLOCK, DELTA, FULL, GROUPED, KEY, LOG_ID, U64, noise, put
+from vectormaking.common import BLOCK, DELTA, FULL, GROUPED, KEY, LOG_ID, RESYNC, RESYNC_FIRST, U64, noise, put
 from vectormaking.records import PHRASE, PHRASE_ZSTD
 
 LOG_SIZE = 3 * BLOCK + 777
@@ -30,8 +30,10 @@ def log_headers() -> None:
             ("in-place", "Mode in place, a full generation.", 2, LOG_BEGIN),
             ("delta", "Mode staged, a delta.", 1, delta),
             ("group", "Mode staged, a member of a group.", 1, GROUPED | {"held_segments": 0}),
+            ("resync", "Mode staged, a resync with a parent.", 1, RESYNC | {"held_segments": 0}),
+            ("resync-in-place", "Mode in place, a resync that begins a lineage.", 2, RESYNC_FIRST | {"flags": 2}),
             ("longest", "The longest BEGIN there is.", 1, longest),
-            ("shortest", "The shortest BEGIN there is: 170 bytes.", 1, LOG_BEGIN | {"source_identity": ""})):
+            ("shortest", "The shortest BEGIN there is: 202 bytes.", 1, LOG_BEGIN | {"source_identity": ""})):
         put(f"log-header-{name}", "staging-log-header", note, e.log_header(e.begin(**begun), LOG_ID, mode),
             fields=fields(mode, begun))
 
@@ -48,14 +50,14 @@ def log_headers() -> None:
     wrong("mode-zero", "bad-mode", "Mode 0.", e.log_header(payload, LOG_ID, 0))
     wrong("mode-three", "bad-mode", "Mode 3.", e.log_header(payload, LOG_ID, 3))
     wrong("log-id", "zero-log-id", "A log id of zeros.", e.log_header(payload, bytes(16)))
-    wrong("begin-short", "begin-length", "A BEGIN of 169 bytes.", e.log_header(payload[:169], LOG_ID))
+    wrong("begin-short", "begin-length", "A BEGIN of 201 bytes.", e.log_header(payload[:201], LOG_ID))
     wrong("begin-long", "begin-length", "A BEGIN of 1,025 bytes.", e.log_header(payload, LOG_ID, begin_length=1025))
     wrong("begin-huge", "begin-length", "A BEGIN longer than the page.",
           e.log_header(payload, LOG_ID, begin_length=0xFFFFFFFF))
     wrong("reserved", "reserved-bits", "The word at 36.", e.log_header(payload, LOG_ID, reserved=1))
     wrong("rest", "reserved-bits", "The last byte before the checksum.", e.log_header(payload, LOG_ID, rest=b"\1"))
     wrong("begin-cut", "truncated", "BEGIN ends inside the source identity; the cut bytes are zeros.",
-          e.log_header(payload[:180], LOG_ID))
+          e.log_header(payload[:212], LOG_ID))
     wrong("begin-trailing", "trailing-bytes", "BEGIN length counts one byte too many.",
           e.log_header(payload, LOG_ID, begin_length=len(payload) + 1))
     wrong("begin-wrong", "zero-lineage", "BEGIN breaks its own rules.",
@@ -216,6 +218,13 @@ def logs() -> None:
     log("delta-other-key", "A delta under another key: no segment is valid.",
         e.log_header(e.begin(**delta), LOG_ID) + e.log_segment(LOG_ID, 0, changes), 0, 4096, "tag-mismatch",
         context={"tag_key": noise(79, 32)})
+    resync = RESYNC_FIRST | {"volume_size": LOG_SIZE}
+    blocks = [e.data_record(BLOCK, noise(90, BLOCK), KEY, 1), e.data_record(3 * BLOCK, noise(71, 777), KEY, 1)]
+    log("resync", "A resync with a gap, which need not cover the volume; the key is in BEGIN.",
+        e.log_header(e.begin(**resync), LOG_ID) + e.log_segment(LOG_ID, 0, blocks), 1, 77_824, "end-of-file",
+        chain=[e.segment_digest(0, blocks)])
+    log("resync-backwards", "A resync whose records do not ascend.",
+        e.log_header(e.begin(**resync), LOG_ID) + e.log_segment(LOG_ID, 0, blocks[::-1]), 0, 4096, "order")
     put("log-header-wrong", "staging-log", "Without a valid header there is no log.",
         e.log_header(e.begin(**LOG_BEGIN), LOG_ID, format=2) + first, reason="bad-format")
     put("log-nothing", "staging-log", "An empty file is no log.", b"", reason="truncated")

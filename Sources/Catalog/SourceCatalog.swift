@@ -100,6 +100,44 @@ package final class SourceCatalog: Sendable {
         }
     }
 
+    // MARK: Verifications
+
+    /// Adds a comparison, and drops the oldest above the limit.
+    package func addVerification(_ entry: Verification) throws(CatalogError) {
+        try store.write("record a verification of volume \(entry.volume)") { db in
+            try db.execute(
+                sql: """
+                    INSERT INTO verification
+                        (receiver, volume, id, first_page, end_page, page_count,
+                         differing_blocks, verified_at)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                    """,
+                arguments: [
+                    entry.receiver.text, entry.volume.text, entry.id.stored,
+                    entry.firstPage.stored, entry.endPage.stored, entry.pageCount.stored,
+                    entry.differingBlocks.stored, entry.time.stored,
+                ])
+            try db.execute(
+                sql: "DELETE FROM verification WHERE entry <= ? - ?",
+                arguments: [db.lastInsertedRowID, historyLimit.stored])
+        }
+    }
+
+    /// The newest comparisons of a volume, newest first.
+    package func verifications(
+        _ volume: VolumeName, at receiver: ReceiverName, limit: Int
+    ) throws(CatalogError) -> [Verification] {
+        try store.read("list the verifications of volume \(volume)") { db in
+            try Row.fetchAll(
+                db,
+                sql: """
+                    SELECT * FROM verification WHERE receiver = ? AND volume = ?
+                    ORDER BY entry DESC LIMIT ?
+                    """, arguments: [receiver.text, volume.text, max(0, limit)]
+            ).map { try Verification($0) }
+        }
+    }
+
     // MARK: History
 
     /// Adds a committed generation, and drops the oldest above the limit.

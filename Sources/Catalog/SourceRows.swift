@@ -42,6 +42,7 @@ extension Replica {
         committedAt = try columns.optionalNumber("committed_at")
         base = try columns.optionalText("base")
         pending = try columns.message("pending", GenerationRecord.self)
+        exported = try columns.optionalText("exported")
         if let begin = try columns.message("transfer_begin", Begin.self) {
             transfer = SourceTransfer(
                 begin: begin, base: try columns.text("transfer_base"),
@@ -64,15 +65,28 @@ extension Replica {
             sql: """
                 INSERT OR REPLACE INTO replica
                     (receiver, volume, lineage, tag_algorithm, tag_key, committed, committed_at,
-                     base, pending, transfer_begin, transfer_base, transfer_plan)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                     base, pending, transfer_begin, transfer_base, transfer_plan, exported)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [
                 receiver.text, volume.text, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
                 base, try pending?.stored(), try transfer?.begin.stored(), transfer?.base,
-                transfer?.planName,
+                transfer?.planName, exported,
             ])
+    }
+}
+
+extension Verification {
+    init(_ row: Row) throws {
+        let columns = Columns(row)
+        self.init(
+            receiver: try columns.receiverName("receiver"),
+            volume: try columns.volumeName("volume"), id: try columns.digest("id"),
+            firstPage: try columns.number("first_page"), endPage: try columns.number("end_page"),
+            pageCount: try columns.number("page_count"),
+            differingBlocks: try columns.number("differing_blocks"),
+            time: try columns.number("verified_at"))
     }
 }
 

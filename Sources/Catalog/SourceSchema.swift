@@ -9,6 +9,8 @@ enum SourceSchema {
     static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("source-1") { db in try db.execute(sql: version1) }
+        migrator.registerMigration("source-2") { db in try db.execute(sql: version2) }
+        migrator.registerMigration("source-3") { db in try db.execute(sql: version3) }
         return migrator
     }
 
@@ -49,4 +51,21 @@ enum SourceSchema {
         ) STRICT;
         CREATE INDEX history_of_replica ON history (receiver, volume, entry);
         """
+    // Which pages of which generation were compared with the standby's, and when.
+    private static let version2 = """
+        CREATE TABLE verification (
+            entry INTEGER PRIMARY KEY AUTOINCREMENT,
+            receiver TEXT NOT NULL,
+            volume TEXT NOT NULL,
+            id BLOB NOT NULL,
+            first_page INTEGER NOT NULL,
+            end_page INTEGER NOT NULL,
+            page_count INTEGER NOT NULL,
+            differing_blocks INTEGER NOT NULL,
+            verified_at INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX verification_of_replica ON verification (receiver, volume, entry);
+        """
+    // The file that the pending generation is in, if it was not sent.
+    private static let version3 = "ALTER TABLE replica ADD COLUMN exported TEXT"
 }

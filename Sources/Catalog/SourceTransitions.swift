@@ -53,6 +53,21 @@ extension SourceCatalog {
                     throw CatalogError.Kind.conflict(
                         "the delta does not follow the committed generation")
                 }
+            case .resync:
+                // It follows what the standby holds, whatever this side believed. Where it begins a lineage, the old
+                // one is of no use any more.
+                if let key = transfer.begin.tagKey {
+                    replica.lineage = head.lineage
+                    replica.tagAlgorithm = head.tagAlgorithm
+                    replica.tagKey = key
+                    replica.committed = nil
+                    replica.committedAt = nil
+                    replica.base = nil
+                } else {
+                    guard head.lineage == replica.lineage else {
+                        throw CatalogError.Kind.conflict("the resync is of another lineage")
+                    }
+                }
             }
             let replaced = replica.transfer
             replica.transfer = transfer
@@ -63,9 +78,11 @@ extension SourceCatalog {
 
     /// Remembers the generation whose COMMIT is about to be sent.
     ///
+    /// - Parameter exported: the file that it is in, if it is not sent; the file may be imported at any time.
     /// - Throws: `conflict` if it is not that of the transfer, or if another one is pending.
     package func setPending(
-        _ volume: VolumeName, at receiver: ReceiverName, _ record: GenerationRecord
+        _ volume: VolumeName, at receiver: ReceiverName, _ record: GenerationRecord,
+        exported: String? = nil
     ) throws(CatalogError) {
         try transition("send COMMIT for", volume, receiver) { replica in
             guard record.head == replica.transfer?.begin.head else {
@@ -76,6 +93,7 @@ extension SourceCatalog {
                 throw CatalogError.Kind.conflict("another generation is pending")
             }
             replica.pending = record
+            replica.exported = exported
         }
     }
 
@@ -93,6 +111,7 @@ extension SourceCatalog {
             replica.committedAt = committedAt
             replica.base = transfer.base
             replica.pending = nil
+            replica.exported = nil
             replica.transfer = nil
             return superseded
         }
@@ -116,6 +135,7 @@ extension SourceCatalog {
             }
             let dropped = replica.transfer
             replica.pending = nil
+            replica.exported = nil
             replica.transfer = nil
             return dropped
         }

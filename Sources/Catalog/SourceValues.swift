@@ -84,6 +84,8 @@ package struct Replica: Equatable, Sendable {
     /// The generation whose COMMIT may have been sent and whose COMMITTED was not heard. It is the
     /// one of `transfer`.
     package var pending: GenerationRecord?
+    /// The file that the pending generation is in, if it was exported and not sent.
+    package var exported: String?
     /// The unfinished transfer.
     package var transfer: SourceTransfer?
 
@@ -104,6 +106,36 @@ package struct Superseded: Equatable, Sendable {
     package init(planName: String, base: String?) {
         self.planName = planName
         self.base = base
+    }
+}
+
+/// A comparison of a part of a generation with the standby's copy.
+package struct Verification: Equatable, Sendable {
+    package var receiver: ReceiverName
+    package var volume: VolumeName
+    /// Of the generation.
+    package var id: SHA256Digest
+    /// Pages of 16 MiB, from the first one to before the end.
+    package var firstPage: UInt64
+    package var endPage: UInt64
+    /// Pages of the whole volume.
+    package var pageCount: UInt64
+    package var differingBlocks: UInt64
+    /// Nanoseconds since 1970-01-01 UTC.
+    package var time: UInt64
+
+    package init(
+        receiver: ReceiverName, volume: VolumeName, id: SHA256Digest, firstPage: UInt64,
+        endPage: UInt64, pageCount: UInt64, differingBlocks: UInt64, time: UInt64
+    ) {
+        self.receiver = receiver
+        self.volume = volume
+        self.id = id
+        self.firstPage = firstPage
+        self.endPage = endPage
+        self.pageCount = pageCount
+        self.differingBlocks = differingBlocks
+        self.time = time
     }
 }
 

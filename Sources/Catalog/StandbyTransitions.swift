@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Digests
 internal import GRDB
 package import Wire
 
@@ -42,25 +43,47 @@ extension StandbyCatalog {
     /// Begins a transfer, in place of an unfinished one: consistent or staging → staging for a
     /// delta, which must follow the committed generation; empty or initialising → initialising for
     /// a full generation in place.
+    ///
+    /// A resync may replace anything that is not being applied or prepared. Staged, it leaves promoted, diverged and
+    /// suspect volumes what they are until it is applied; in place, it gives up what was there.
     package func beginTransfer(
         _ name: VolumeName, fence: UInt64, _ transfer: StandbyTransfer
     ) throws(CatalogError) {
         try transition("begin a transfer of", name, fence, .begun) { volume in
             let head = transfer.begin.head
-            guard transfer.inPlace == (head.kind == .full) else {
+            let isResync = head.kind == .resync
+            let isFitting =
+                isResync
+                ? !transfer.inPlace || head.parent == .zero
+                : transfer.inPlace == (head.kind == .full)
+            guard isFitting else {
                 throw CatalogError.Kind.conflict(
-                    "a full generation goes in place, a delta to the staging log")
+                    "what has a parent goes to the staging log, a full generation in place")
             }
+            let untouched: [VolumeState] = [.promoted, .diverged, .suspect]
+            let start: [VolumeState] = transfer.inPlace ? [.empty, .initialising] : []
+            let staged: [VolumeState] = [.consistent, .staging]
             try volume.expect(
-                transfer.inPlace ? [.empty, .initialising] : [.consistent, .staging])
-            if head.kind == .delta {
+                isResync
+                    ? start + staged + untouched : transfer.inPlace ? start : staged)
+            if head.parent != .zero {
                 guard head.lineage == volume.lineage, head.parent == volume.committed?.id else {
                     throw CatalogError.Kind.conflict(
-                        "the delta does not follow the committed generation")
+                        "the generation does not follow the committed one")
                 }
             }
             volume.transfer = transfer
-            volume.state = transfer.inPlace ? .initialising : .staging
+            // Of a volume that is suspect or diverged since it was applied or prepared.
+            volume.applying = nil
+            if transfer.inPlace {
+                volume.state = .initialising
+                volume.committed = nil
+                volume.committedAt = nil
+                volume.lineage = nil
+                volume.suspectReason = nil
+            } else if !untouched.contains(volume.state) {
+                volume.state = .staging
+            }
             return "\(head.kind) generation \(head.number), transfer \(transfer.begin.transfer)"
         }
     }
@@ -69,9 +92,11 @@ extension StandbyCatalog {
     /// was before the transfer.
     package func abandonTransfer(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("abandon the transfer of", name, fence, .abandoned) { volume in
-            try volume.expect([.staging, .initialising, .prepared])
             let text = volume.transfer.map { "transfer \($0.begin.transfer)" } ?? ""
-            volume.state = volume.committed == nil ? .empty : .consistent
+            if !volume.hasUntouchedTransfer {
+                try volume.expect([.staging, .initialising, .prepared])
+                volume.state = volume.committed == nil ? .empty : .consistent
+            }
             volume.transfer = nil
             volume.applying = nil
             return text
@@ -85,7 +110,7 @@ extension StandbyCatalog {
         _ name: VolumeName, fence: UInt64, _ record: GenerationRecord
     ) throws(CatalogError) {
         try transition("apply a generation of", name, fence, .applying) { volume in
-            try volume.expect([.staging, .initialising])
+            if !volume.hasUntouchedTransfer { try volume.expect([.staging, .initialising]) }
             guard record.head == volume.transfer?.begin.head else {
                 throw CatalogError.Kind.conflict("the generation is not the one that was announced")
             }
@@ -98,8 +123,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the target holds the generation and was flushed: applying → consistent. A full
-    /// generation's lineage comes with its tag key.
+    /// Declares that the target holds the generation and was flushed: applying → consistent. A
+    /// generation that begins a lineage brings its tag key.
     package func commit(
         _ name: VolumeName, fence: UInt64, committedAt: UInt64
     ) throws(CatalogError) {
@@ -109,10 +134,11 @@ extension StandbyCatalog {
                 throw CatalogError.Kind.storage(
                     "the generation that is being applied is not stored")
             }
-            if record.head.kind == .full {
+            if let key = transfer.begin.tagKey {
                 volume.tagAlgorithm = record.head.tagAlgorithm
-                volume.tagKey = transfer.begin.tagKey
+                volume.tagKey = key
             }
+            volume.suspectReason = nil
             volume.lineage = record.head.lineage
             volume.committed = record
             volume.committedAt = committedAt
@@ -203,6 +229,12 @@ extension StandbyCatalog {
 }
 
 extension StandbyVolume {
+    /// Whether a resync is staged that leaves the volume what it is until it is applied.
+    package var hasUntouchedTransfer: Bool {
+        [.promoted, .diverged, .suspect].contains(state)
+            && transfer?.begin.head.kind == .resync
+    }
+
     /// Refuses every state but these.
     func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
         guard states.contains(state) else {

@@ -41,7 +41,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
         case .target: self = .target
         case .space: self = .space
         case .storage: self = .storage
-        case .corrupt: self = .interrupted
+        case .corrupt: self = refusal.rule == "root-mismatch" ? .mismatch : .interrupted
         case .stopping: self = .unreachable
         case .unsupportedVersion, .malformed, .limit: self = .failed
         }

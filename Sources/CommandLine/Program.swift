@@ -30,6 +30,10 @@ package enum ProgramRunner {
                 Terminal.errorText(root.fullMessage(for: error))
                 Terminal.exit(.usage)
             default:
+                // A command that has said what it found.
+                if let code = error as? ExitCode, let found = ExitStatus(rawValue: code.rawValue) {
+                    Terminal.exit(found)
+                }
                 Terminal.error("\(error)")
                 Terminal.exit(status(error) ?? common(error))
             }

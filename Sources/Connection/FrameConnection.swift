@@ -263,6 +263,8 @@ package final class FrameConnection {
     /// is not lost to a reset.
     package func close() {
         let deadline = ContinuousClock.now + .seconds(2)
+        // Whoever still has this object does not keep the connection.
+        defer { Socket.shutDown(socket.rawValue) }
         do {
             try session.closeNotify(deadline: deadline)
             var scratch = [UInt8](repeating: 0, count: 16_384)

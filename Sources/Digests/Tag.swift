@@ -24,6 +24,10 @@ package struct Tag: Hashable, Sendable, CustomStringConvertible {
         high = UInt64(littleEndian: words[1])
     }
 
+    /// Of all zeros: in a tag map, a block of zeros.
+    package static let zero = Tag(prefixOf: [0, 0])
+    package var isZero: Bool { low == 0 && high == 0 }
+
     /// The 16 bytes.
     package var bytes: [UInt8] {
         var bytes = [UInt8]()

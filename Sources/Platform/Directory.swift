@@ -6,6 +6,26 @@ internal import Glibc
 
 /// Small durable changes of a directory of our own.
 package enum Directory {
+    /// Gives a file another name, in place of what has that name, and makes that durable.
+    package static func move(_ path: String, to new: String) throws(SystemCallError) {
+        // SAFETY: both paths are passed as C strings for the length of the call.
+        guard unsafe rename(path, new) == 0 else { throw SystemCallError("rename", path) }
+        try sync(parent(of: new))
+    }
+
+    /// Gives a file another name, which nothing must have yet, and makes that durable.
+    ///
+    /// A file system that cannot refuse by itself is asked first.
+    package static func moveNew(_ path: String, to new: String) throws(SystemCallError) {
+        // RENAME_NOREPLACE is 1. SAFETY: both paths are passed as C strings for the length of the call.
+        if unsafe renameat2(AT_FDCWD, path, AT_FDCWD, new, 1) != 0 {
+            guard errno == EINVAL || errno == ENOSYS else { throw SystemCallError("rename", new) }
+            guard !exists(new) else { throw SystemCallError("rename", new, code: EEXIST) }
+            return try move(path, to: new)
+        }
+        try sync(parent(of: new))
+    }
+
     /// Makes `path` with mode 0700 if it is missing; its parent must exist.
     package static func create(_ path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.
@@ -78,6 +98,11 @@ package enum Directory {
     package static func parent(of path: String) -> String {
         guard let slash = path.lastIndex(of: "/") else { return "." }
         return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+
+    /// The last part of a path.
+    package static func name(of path: String) -> String {
+        path.lastIndex(of: "/").map { String(path[path.index(after: $0)...]) } ?? path
     }
 
     /// Bytes that an unprivileged writer can still put on the file system of `path`.

@@ -6,6 +6,11 @@ internal import Glibc
 
 /// TCP sockets: connecting, listening, accepting.
 package enum Socket {
+    /// Ends a connection both ways: `shutdown(2)`.
+    package static func shutDown(_ descriptor: CInt) {
+        _ = shutdown(descriptor, CInt(SHUT_RDWR))
+    }
+
     /// An address in text did not name a host that can be reached.
     package struct ResolveError: Error, Equatable, Sendable, CustomStringConvertible {
         package let address: String

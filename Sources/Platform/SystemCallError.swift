@@ -32,6 +32,9 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
 
     package var description: String { "\(call) \(subject): \(reason)" }
 
+    /// Whether there is something under the name already.
+    package var isExisting: Bool { code == EEXIST }
+
     /// Whether the file system or device has no room left.
     package var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
 }

@@ -18,6 +18,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case busy(VolumeName)
     /// There is no complete generation to hand over.
     case nothingToPromote(VolumeName, VolumeState)
+    /// There is no complete generation to compare the target with.
+    case nothingToScrub(VolumeName, VolumeState)
     /// Generations cannot be kept on this target.
     case cannotKeep(String)
 
@@ -31,6 +33,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
             "a session has the volume \(name); wait for it, or stop blockferryd"
         case .nothingToPromote(let name, let state):
             "volume \(name) is \(state): it holds no complete generation"
+        case .nothingToScrub(let name, let state):
+            "volume \(name) is \(state): there is no generation that its target should be"
         case .cannotKeep(let path):
             "generations are kept as snapshots in a thin pool, and \(path) is no LVM thin volume"
         }
@@ -39,7 +43,7 @@ package enum AdministrationError: Error, CustomStringConvertible {
 
 /// What an operator does on the standby itself.
 package struct Administration {
-    private let home: StandbyHome
+    let home: StandbyHome
 
     package init(_ home: StandbyHome) {
         self.home = home
@@ -112,7 +116,7 @@ package struct Administration {
         return try Keeper(home, writer.volume).keepNow()
     }
 
-    private func writer(_ name: VolumeName) throws -> VolumeWriter {
+    func writer(_ name: VolumeName) throws -> VolumeWriter {
         guard try home.catalog.volume(name) != nil else {
             throw AdministrationError.unknownVolume(name)
         }

@@ -4,6 +4,7 @@
 internal import Catalog
 internal import Connection
 internal import Digests
+internal import MapStore
 internal import Platform
 internal import Session
 internal import Staging
@@ -20,11 +21,14 @@ final class IncomingTransfer {
     private var writer: VolumeWriter?
     private var staged: StagedTransfer?
     private var active: Active?
+    private var comparison: Comparison?
 
     /// What the network's thread is to tell the sender.
     enum Outcome: Sendable {
         case opened(StandbyState)
         case paired(VolumeName)
+        case compared(Compared)
+        case nodes(Nodes)
         case ready(Ready)
         case ack(Ack)
         case progress(Progress)
@@ -44,6 +48,8 @@ final class IncomingTransfer {
         let mode: StagingLogFormat.Mode
         let proof: ContentProof
         var checker: TransferChecker
+        /// In mode in place, as long as everything has come in by this session.
+        var collection: UpdateCollection?
 
         init(
             _ target: Target, _ log: StagingLogWriter, _ mode: StagingLogFormat.Mode,
@@ -146,14 +152,37 @@ final class IncomingTransfer {
         }
     }
 
+    // MARK: Comparing
+
+    /// Makes the map of the target, or takes the one that is kept.
+    func compare(_ compare: Compare) throws {
+        guard let writer else { return }
+        let made = try targeting { try Comparison(compare, writer) { report(.progress($0)) } }
+        comparison = made
+        report(.compared(Compared(root: made.root, read: made.read)))
+    }
+
+    func ask(_ range: NodeRange) throws {
+        guard let comparison else { return }
+        report(.nodes(Nodes(range: range, content: try comparison.nodes(range))))
+    }
+
+    private func targeting<Value>(_ body: () throws -> Value) throws -> Value {
+        do { return try body() } catch let error as TargetError { throw refusal(error) }
+    }
+
     // MARK: Beginning
 
     func begin(_ begin: Begin) throws {
         guard let writer else { return }
+        guard begin.head.volumeSize <= Limits.mappedVolumeSize else {
+            throw Refusal(.limit, "the volume is larger than a tag map can be")
+        }
         let memory = Lineage.StandbyMemory(
             state: try standbyState(writer),
             committedSize: writer.volume.committed?.head.volumeSize,
-            unfinished: staged == nil ? nil : writer.volume.transfer?.begin)
+            unfinished: staged == nil ? nil : writer.volume.transfer?.begin,
+            comparedRoot: comparison?.root ?? knownRoot(begin, writer))
         switch Lineage.admit(begin, memory) {
         case .refuse(let refusal):
             // The target itself says the same, and how to mend it.
@@ -168,10 +197,11 @@ final class IncomingTransfer {
         _ begin: Begin, _ writer: VolumeWriter, _ mode: StagingLogFormat.Mode
     ) throws {
         guard let key = begin.tagKey ?? writer.volume.tagKey,
-            begin.head.kind == .full || writer.volume.tagAlgorithm == begin.head.tagAlgorithm
+            begin.tagKey != nil || writer.volume.tagAlgorithm == begin.head.tagAlgorithm
         else { throw Refusal(.malformed, "the lineage has another tag algorithm") }
         let target = try openTarget(writer, begin)
-        if writer.volume.transfer != nil { try writer.abandon() }
+        if writer.volume.transfer != nil { try writer.abandon(keepingComparison: true) }
+        if begin.head.kind == .resync { try writer.map.keepFound() }
         staged = nil
         if mode == .staged { try checkSpace(begin) }
         let header = StagingLogFormat.Header(mode: mode, id: .random(), begin: begin)
@@ -194,6 +224,12 @@ final class IncomingTransfer {
         active = Active(
             target, log, mode, ContentProof(algorithm: begin.head.tagAlgorithm, key: key),
             TransferChecker(begin))
+        if mode == .inPlace {
+            active?.collection = try UpdateCollection(
+                writer.map, begin, key,
+                base: begin.comparedRoot.flatMap { writer.map.compared($0) },
+                target: writer.volume.targetPath, isChecked: false)
+        }
         report(.ready(Ready(nextSegment: 0)))
     }
 
@@ -217,14 +253,18 @@ final class IncomingTransfer {
         report(.ready(Ready(nextSegment: UInt64(count))))
     }
 
+    /// The root that an interrupted transfer was compared with, if this is that transfer.
+    private func knownRoot(_ begin: Begin, _ writer: VolumeWriter) -> SHA256Digest? {
+        guard writer.volume.transfer?.begin.transfer == begin.transfer else { return nil }
+        return writer.map.compared(begin.comparedRoot)?.root
+    }
+
     /// Opens the target before the first byte comes in, so that nobody can mount it meanwhile.
     private func openTarget(_ writer: VolumeWriter, _ begin: Begin) throws -> Target {
-        do {
-            let target = try writer.openTarget()
+        try targeting {
+            let target = try comparison?.target ?? writer.openTarget()
             if target.kind == .blockDevice { try target.prepare(for: begin.head.volumeSize) }
             return target
-        } catch {
-            throw refusal(error)
         }
     }
 
@@ -262,6 +302,8 @@ final class IncomingTransfer {
                 try fail(error)
             }
         case .inPlace:
+            // Without the entries the target is read at the end.
+            do { try active.collection?.add(record, content) } catch { active.collection = nil }
             do {
                 if let content {
                     try active.target.write(
@@ -299,8 +341,19 @@ final class IncomingTransfer {
         self.active = nil
         staged = nil
         var isCommitted = false
-        try storing {
-            isCommitted = try writer.commit(record, on: active.target) { report(.progress($0)) }
+        let root = try? active.collection?.finish(writer.map, active.checker.begin)
+        do {
+            try storing {
+                isCommitted = try writer.commit(record, on: active.target, root: root) {
+                    report(.progress($0))
+                }
+            }
+        } catch let divergence as TargetDivergence {
+            throw try refusal(divergence, writer)
+        } catch let refusal as Refusal where refusal.rule == "root-mismatch" {
+            // What came in is of no use: the same segments would give the same root again.
+            try writer.abandon()
+            throw refusal
         }
         note(writer)
         report(
@@ -337,6 +390,20 @@ final class IncomingTransfer {
             let isSuspect = writer?.volume.state == .suspect
             throw Refusal(.storage, rule: isSuspect ? "suspect" : nil, "\(error)")
         }
+    }
+
+    /// The target is not what it should be: what is staged does not fit it.
+    private func refusal(
+        _ divergence: TargetDivergence, _ writer: VolumeWriter
+    ) throws -> Refusal {
+        let isResync = writer.volume.transfer?.begin.head.kind == .resync
+        try writer.abandon()
+        guard !isResync else {
+            return Refusal(.lineage, rule: "not-compared", "\(divergence)")
+        }
+        try home.catalog.markDiverged(writer.volume.name, reason: "\(divergence)")
+        try writer.refresh()
+        return Refusal(.lineage, rule: "diverged", "\(divergence)")
     }
 
     private func refusal(_ error: TargetError) -> Refusal {

@@ -20,6 +20,7 @@ package struct StandbyHome: Sendable {
         catalog = try StandbyCatalog(directory: path)
         try Directory.create(path + "/staging")
         try Directory.create(path + "/locks")
+        try Directory.create(path + "/maps")
     }
 
     /// This standby's identity, made at first use.

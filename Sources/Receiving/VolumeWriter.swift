@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Catalog
+internal import Digests
+internal import MapStore
 internal import Platform
 internal import Staging
 package import Wire
@@ -18,12 +20,14 @@ package final class VolumeWriter {
     /// Why a generation could not be kept or released, if that was tried and went wrong.
     package private(set) var keepingProblem: String?
     private let lock: FileLock
+    let map: TargetMap
 
     /// Takes the volume, or returns nothing if another process has it.
     package init?(_ home: StandbyHome, _ name: VolumeName) throws {
         guard let lock = try home.lock(name) else { return nil }
         self.lock = lock
         self.home = home
+        map = TargetMap(home, name)
         fence = try home.catalog.takeFence(name)
         guard let volume = try home.catalog.volume(name) else { return nil }
         self.volume = volume
@@ -52,6 +56,8 @@ package final class VolumeWriter {
     ///    be, the target may be torn: *suspect*.
     package func recover(_ progress: (Progress) -> Void = { _ in }) throws {
         switch volume.state {
+        case _ where volume.hasUntouchedTransfer:
+            if !Directory.exists(logPath) { try abandon() }
         case .empty, .consistent, .promoted, .suspect, .diverged:
             if Directory.exists(logPath) { try home.removeLog(volume.name) }
         case .initialising, .staging, .prepared:
@@ -69,18 +75,22 @@ package final class VolumeWriter {
     }
 
     /// Drops the unfinished transfer; a consistent target was not touched by it.
-    func abandon() throws {
+    ///
+    /// - Parameter keepingComparison: whether the map that COMPARE made stays, for a transfer that begins now.
+    func abandon(keepingComparison: Bool = false) throws {
         try home.catalog.abandonTransfer(volume.name, fence: fence)
         try home.removeLog(volume.name)
+        if !keepingComparison { try map.discard() }
         try refresh()
     }
 
     /// Commits the transfer whose segments are all durable.
     ///
-    /// 1. The log is read back and proven. A crash leaves the unfinished transfer.
+    /// 1. The log is read back and proven, and what it changes in the tag map is collected; the root must be that of
+    ///    the record. A crash leaves the unfinished transfer.
     /// 2. The catalog says *applying*. From here on the generation will be on the target.
     /// 3. The target is written and flushed. A crash leaves it torn; recovery starts again at 3.
-    /// 4. The catalog says *consistent*. A crash before leaves 3 to be done again.
+    /// 4. The tag map is changed, and the catalog says *consistent*. A crash before leaves 3 to be done again.
     /// 5. The log is removed. A crash before leaves a log that no transfer owns.
     /// 6. The generation is kept as a snapshot, if that is wanted (`Keeper`). A crash before leaves it due: it is
     ///    made when the volume is opened next, which is before the target is written again.
@@ -92,12 +102,18 @@ package final class VolumeWriter {
     /// to 5 are done by the writer of the last member, after its own. What that one cannot open is done by whoever
     /// opens the volume next.
     ///
+    /// - Parameter root: in mode in place, the root that was collected while the records came in.
     /// - Returns: whether the target holds the generation; if not, it waits for its group.
     func commit(
-        _ record: GenerationRecord, on target: Target, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, on target: Target, root: SHA256Digest?,
+        _ progress: (Progress) -> Void
     ) throws -> Bool {
         let transfer = volume.transfer
-        if transfer?.inPlace == false { try prove(try redo(record), progress) }
+        if transfer?.inPlace == false {
+            try checkRoot(try proveAndCollect(record, progress), record)
+        } else {
+            try checkInPlace(record, root, progress)
+        }
         if transfer?.begin.group != nil {
             if transfer?.inPlace == true {
                 // Nobody opens the target again before the group is complete.
@@ -136,6 +152,7 @@ package final class VolumeWriter {
         try home.catalog.promote(volume.name, fence: fence)
         try refresh()
         if Directory.exists(logPath) { try home.removeLog(volume.name) }
+        try map.discard()
     }
 
     /// Forgets every generation, so that a full copy may come again.
@@ -143,20 +160,29 @@ package final class VolumeWriter {
         try home.catalog.reset(volume.name, fence: fence)
         try refresh()
         if Directory.exists(logPath) { try home.removeLog(volume.name) }
+        try map.remove()
     }
 
-    private func redo(_ record: GenerationRecord) throws -> Redo {
+    func redo(_ record: GenerationRecord) throws -> Redo {
+        Redo(path: logPath, record: record, key: try tagKey())
+    }
+
+    func tagKey() throws -> TagKey {
         guard let key = volume.transfer?.begin.tagKey ?? volume.tagKey else {
             throw Refusal(.storage, "the catalog has no tag key for the volume")
         }
-        return Redo(path: logPath, record: record, key: key)
+        return key
     }
 
-    private func prove(_ redo: Redo, _ progress: (Progress) -> Void) throws {
+    func prove(
+        _ redo: Redo, _ progress: (Progress) -> Void,
+        _ body: (RecordHeader, ContentProof.Content?) -> Void = { _, _ in }
+    ) throws {
         let total = volume.transfer?.begin.plannedContent ?? 0
         var done: UInt64 = 0
-        try redo.prove { more in
-            done += more
+        try redo.prove { record, content in
+            body(record, content)
+            done += UInt64(content?.count ?? 0)
             progress(Progress(phase: .proving, done: min(done, total), total: total))
         }
     }
@@ -199,8 +225,10 @@ package final class VolumeWriter {
             try suspect("\(error)")
             throw error
         }
+        try keepMap(record, transfer, progress)
         try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
         try home.removeLog(volume.name)
+        try map.discard()
         try refresh()
         keepDue()
     }

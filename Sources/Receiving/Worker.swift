@@ -33,6 +33,8 @@ package struct Worker {
         case pair(Pair)
         case begin(Begin)
         case abandon(TransferID)
+        case compare(Compare)
+        case ask(NodeRange)
         case record(RecordHeader, RecordMemory, start: Int)
         case seal(Seal)
         case commit(GenerationRecord)
@@ -125,6 +127,8 @@ package struct Worker {
         case .pair(let pair): try transfer.pair(pair)
         case .begin(let begin): try transfer.begin(begin)
         case .abandon(let id): try transfer.abandon(id)
+        case .compare(let compare): try transfer.compare(compare)
+        case .ask(let range): try transfer.ask(range)
         case .record(let record, let memory, let start):
             try transfer.record(record, memory, start: start)
         case .seal(let seal): try transfer.seal(seal)
@@ -184,6 +188,8 @@ package struct Worker {
         case .pair(let pair): jobs.push(.pair(pair))
         case .begin(let begin): jobs.push(.begin(begin))
         case .abandon(let id): jobs.push(.abandon(id))
+        case .compare(let compare): jobs.push(.compare(compare))
+        case .ask(let range): jobs.push(.ask(range))
         case .seal(let seal): jobs.push(.seal(seal))
         case .commit(let record): jobs.push(.commit(record))
         case .stopped(let refusal): throw .refused(refusal)
@@ -209,7 +215,15 @@ package struct Worker {
         case .ack(let ack): try connection.send(ack)
         case .progress(let progress):
             // Recovery at OPEN reports progress too, for which the sender has no use.
-            if session.isCommitting { try connection.send(progress) }
+            if session.isCommitting || session.isComparing && progress.phase == .reading {
+                try connection.send(progress)
+            }
+        case .compared(let compared):
+            session.compared()
+            try connection.send(compared)
+        case .nodes(let nodes):
+            session.answered()
+            try connection.send(nodes)
         case .committed(let committed):
             session.committed()
             try connection.send(committed)

@@ -193,10 +193,10 @@ package final class GroupSender {
 }
 
 extension Sender {
-    /// Sends one member of a group, whose plan is in the catalog.
+    /// Sends what is planned and in the catalog, by a connection of its own: a member of a group, or a single volume.
     ///
     /// - Returns: also whether it waits on the standby for the others; then it is not committed yet.
-    fileprivate func sendMember(
+    func sendMember(
         _ source: any Source, _ begin: Begin, _ plan: SendPlan
     ) throws -> (outcome: Outcome, isPrepared: Bool) {
         let began = Clock.monotonic()

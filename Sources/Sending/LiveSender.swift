@@ -31,6 +31,11 @@ package final class LiveSender {
     private let volumes: [LiveVolume]
     private let hooks: SnapshotHooks
     private let report: (Sender.Report) -> Void
+    /// How to resync instead of sending.
+    private var resyncing: ResyncOptions?
+    private var difference: Difference?
+    /// Into which file to bring a point in time instead of sending it.
+    private var exporting: ExportOptions?
 
     package init(
         _ home: SourceHome, _ volumes: [LiveVolume], _ hooks: SnapshotHooks,
@@ -52,6 +57,36 @@ package final class LiveSender {
         }
     }
 
+    /// Compares the volume as it is now with the standby's copy, and changes neither.
+    package func planResync(_ options: ResyncOptions) throws -> Difference {
+        let volume = volumes[0]
+        try volume.check()
+        return try sender(volume).planResync(
+            try volume.source(volume.volume, in: try groups()[0], time: Clock.wall()), options)
+    }
+
+    /// Makes the standby's copy equal to a new point in time by comparing the two.
+    ///
+    /// - Returns: also what differed, unless an interrupted resync was all that there was to do.
+    package func resync(
+        _ options: ResyncOptions
+    ) throws -> (outcomes: [Sender.Outcome], difference: Difference?) {
+        precondition(volumes.count == 1, "a resync is of one volume")
+        resyncing = options
+        defer { resyncing = nil }
+        return (try send()[0], difference)
+    }
+
+    /// Brings a new point in time into a file that the standby can import.
+    ///
+    /// The snapshot stays, and the base too, until it is known whether the file was imported.
+    package func export(_ how: ExportOptions) throws -> Sender.Outcome {
+        precondition(volumes.count == 1, "an export is of one volume")
+        exporting = how
+        defer { exporting = nil }
+        return try send()[0][0]
+    }
+
     /// Brings the standby to a new point in time.
     ///
     /// - Returns: for each volume what was sent: first a generation that an earlier run had begun, if there was one.
@@ -59,8 +94,18 @@ package final class LiveSender {
         for volume in volumes { try volume.check() }
         let locks = try volumes.map { try $0.lock() }
         // A standby that takes nothing is found out before anything is frozen.
-        for volume in volumes {
+        for volume in volumes where resyncing == nil && exporting == nil {
             if let refusal = SendError(refusalIn: try sender(volume).explain(nil)) { throw refusal }
+        }
+        if let resyncing, !resyncing.overwritePromoted,
+            try sender(volumes[0]).explain(nil).standby.state == .promoted
+        {
+            throw SendError.promotedStandby
+        }
+        if let how = exporting {
+            // What an export refuses, it refuses before a snapshot is taken. What was said of the former one is done.
+            try sender(volumes[0]).checkExport(how)
+            exporting?.former = .unknown
         }
         try sweep(try groups())
         var outcomes = volumes.map { _ in [Sender.Outcome]() }
@@ -69,8 +114,10 @@ package final class LiveSender {
                 outcomes[index].append(outcome)
             }
         }
-        if let unfinished = try unfinished() {
+        if exporting == nil, let unfinished = try unfinished() {
             try send(unfinished)
+            // What comes now follows a generation that both sides know.
+            resyncing = nil
             try sweep(try groups())
         }
         do {
@@ -94,6 +141,14 @@ package final class LiveSender {
     ) throws -> [Sender.Outcome] {
         let sources = try zip(volumes, moments).map { volume, moment in
             try volume.source(moment.snapshot, in: moment.group, time: moment.time)
+        }
+        if let resyncing {
+            let sent = try sender(volumes[0]).resync(sources[0], locks[0], resyncing)
+            difference = sent.difference ?? difference
+            return [sent.outcome]
+        }
+        if let exporting {
+            return [try sender(volumes[0]).export(sources[0], locks[0], exporting)]
         }
         if volumes.count == 1 { return [try sender(volumes[0]).send(sources[0], locks[0])] }
         return try GroupSender(home, report: { [report] in report($1) }).send(

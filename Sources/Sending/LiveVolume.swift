@@ -159,6 +159,25 @@ package final class LiveVolume {
         return try LiveSnapshotSource(snapshot, in: group, time: time, warn: warn)
     }
 
+    /// The snapshot that the committed generation was made from.
+    package func committedSource(in group: VolumeGroup) throws -> any Source {
+        guard let uuid = try replica()?.base.flatMap({ LiveIdentity.snapshotUUID($0) }),
+            let snapshot = group.volume(uuid: uuid), !snapshot.isMerging
+        else {
+            throw SourceError.noProof(
+                reason:
+                    "the snapshot that the standby's generation was made from is not in volume group "
+                    + "\(group.name): there is nothing to compare the copy with")
+        }
+        guard snapshot.device == nil else {
+            return try source(snapshot, in: group, time: snapshot.createdAt)
+        }
+        try VolumeGroup.activate(snapshot)
+        let now = try VolumeGroup(group.name)
+        guard let active = now.volume(uuid: uuid) else { throw LVMError.notFound(uuid) }
+        return try source(active, in: now, time: active.createdAt)
+    }
+
     /// The group of the unfinished generation.
     func unfinishedGroup() throws -> Group? { try replica()?.transfer?.begin.group }
 

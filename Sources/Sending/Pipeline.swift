@@ -4,8 +4,10 @@
 internal import Blocks
 internal import Compression
 internal import Digests
+internal import MapStore
 internal import Platform
 internal import Synchronization
+internal import TagMap
 internal import Wire
 
 /// When content is compressed.
@@ -44,9 +46,18 @@ final class Pipeline: Sendable {
     }
 
     private enum Piece: Sendable {
-        case data(Extent, Lease)
-        case unmapped(Extent)
+        case data(Extent, Lease, Edges)
+        case unmapped(Extent, Edges)
         case endOfSegment
+        /// The last block of a volume that shrank.
+        case edges(Edges)
+    }
+
+    /// The entries of the blocks that a piece covers in part.
+    private struct Edges: Sendable {
+        var updates: [TagMapFormat.Update] = []
+        /// The standby has the piece already; only its entries are wanted.
+        var isSent = false
     }
 
     private static let readBuffers = 10
@@ -79,12 +90,21 @@ final class Pipeline: Sendable {
     /// Starts with the segment after those already sealed.
     func start(
         _ source: any Source, _ plan: SendPlan, begin: Begin, key: TagKey, sealed: [Seal],
-        sender: KeyID, policy: CompressionPolicy
+        sender: KeyID, policy: CompressionPolicy, updates: MapUpdateWriter?
     ) {
         let source = Handoff(source)
+        let known = updates.map { $0.lastBlock.map { $0 + 1 } ?? 0 }
+        let collecting = Handoff(updates)
         let reader = Thread("read") { [self] in
             do {
-                try read(source.take(), plan, from: UInt64(sealed.count))
+                let edges = known.map {
+                    EdgeReader(
+                        MapShape(volumeByteCount: begin.head.volumeSize),
+                        Tagger(begin.head.tagAlgorithm, key: key), first: $0)
+                }
+                try read(
+                    source.take(), plan, from: UInt64(sealed.count), edges,
+                    hasShrunk: begin.allowsShrink)
             } catch {
                 failure.record(error)
                 outgoing.close(discarding: true)
@@ -94,7 +114,7 @@ final class Pipeline: Sendable {
         }
         let encoder = Thread("encode") { [self] in
             do {
-                try encode(begin, key, sealed, sender, policy)
+                try encode(begin, key, sealed, sender, policy, collecting.take())
             } catch {
                 failure.record(error)
             }
@@ -120,27 +140,37 @@ final class Pipeline: Sendable {
 
     // MARK: Reading
 
-    private func read(_ source: any Source, _ plan: SendPlan, from first: UInt64) throws {
+    private func read(
+        _ source: any Source, _ plan: SendPlan, from first: UInt64, _ edgeReader: EdgeReader?,
+        hasShrunk: Bool
+    ) throws {
         var cutter = SegmentCutter()
         var current = first
         try plan.forEach { change in
             try cutter.cut(change) { piece in
-                guard piece.segment >= first else { return }
-                if piece.segment > current {
+                let extent = piece.change.extent
+                let isSent = piece.segment < first
+                if isSent, edgeReader?.isKnown(extent) ?? true { return }
+                if !isSent, piece.segment > current {
                     try push(.endOfSegment)
                     current = piece.segment
                 }
+                let edges = Edges(
+                    updates: try edgeReader?.updates(of: extent, source) ?? [], isSent: isSent)
                 switch piece.change.kind {
                 case .unmapped:
-                    try push(.unmapped(piece.change.extent))
+                    try push(.unmapped(extent, edges))
                 case .data:
                     guard let lease = Lease(from: readPool) else { throw Stopped() }
-                    try source.read(piece.change.extent, into: lease.memory)
-                    try push(.data(piece.change.extent, lease))
+                    try source.read(extent, into: lease.memory)
+                    try push(.data(extent, lease, edges))
                 }
             }
         }
         if first < plan.segmentCount { try push(.endOfSegment) }
+        if hasShrunk, let last = try edgeReader?.lastBlock(source) {
+            try push(.edges(Edges(updates: [last])))
+        }
     }
 
     private func push(_ piece: Piece) throws {
@@ -154,7 +184,7 @@ final class Pipeline: Sendable {
 
     private func encode(
         _ begin: Begin, _ key: TagKey, _ sealed: [Seal], _ sender: KeyID,
-        _ policy: CompressionPolicy
+        _ policy: CompressionPolicy, _ updates: MapUpdateWriter?
     ) throws {
         let tagger = Tagger(begin.head.tagAlgorithm, key: key)
         let compressor = ZstdCompressor()
@@ -164,23 +194,53 @@ final class Pipeline: Sendable {
             switch piece {
             case .endOfSegment:
                 try send(.seal(checker.seal()))
-            case .unmapped(let extent):
+            case .unmapped(let extent, let edges):
+                try note(extent, edges, updates) { _ in .zero }
+                if edges.isSent { continue }
                 let record = RecordHeader(.unmap, offset: extent.offset, length: extent.length)
                 try checker.add(record)
                 try send(.record(record, nil, offset: 0))
-            case .data(let extent, let lease):
+            case .data(let extent, let lease, let edges):
                 for run in Self.runs(of: extent, in: lease.memory) {
-                    let item = try encode(run, extent, lease, tagger, compressor, policy)
+                    let tags = run.isZero ? [] : Self.tags(of: run, extent, lease, tagger)
+                    let first = MapShape.blocks(of: run.extent).lowerBound
+                    try note(run.extent, edges, updates) { block in
+                        run.isZero ? .zero : tags[Int(block - first)]
+                    }
+                    if edges.isSent { continue }
+                    let item = try encode(run, extent, lease, tags, compressor, policy)
                     guard case .record(let record, _, _) = item else { continue }
                     try checker.add(record)
                     try send(item)
                 }
+            case .edges(let edges):
+                for update in edges.updates { try updates?.add(update) }
             }
         }
         guard !checker.hasOpenSegment, checker.segmentIndex == begin.plannedSegments else {
             throw Stopped()
         }
         try send(.end(checker.record(sender: sender)))
+    }
+
+    /// Collects the entries of the blocks that an extent touches.
+    private func note(
+        _ extent: Extent, _ edges: Edges, _ updates: MapUpdateWriter?, _ tag: (UInt64) -> Tag
+    ) throws {
+        guard let updates else { return }
+        for block in MapShape.blocks(of: extent) {
+            let edge = edges.updates.first { $0.block == block }
+            try updates.add(edge ?? TagMapFormat.Update(block: block, entry: tag(block)))
+        }
+    }
+
+    private static func tags(
+        of run: Run, _ piece: Extent, _ lease: Lease, _ tagger: Tagger
+    ) -> [Tag] {
+        let place = Int(run.extent.offset - piece.offset)
+        return lease.memory.withBytes(at: place, count: Int(run.extent.length)) {
+            tagger.tags(ofContent: $0, at: run.extent.offset)
+        }
     }
 
     private func send(_ item: Item) throws {
@@ -217,7 +277,7 @@ final class Pipeline: Sendable {
     }
 
     private func encode(
-        _ run: Run, _ piece: Extent, _ lease: Lease, _ tagger: Tagger,
+        _ run: Run, _ piece: Extent, _ lease: Lease, _ tags: [Tag],
         _ compressor: ZstdCompressor, _ policy: CompressionPolicy
     ) throws -> Item {
         let extent = run.extent
@@ -227,9 +287,6 @@ final class Pipeline: Sendable {
         }
         let place = Int(extent.offset - piece.offset)
         let count = Int(extent.length)
-        let tags = lease.memory.withBytes(at: place, count: count) {
-            tagger.tags(ofContent: $0, at: extent.offset)
-        }
         if let packed = try compress(lease.memory, place, count, compressor, policy) {
             let record = RecordHeader(
                 data: extent.offset, length: count, encoding: .zstd, storedLength: packed.count,

@@ -6,8 +6,8 @@ package import Platform
 
 /// Any file or block device, read as it is.
 ///
-/// It must not be written while it is sent. Nothing tells what changed since an earlier time, so that every
-/// generation carries everything but the holes of a sparse file.
+/// It must not be written while it is sent. Nothing tells what changed since an earlier time but a comparison of all
+/// content with the tag map of what was sent.
 package final class PlainSource: Source {
     private let reader: AlignedReader
     package let summary: String
@@ -32,6 +32,8 @@ package final class PlainSource: Source {
         guard reader.byteCount > 0 else { throw .invalid(path: path, reason: "it is empty") }
         summary = "plain \(path)"
     }
+
+    package var provesChanges: Bool { false }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {
         var coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)

@@ -19,6 +19,8 @@ package enum SendError: Error, CustomStringConvertible {
     case brokenProtocol(String)
     /// A generation waits on the standby, although its group was committed.
     case groupIncomplete
+    /// The standby was promoted, and nobody said that what it holds may be lost.
+    case promotedStandby
     /// The connection ended in the middle; the next send resumes.
     case interrupted(String, acknowledgedSegments: UInt64, plannedSegments: UInt64)
 
@@ -33,6 +35,9 @@ package enum SendError: Error, CustomStringConvertible {
         case .brokenProtocol(let text): "the standby broke the protocol: \(text)"
         case .groupIncomplete:
             "the standby has committed one volume of the group and not this one"
+        case .promotedStandby:
+            "the standby was promoted and may have been written (rule promoted): see what would be lost with --plan, "
+                + "and give --overwrite-promoted if that is meant"
         case .interrupted(let text, let done, let planned):
             "\(text); \(done) of \(planned) segments are durable on the standby, and the next send "
                 + "goes on from there"

@@ -37,9 +37,10 @@ struct SendStream {
         window = (Clock.monotonic(), dialogue.connection.byteCount)
     }
 
-    /// Sends everything, commits, and waits for COMMITTED or PREPARED; `keep` is called before COMMIT is sent.
+    /// Sends everything, commits, and waits for COMMITTED or PREPARED; `keep` is called before COMMIT is sent, and
+    /// gives the record to send.
     mutating func run(
-        _ keep: (GenerationRecord) throws -> Void
+        _ keep: (GenerationRecord) throws -> GenerationRecord
     ) throws -> GenerationRecord {
         while true {
             while let action = try dialogue.poll() { try note(action) }
@@ -65,7 +66,7 @@ struct SendStream {
                 dialogue.session.sealed(seal)
                 try dialogue.connection.send(seal)
             case .end(let record):
-                try keep(record)
+                let record = try keep(record)
                 dialogue.session.commit(record)
                 try dialogue.connection.send(record)
                 while !dialogue.session.isDone { try note(try dialogue.next()) }
@@ -83,7 +84,7 @@ struct SendStream {
         case .progress(let progress):
             report(
                 Sender.Report(
-                    phase: progress.phase == .proving ? .proving : .applying, done: progress.done,
+                    phase: progress.phase == .applying ? .applying : .proving, done: progress.done,
                     total: progress.total))
         case .prepared: isPrepared = true
         default: break

@@ -5,6 +5,7 @@ internal import Blocks
 package import Catalog
 internal import Connection
 package import Digests
+internal import MapStore
 internal import Platform
 package import Session
 internal import Synchronization
@@ -21,17 +22,20 @@ package final class Sender {
         package var compression: CompressionPolicy
         /// Whether the volume may be smaller than its last generation.
         package var allowShrink: Bool
+        /// How many blocks outside of the change list are compared with the tag map before a generation is sent.
+        package var unchangedSample: UInt64
         /// Name and version of the program.
         package var software: String
 
         package init(
             receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy,
-            allowShrink: Bool = false, software: String
+            allowShrink: Bool = false, unchangedSample: UInt64 = 256, software: String
         ) {
             self.receiver = receiver
             self.volume = volume
             self.compression = compression
             self.allowShrink = allowShrink
+            self.unchangedSample = unchangedSample
             self.software = software
         }
     }
@@ -39,7 +43,7 @@ package final class Sender {
     /// How far a send is.
     package struct Report: Equatable, Sendable {
         /// What is going on.
-        package enum Phase: Sendable { case sending, proving, applying }
+        package enum Phase: Sendable { case reading, sending, writing, proving, applying }
         package var phase: Phase
         /// Bytes: sent and acknowledged, or proven, or applied.
         package var done: UInt64
@@ -53,6 +57,7 @@ package final class Sender {
         package enum Kind: Equatable, Sendable {
             case full
             case delta(from: UInt64)
+            case resync
             /// The standby has this point in time already.
             case upToDate
         }
@@ -84,7 +89,9 @@ package final class Sender {
 
     let home: SourceHome
     let options: Options
-    private let report: (Report) -> Void
+    let report: (Report) -> Void
+    /// What the standby holds, block by block, as far as it is known here.
+    let map: SourceMap
 
     package init(
         _ home: SourceHome, _ options: Options, report: @escaping (Report) -> Void = { _ in }
@@ -92,41 +99,10 @@ package final class Sender {
         self.home = home
         self.options = options
         self.report = report
+        map = home.map(options.receiver, options.volume)
     }
 
     // MARK: Deciding
-
-    /// Says what `send` would do; with a source also how much it would send. Nothing is written anywhere.
-    package func explain(_ source: (any Source)?) throws -> Explanation {
-        let (dialogue, standby) = try open()
-        defer { dialogue.connection.close() }
-        let replica = try replica()
-        var memory = Self.memory(of: replica)
-        var base = Base(identity: replica.base, record: replica.committed)
-        var decision = Lineage.decide(memory, standby)
-        if decision == .pendingIsCommitted {
-            memory.committed = memory.pending
-            memory.transfer = nil
-            base = Base(identity: replica.transfer?.base, record: replica.pending)
-            decision = Lineage.decide(memory, standby)
-        }
-        var explanation = Explanation(memory: memory, standby: standby, decision: decision)
-        guard let source else { return explanation }
-        if case .prepared = decision { return explanation }
-        var changed: UInt64 = 0
-        var entries: UInt64 = 0
-        do {
-            try list(source, decision, base) { change in
-                entries += 1
-                if change.kind == .data { changed += change.extent.length }
-            }
-            explanation.changedByteCount = changed
-            explanation.entryCount = entries
-        } catch SourceError.noProof(let reason) {
-            explanation.noProof = reason
-        }
-        return explanation
-    }
 
     func replica() throws -> Replica {
         try home.catalog.replica(options.volume, at: options.receiver)
@@ -134,7 +110,7 @@ package final class Sender {
     }
 
     /// The sign between the names stands in neither.
-    private var planName: String { "\(options.volume)@\(options.receiver)" }
+    var planName: String { "\(options.volume)@\(options.receiver)" }
 
     static func memory(of replica: Replica) -> Lineage.SourceMemory {
         func point(_ record: GenerationRecord?) -> Lineage.GenerationPoint? {
@@ -178,10 +154,10 @@ package final class Sender {
     }
 
     /// The base of a generation whose source cannot be recognised again.
-    private static let unidentified = "unidentified"
+    static let unidentified = "unidentified"
 
     /// What a delta starts from: the snapshot that the committed generation was made of, and its size.
-    private struct Base {
+    struct Base {
         var identity: String?
         var volumeByteCount: UInt64
 
@@ -192,7 +168,7 @@ package final class Sender {
     }
 
     /// Calls back with the change list of a decision.
-    private func list(
+    func list(
         _ source: any Source, _ decision: Lineage.Decision, _ base: Base,
         _ body: (Change) throws -> Void
     ) throws {
@@ -232,6 +208,14 @@ package final class Sender {
     package func send(_ source: any Source, _ lock: SendLock) throws -> Outcome {
         precondition(lock.receiver == options.receiver && lock.volume == options.volume)
         defer { withExtendedLifetime(lock) {} }
+        do { return try sendOnce(source) } catch MapError.damaged {
+            // Without it the source is read once more, and what was sent stays where it is.
+            map.remove()
+            return try sendOnce(source)
+        }
+    }
+
+    private func sendOnce(_ source: any Source) throws -> Outcome {
         let began = Clock.monotonic()
         let (dialogue, standby) = try open()
         let settled = try settle(dialogue, standby, keepingPrepared: false)
@@ -243,6 +227,12 @@ package final class Sender {
         } catch {
             dialogue.connection.close()
             throw error
+        }
+        if needsScan(source, settled) {
+            // Reading the source as a whole takes longer than a connection waits.
+            dialogue.connection.close()
+            let (begin, plan) = try prepare(source, settled, group: nil)
+            return try sendMember(source, begin, plan).outcome
         }
         let (begin, plan) = try prepare(source, settled, group: nil)
         return try transfer(source, begin, plan, dialogue, began).outcome
@@ -293,19 +283,22 @@ package final class Sender {
             try home.catalog.abandonTransfer(
                 options.volume, at: options.receiver, clearingPending: true)
         }
-        // There is one plan of a volume on a standby; what a crash has left of an older one goes too.
-        home.removePlan(planName)
         let id = TransferID.random()
-        let plan = try SendPlan(
-            writing: home.planPath(planName), transfer: id,
-            volumeByteCount: source.volumeByteCount
-        ) { body in
-            try list(
-                source, decision, Base(identity: replica.base, record: replica.committed), body)
+        var scan: TagMapFile?
+        var known: TagMapFile?
+        if !isFull(decision) {
+            known = map.committed(replica.committed)
+            if known == nil || !source.provesChanges { scan = try self.scan(source, replica) }
         }
-        guard plan.segmentCount <= Limits.segments else {
-            throw SendError.brokenProtocol("the change has more segments than a transfer may have")
+        let plan = try makePlan(id, source) { body in
+            if let known, let scan, !source.provesChanges {
+                try difference(source, known, scan, body)
+            } else {
+                let base = Base(identity: replica.base, record: replica.committed)
+                try list(source, decision, base, body)
+            }
         }
+        if let known, source.provesChanges { try checkUnchanged(source, plan, known, replica) }
         let begin = Begin(
             transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
             plannedSegments: plan.segmentCount, heldSegments: 0,
@@ -313,11 +306,40 @@ package final class Sender {
             allowsShrink: !isFull(decision)
                 && source.volumeByteCount < replica.committed?.head.volumeSize ?? 0,
             group: group)
+        try start(begin, source, scan)
+        return (begin, plan)
+    }
+
+    /// Whether the source has to be read as a whole before it is known what is to be sent.
+    private func needsScan(_ source: any Source, _ settled: Settled) -> Bool {
+        guard case .delta = settled.decision else { return false }
+        if settled.isResuming, planned(source, settled.replica, group: nil) != nil { return false }
+        return !source.provesChanges || map.committed(settled.replica.committed) == nil
+    }
+
+    /// Writes the plan of a new transfer. There is one of a volume on a standby; what a crash has left of an older
+    /// one goes.
+    func makePlan(
+        _ transfer: TransferID, _ source: any Source,
+        _ list: ((Change) throws -> Void) throws -> Void
+    ) throws -> SendPlan {
+        home.removePlan(planName)
+        let plan = try SendPlan(
+            writing: home.planPath(planName), transfer: transfer,
+            volumeByteCount: source.volumeByteCount, list)
+        guard plan.segmentCount <= Limits.segments else {
+            throw SendError.brokenProtocol("the change has more segments than a transfer may have")
+        }
+        return plan
+    }
+
+    /// Enters a new transfer into the catalog.
+    func start(_ begin: Begin, _ source: any Source, _ scan: TagMapFile?) throws {
+        try map.begin(begin, scan: scan)
         try home.catalog.beginTransfer(
             options.volume, at: options.receiver,
             SourceTransfer(
                 begin: begin, base: source.identity ?? Self.unidentified, planName: planName))
-        return (begin, plan)
     }
 
     private func isFull(_ decision: Lineage.Decision) -> Bool {
@@ -342,7 +364,7 @@ package final class Sender {
     }
 
     /// Cuts text to what a string on the wire may hold.
-    private static func cut(_ text: String, to limit: Int) -> String {
+    static func cut(_ text: String, to limit: Int) -> String {
         var kept = String(
             String.UnicodeScalarView(
                 text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "?" : $0 }))
@@ -369,17 +391,21 @@ package final class Sender {
             throw SendError.brokenProtocol("no place to begin")
         }
         seals.truncate(to: Int(first))
+        let draft = try map.draft(announced, parent: current.committed)
         let pipeline = try Pipeline()
         pipeline.start(
             source, plan, begin: announced, key: key, sealed: seals.seals,
-            sender: try home.identity().keyID, policy: options.compression)
+            sender: try home.identity().keyID, policy: options.compression, updates: draft?.writer)
         var stream = SendStream(dialogue, pipeline, seals, plan, report)
         do {
             defer { pipeline.stop() }
             let record = try stream.run { record in
                 // The reading thread has nothing left to read.
                 try source.confirm()
+                var record = record
+                if let draft { record.volumeRoot = try map.root(draft, announced) }
                 try home.catalog.setPending(options.volume, at: options.receiver, record)
+                return record
             }
             if !stream.isPrepared { try commitPending() }
             dialogue.connection.close()
@@ -395,6 +421,10 @@ package final class Sender {
     }
 
     func commitPending() throws {
+        let replica = try replica()
+        if let record = replica.pending, let transfer = replica.transfer {
+            map.commit(record, transfer.begin.transfer)
+        }
         let superseded = try home.catalog.commit(
             options.volume, at: options.receiver, committedAt: Clock.wall())
         home.removePlan(superseded.planName)
@@ -410,7 +440,11 @@ package final class Sender {
     }
 
     static func kind(_ record: GenerationRecord) -> Outcome.Kind {
-        record.head.kind == .full ? .full : .delta(from: record.head.number - 1)
+        switch record.head.kind {
+        case .full: .full
+        case .delta: .delta(from: record.head.number - 1)
+        case .resync: .resync
+        }
     }
 
     func outcome(
@@ -427,12 +461,12 @@ package final class Sender {
 
     // MARK: Words
 
-    fileprivate static func text(_ memory: Lineage.SourceMemory) -> String {
+    static func text(_ memory: Lineage.SourceMemory) -> String {
         guard let committed = memory.committed else { return "no generation" }
         return "generation \(committed.number) (\(String("\(committed.id)".prefix(12))))"
     }
 
-    fileprivate static func text(_ standby: StandbyState) -> String {
+    static func text(_ standby: StandbyState) -> String {
         guard standby.committedID != .zero else { return "\(standby.state)" }
         return "\(standby.state), generation \(standby.committedNumber) "
             + "(\(String("\(standby.committedID)".prefix(12))))"

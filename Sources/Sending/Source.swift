@@ -39,6 +39,9 @@ package protocol Source: AnyObject {
     /// Bytes.
     var volumeByteCount: UInt64 { get }
 
+    /// Whether it can tell what changed since a base. Of one that cannot, all content is compared with the tag map.
+    var provesChanges: Bool { get }
+
     /// Every byte of the volume, in order and without a gap.
     func forEachExtent(_ body: (Change) throws -> Void) throws
 
@@ -57,6 +60,7 @@ package protocol Source: AnyObject {
 
 extension Source {
     package func confirm() throws {}
+    package var provesChanges: Bool { true }
 }
 
 /// Reads a list and clips each entry to what lies at or after `start`.

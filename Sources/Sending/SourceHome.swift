@@ -20,6 +20,7 @@ package struct SourceHome: Sendable {
         catalog = try SourceCatalog(directory: path)
         try Directory.create(path + "/plans")
         try Directory.create(path + "/locks")
+        try Directory.create(path + "/maps")
     }
 
     /// This host's identity, made at first use.
@@ -44,6 +45,12 @@ package struct SourceHome: Sendable {
         if let plan = try catalog.forgetReplica(volume, at: receiver).transfer?.planName {
             removePlan(plan)
         }
+        map(receiver, volume).remove()
+    }
+
+    /// The tag map of a volume on a standby.
+    func map(_ receiver: ReceiverName, _ volume: VolumeName) -> SourceMap {
+        SourceMap("\(path)/maps/\(volume)@\(receiver)")
     }
 
     /// Where a plan with this name is.

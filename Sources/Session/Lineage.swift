@@ -68,6 +68,8 @@ package enum Lineage {
         case suspect
         case notEmpty = "not-empty"
         case prepared
+        case noMap = "no-map"
+        case notCompared = "not-compared"
 
         /// What it means, for people.
         package var meaning: String {
@@ -84,6 +86,8 @@ package enum Lineage {
             case .numberMismatch: "the generation's number does not follow the committed one"
             case .suspect: "the standby had an I/O error and does not trust its copy"
             case .notEmpty: "the standby already holds a generation that a full copy would replace"
+            case .noMap: "the standby has no tag map that could be trusted"
+            case .notCompared: "the standby's copy is not what the resync was compared with"
             case .prepared:
                 "the standby holds a prepared generation, whose group is not complete yet"
             }
@@ -123,11 +127,17 @@ package enum Lineage {
         package var committedSize: UInt64?
         /// The announcement of the unfinished transfer.
         package var unfinished: Begin?
+        /// The root of the map that was made for COMPARE.
+        package var comparedRoot: SHA256Digest?
 
-        package init(state: StandbyState, committedSize: UInt64?, unfinished: Begin?) {
+        package init(
+            state: StandbyState, committedSize: UInt64?, unfinished: Begin?,
+            comparedRoot: SHA256Digest? = nil
+        ) {
             self.state = state
             self.committedSize = committedSize
             self.unfinished = unfinished
+            self.comparedRoot = comparedRoot
         }
     }
 
@@ -148,11 +158,11 @@ package enum Lineage {
         }
         let standby = memory.state
         switch standby.state {
-        case .promoted: return no(.promoted)
-        case .diverged: return no(.diverged)
-        case .suspect: return no(.suspect)
         case .prepared: return no(.prepared)
-        case .empty, .initialising, .consistent, .staging, .applying: break
+        case .promoted where begin.head.kind != .resync: return no(.promoted)
+        case .diverged where begin.head.kind != .resync: return no(.diverged)
+        case .suspect where begin.head.kind != .resync: return no(.suspect)
+        default: break
         }
         let hasGeneration = standby.committedID != .zero
         switch begin.head.kind {
@@ -168,6 +178,17 @@ package enum Lineage {
             if let size = memory.committedSize, begin.head.volumeSize < size, !begin.allowsShrink {
                 return no(.sizeShrunk)
             }
+        case .resync:
+            if begin.head.parent == .zero {
+                if begin.head.number != 1 { return no(.numberMismatch) }
+            } else {
+                if begin.head.lineage != standby.lineage { return no(.diverged) }
+                if begin.head.parent != standby.committedID { return no(.parentMismatch) }
+                if begin.head.number <= standby.committedNumber { return no(.numberMismatch) }
+            }
+            guard let root = memory.comparedRoot, root == begin.comparedRoot else {
+                return no(.notCompared)
+            }
         }
         if standby.targetKind == .blockDevice, begin.head.volumeSize > standby.targetSize {
             return .refuse(
@@ -180,6 +201,9 @@ package enum Lineage {
             unfinished.heldSegments = begin.heldSegments
             if unfinished == begin { return .resume }
         }
-        return .start(inPlace: begin.head.kind == .full)
+        let hasNothing = standby.state == .empty || standby.state == .initialising
+        return .start(
+            inPlace: begin.head.kind == .full || begin.inPlace
+                || begin.head.kind == .resync && hasNothing)
     }
 }

@@ -10,6 +10,8 @@ package enum SenderMessage: Equatable, Sendable {
     case pair(Pair)
     case begin(Begin)
     case abandon(Abandon)
+    case compare(Compare)
+    case ask(Ask)
     case record(RecordHeader)
     case seal(Seal)
     case commit(GenerationRecord)
@@ -24,13 +26,17 @@ package enum SenderMessage: Equatable, Sendable {
         case .pair: self = .pair(try Pair(decoding: payload))
         case .begin: self = .begin(try Begin(decoding: payload))
         case .abandon: self = .abandon(try Abandon(decoding: payload))
+        case .compare: self = .compare(try Compare(decoding: payload))
+        case .ask: self = .ask(try Ask(decoding: payload))
         case .record:
             self = .record(try RecordHeader(decoding: payload, recordLength: payload.byteCount))
         case .seal: self = .seal(try Seal(decoding: payload))
         case .commit: self = .commit(try GenerationRecord(decoding: payload))
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
-        case .welcome, .state, .ready, .ack, .committed, .prepared, .progress, .paired: return nil
+        case .welcome, .state, .ready, .ack, .committed, .prepared, .progress, .paired, .compared,
+            .nodes:
+            return nil
         }
     }
 }
@@ -52,6 +58,10 @@ package struct ReceiverSession: Sendable {
         case begin(Begin)
         /// Drop the transfer, if it may be dropped; then call `opened`, or refuse.
         case abandon(TransferID)
+        /// Make the map of the target; then call `compared`, or refuse.
+        case compare(Compare)
+        /// Look nodes of that map up; then call `answered`, or refuse.
+        case ask(NodeRange)
         case record(RecordHeader)
         case seal(Seal)
         /// Prove, apply, and call `committed`; or keep it for its group, and call `prepared`.
@@ -61,8 +71,8 @@ package struct ReceiverSession: Sendable {
     }
 
     private enum State: Equatable, Sendable {
-        case greeting, opening, pairing, looking, redeeming, offered, admitting, receiving
-        case committing, done
+        case greeting, opening, pairing, looking, redeeming, offered, comparing, compared, answering
+        case admitting, receiving, committing, done
     }
 
     private let isPairing: Bool
@@ -80,6 +90,9 @@ package struct ReceiverSession: Sendable {
 
     /// Whether COMMIT came in and COMMITTED did not go out.
     package var isCommitting: Bool { state == .committing }
+
+    /// Whether COMPARE came in and COMPARED did not go out.
+    package var isComparing: Bool { state == .comparing }
 
     /// Takes a message from the sender.
     package mutating func receive(
@@ -112,7 +125,13 @@ package struct ReceiverSession: Sendable {
         case (.pairing, .pair(let pair)):
             state = .redeeming
             return .pair(pair)
-        case (.offered, .begin(let begin)):
+        case (.offered, .compare(let compare)):
+            state = .comparing
+            return .compare(compare)
+        case (.compared, .ask(let ask)):
+            state = .answering
+            return .ask(ask.range)
+        case (.offered, .begin(let begin)), (.compared, .begin(let begin)):
             state = .admitting
             return .begin(begin)
         case (.offered, .abandon(let abandon)):
@@ -140,6 +159,18 @@ package struct ReceiverSession: Sendable {
     package mutating func paired() {
         precondition(state == .redeeming)
         state = .done
+    }
+
+    /// The map is made; COMPARED is sent.
+    package mutating func compared() {
+        precondition(state == .comparing)
+        state = .compared
+    }
+
+    /// The nodes were found; NODES is sent.
+    package mutating func answered() {
+        precondition(state == .answering)
+        state = .compared
     }
 
     /// The transfer was admitted; READY is sent.

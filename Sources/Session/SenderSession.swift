@@ -13,6 +13,8 @@ package enum ReceiverMessage: Equatable, Sendable {
     case committed(Committed)
     case prepared(Prepared)
     case paired(Paired)
+    case compared(Compared)
+    case nodes(Nodes)
     case ping
     case refuse(Refusal)
 
@@ -29,9 +31,12 @@ package enum ReceiverMessage: Equatable, Sendable {
         case .committed: self = .committed(try Committed(decoding: payload))
         case .prepared: self = .prepared(try Prepared(decoding: payload))
         case .paired: self = .paired(try Paired(decoding: payload))
+        case .compared: self = .compared(try Compared(decoding: payload))
+        case .nodes: self = .nodes(try Nodes(decoding: payload))
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
-        case .hello, .open, .begin, .abandon, .record, .seal, .commit, .pair: return nil
+        case .hello, .open, .begin, .abandon, .record, .seal, .commit, .pair, .compare, .ask:
+            return nil
         }
     }
 }
@@ -53,7 +58,7 @@ package struct SenderSession: Sendable {
         case none
         case open(Open)
         case pair(Pair)
-        /// Decide by the standby's state; then call `begin` or `abandon`, or close.
+        /// Decide by the standby's state; then call `begin`, `compare` or `abandon`, or close.
         case decide(StandbyState)
         /// Send the segments from this one on.
         case sendSegments(from: UInt64)
@@ -64,10 +69,15 @@ package struct SenderSession: Sendable {
         /// The generation waits on the standby for the others of its group.
         case prepared
         case paired(VolumeName)
+        /// The standby's map is made: call `ask` or `begin`, or close.
+        case compared(Compared)
+        /// What lies below the nodes that were asked for.
+        case nodes([UInt8])
     }
 
     private enum State: Equatable, Sendable {
-        case greeting, opening, pairing, deciding, beginning, sending, committing, done
+        case greeting, opening, pairing, deciding, comparing, compared, beginning, sending
+        case committing, done
     }
 
     private let purpose: Purpose
@@ -77,6 +87,7 @@ package struct SenderSession: Sendable {
     private var acknowledged: UInt64 = 0
     private var record: GenerationRecord?
     private var isInGroup = false
+    private var asked: NodeRange?
 
     /// Starts a session; `hello` is to be sent at once.
     package init(_ purpose: Purpose) {
@@ -120,6 +131,17 @@ package struct SenderSession: Sendable {
         case (.pairing, .paired(let paired)):
             state = .done
             return .paired(paired.volume)
+        case (.comparing, .progress(let progress)):
+            return .progress(progress)
+        case (.comparing, .compared(let compared)):
+            state = .compared
+            return .compared(compared)
+        case (.compared, .nodes(let nodes)):
+            guard let range = asked, nodes.range == range else {
+                throw .malformed("the receiver answers what was not asked")
+            }
+            asked = nil
+            return .nodes(nodes.content)
         case (.beginning, .ready(let ready)):
             guard ready.nextSegment <= held else {
                 throw .malformed("the receiver wants to resume past what this side holds")
@@ -158,9 +180,25 @@ package struct SenderSession: Sendable {
         return Abandon(transfer: transfer)
     }
 
-    /// Announces a transfer, after `decide`.
+    /// Asks for the standby's map, after `decide`.
+    package mutating func compare(_ compare: Compare) -> Compare {
+        precondition(state == .deciding, "COMPARE follows STATE")
+        state = .comparing
+        return compare
+    }
+
+    /// Asks for what lies below nodes, after `compared`, one range at a time.
+    package mutating func ask(_ range: NodeRange) -> Ask {
+        precondition(state == .compared && asked == nil, "ASK follows COMPARED or NODES")
+        asked = range
+        return Ask(range: range)
+    }
+
+    /// Announces a transfer, after `decide` or `compared`.
     package mutating func begin(_ begin: Begin) -> Begin {
-        precondition(state == .deciding, "BEGIN follows STATE")
+        precondition(
+            state == .deciding || state == .compared && asked == nil,
+            "BEGIN follows STATE, COMPARED or NODES")
         state = .beginning
         held = begin.heldSegments
         isInGroup = begin.group != nil

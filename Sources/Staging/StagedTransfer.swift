@@ -88,12 +88,12 @@ package struct Redo {
     }
 
     /// Reads the whole log and proves that it holds exactly the generation, without touching the target.
+    ///
+    /// - Parameter body: gets each record with its proven content; zeros and unmapped ranges have none.
     package func prove(
-        _ progress: (_ done: UInt64) -> Void
+        _ body: (_ record: RecordHeader, _ content: ContentProof.Content?) -> Void
     ) throws(Failure) {
-        try walk { (_, content) throws(TargetError) in
-            if let content { progress(UInt64(content.count)) }
-        }
+        try walk { (record, content) throws(TargetError) in body(record, content) }
     }
 
     /// Writes the generation to the target and flushes it.

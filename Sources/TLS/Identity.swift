@@ -102,7 +102,7 @@ package enum IdentityError: Error, Equatable, Sendable {
         }
     }
 
-    private static func isSupported(_ key: OpaquePointer) -> Bool {
+    static func isSupported(_ key: OpaquePointer) -> Bool {
         // SAFETY: the key is live; the name is a C string that fits.
         if unsafe EVP_PKEY_is_a(key, "ED25519") == 1 { return true }
         guard unsafe EVP_PKEY_is_a(key, "EC") == 1 else { return false }

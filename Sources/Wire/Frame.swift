@@ -24,12 +24,17 @@ package enum FrameType: UInt16, Sendable, CaseIterable {
     case paired = 16
     case prepared = 17
     case abandon = 18
+    case compare = 19
+    case compared = 20
+    case ask = 21
+    case nodes = 22
 
     /// The greatest payload in bytes.
     package var payloadLimit: Int {
         switch self {
         case .record: Limits.record
         case .ping: 0
+        case .nodes: Limits.nodesPayload
         default: Limits.controlPayload
         }
     }

@@ -8,6 +8,8 @@ package import Digests
 package enum GenerationKind: UInt8, Sendable {
     case full = 1
     case delta = 2
+    /// Holds the blocks in which two volumes differed when they were compared.
+    case resync = 3
 }
 
 /// What both BEGIN and the generation record say of a generation.
@@ -17,7 +19,7 @@ package struct GenerationHead: Equatable, Sendable {
     package var lineage: LineageID
     /// From 1; for people and for resuming.
     package var number: UInt64
-    /// Id of the generation this one changes; zeros for a full one.
+    /// Id of the generation this one changes; zeros for one that begins a lineage.
     package var parent: SHA256Digest
     /// Bytes.
     package var volumeSize: UInt64
@@ -51,16 +53,21 @@ package struct Begin: Message {
     package var plannedSegments: UInt64
     /// How many first segments the sender holds digests of.
     package var heldSegments: UInt64
-    /// The lineage's key in a full generation, nothing in a delta.
+    /// The lineage's key in a generation that begins one, else nothing.
     package var tagKey: TagKey?
     /// Whether the sender's operator allows a volume smaller than the parent; only of a delta.
     package var allowsShrink: Bool
     /// The group, if the generation is committed together with others.
     package var group: Group?
+    /// Of a resync: the root of the map that it was compared with.
+    package var comparedRoot: SHA256Digest?
+    /// Of a resync without parent: nothing on the target is to be protected.
+    package var inPlace: Bool
 
     package init(
         transfer: TransferID, head: GenerationHead, plannedContent: UInt64, plannedSegments: UInt64,
-        heldSegments: UInt64, tagKey: TagKey?, allowsShrink: Bool = false, group: Group? = nil
+        heldSegments: UInt64, tagKey: TagKey?, allowsShrink: Bool = false, group: Group? = nil,
+        comparedRoot: SHA256Digest? = nil, inPlace: Bool = false
     ) {
         self.transfer = transfer
         self.head = head
@@ -70,10 +77,22 @@ package struct Begin: Message {
         self.tagKey = tagKey
         self.allowsShrink = allowsShrink
         self.group = group
+        self.comparedRoot = comparedRoot
+        self.inPlace = inPlace
     }
 
-    /// Bit 0 of the flags.
+    /// Bits of the flags.
     private static let shrinkAllowed: UInt16 = 1
+    private static let inPlaceWanted: UInt16 = 2
+
+    /// The flags that a kind of generation may have.
+    private static func flags(of kind: GenerationKind) -> UInt16 {
+        switch kind {
+        case .full: 0
+        case .delta: shrinkAllowed
+        case .resync: inPlaceWanted
+        }
+    }
 
     package init(decoding bytes: RawSpan) throws(WireError) {
         var reader = FieldReader("BEGIN")
@@ -81,15 +100,15 @@ package struct Begin: Message {
         guard !transfer.isNone else { throw reader.error(.zeroTransfer) }
         let (kind, algorithm) = try reader.kindAndAlgorithm(bytes)
         let flags = try reader.integer(UInt16.self, bytes)
-        guard flags & ~(kind == .delta ? Self.shrinkAllowed : 0) == 0 else {
-            throw reader.error(.reservedBits)
-        }
-        allowsShrink = flags != 0
+        guard flags & ~Self.flags(of: kind) == 0 else { throw reader.error(.reservedBits) }
+        allowsShrink = flags & Self.shrinkAllowed != 0
+        inPlace = flags & Self.inPlaceWanted != 0
         let members = try reader.integer(UInt32.self, bytes)
         guard members == 0 || Group.sizes.contains(members) else {
             throw reader.error(.badMembers)
         }
         let (lineage, number, parent) = try reader.place(kind, bytes)
+        guard !inPlace || parent == .zero else { throw reader.error(.badParent) }
         let size = try reader.volumeSize(bytes)
         let time = try reader.integer(UInt64.self, bytes)
         plannedContent = try reader.integer(UInt64.self, bytes)
@@ -98,11 +117,14 @@ package struct Begin: Message {
         heldSegments = try reader.integer(UInt64.self, bytes)
         let key = try reader.fixed(TagKey.byteCount, bytes)
         let isZero = key.allSatisfy { $0 == 0 }
-        guard isZero == (kind == .delta) else { throw reader.error(.badTagKey) }
+        guard isZero == (parent != .zero) else { throw reader.error(.badTagKey) }
         tagKey = isZero ? nil : TagKey(bytes: key)
         let group: GroupID = try reader.identifier(bytes)
         guard group.isNone == (members == 0) else { throw reader.error(.badGroup) }
         self.group = group.isNone ? nil : Group(id: group, members: members)
+        let root = try reader.digest(bytes)
+        guard (root == .zero) == (kind != .resync) else { throw reader.error(.badComparedRoot) }
+        comparedRoot = root == .zero ? nil : root
         head = GenerationHead(
             kind: kind, tagAlgorithm: algorithm, lineage: lineage, number: number, parent: parent,
             volumeSize: size, sourceTime: time, sourceIdentity: try reader.string(0...512, bytes))
@@ -113,7 +135,9 @@ package struct Begin: Message {
         var bytes = transfer.bytes
         bytes.append(head.kind.rawValue)
         bytes.append(head.tagAlgorithm.rawValue)
-        bytes.append(littleEndian: allowsShrink ? Self.shrinkAllowed : 0)
+        bytes.append(
+            littleEndian: (allowsShrink ? Self.shrinkAllowed : 0)
+                | (inPlace ? Self.inPlaceWanted : 0))
         bytes.append(littleEndian: group?.members ?? 0)
         bytes.append(contentsOf: head.lineage.bytes)
         bytes.append(littleEndian: head.number)
@@ -125,6 +149,7 @@ package struct Begin: Message {
         bytes.append(littleEndian: heldSegments)
         bytes.append(contentsOf: tagKey?.bytes ?? [UInt8](repeating: 0, count: TagKey.byteCount))
         bytes.append(contentsOf: (group?.id ?? .none).bytes)
+        bytes.append(contentsOf: (comparedRoot ?? .zero).bytes)
         bytes.append(string: head.sourceIdentity, limit: 512)
         return bytes
     }
@@ -136,7 +161,7 @@ package struct GenerationRecord: Message {
     package var head: GenerationHead
     package var segmentCount: UInt64
     package var deltaDigest: SHA256Digest
-    /// Root of the tag map; zeros if it was not computed.
+    /// Root of the volume's tag map; zeros if the sender keeps none.
     package var volumeRoot: SHA256Digest
     package var senderKey: KeyID
 
@@ -202,7 +227,7 @@ package struct GenerationRecord: Message {
         }
         guard deltaDigest == transfer.deltaDigest else { throw WireError("COMMIT", .deltaDigest) }
         guard !transfer.hasOpenSegment else { throw WireError("COMMIT", .recordsAfterSeal) }
-        guard head.kind == .delta || transfer.lastEnd == head.volumeSize else {
+        guard head.kind != .full || transfer.lastEnd == head.volumeSize else {
             throw WireError("COMMIT", .volumeNotCovered)
         }
     }
@@ -261,11 +286,13 @@ extension FieldReader {
         let number = try integer(UInt64.self, bytes)
         guard number >= 1 else { throw error(.badNumber) }
         let parent = try digest(bytes)
-        guard (parent == .zero) == (kind == .full) else { throw error(.badParent) }
+        guard kind == .resync || (parent == .zero) == (kind == .full) else {
+            throw error(.badParent)
+        }
         return (lineage, number, parent)
     }
 
-    fileprivate mutating func volumeSize(_ bytes: RawSpan) throws(WireError) -> UInt64 {
+    mutating func volumeSize(_ bytes: RawSpan) throws(WireError) -> UInt64 {
         let size = try integer(UInt64.self, bytes)
         guard (1...Limits.volumeSize).contains(size) else { throw error(.badVolumeSize) }
         return size

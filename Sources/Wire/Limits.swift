@@ -19,6 +19,10 @@ package enum Limits {
     package static let record = recordPrefix + recordContent
     /// Payload of every other frame.
     package static let controlPayload = 1024
+    /// Nodes or pages of one answer.
+    package static let nodes: UInt32 = 16
+    /// Payload of NODES.
+    package static let nodesPayload = 24 + Int(nodes) * 4096
     /// Data content of one segment in bytes; also what may be sent and not acknowledged.
     package static let segmentContent: UInt64 = 33_554_432
     /// Records of one segment.
@@ -29,6 +33,8 @@ package enum Limits {
     package static let groupMembers: UInt32 = 256
     /// Greatest volume.
     package static let volumeSize: UInt64 = 1 << 62
+    /// Greatest volume that has a tag map: of a greater one nothing is taken.
+    package static let mappedVolumeSize: UInt64 = 1 << 50
     /// Bytes of a frame header.
     package static let frameHeader = 32
     /// A side that has sent nothing for this long sends PING.

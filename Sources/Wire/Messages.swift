@@ -379,7 +379,7 @@ package struct Ping: Message {
 package struct Progress: Message {
     package static let type = FrameType.progress
     /// What the receiver is doing.
-    package enum Phase: UInt8, Sendable { case proving = 1, applying = 2 }
+    package enum Phase: UInt8, Sendable { case proving = 1, applying = 2, reading = 3 }
     package var phase: Phase
     /// Bytes.
     package var done: UInt64

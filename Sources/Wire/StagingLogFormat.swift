@@ -64,7 +64,7 @@ package enum StagingLogFormat {
             id = try reader.identifier(bytes)
             guard !id.isNone else { throw reader.error(.zeroLogID) }
             let length = try reader.integer(UInt32.self, bytes)
-            guard (170...1024).contains(length) else { throw reader.error(.beginLength) }
+            guard (202...1024).contains(length) else { throw reader.error(.beginLength) }
             try reader.reserved(4, bytes)
             let announcement = try reader.fixed(Int(length), bytes)
             try reader.reserved(unit - 4 - reader.offset, bytes)
@@ -162,7 +162,7 @@ package enum StagingLogFormat {
 
 extension FieldReader {
     /// Checks that a whole block is there and that its last four bytes are its checksum.
-    fileprivate func checkBlock(_ bytes: RawSpan) throws(WireError) {
+    func checkBlock(_ bytes: RawSpan) throws(WireError) {
         guard bytes.byteCount >= StagingLogFormat.unit else { throw error(.truncated) }
         let covered = StagingLogFormat.unit - 4
         let stored: UInt32
@@ -175,7 +175,7 @@ extension FieldReader {
 
 extension [UInt8] {
     /// Fills a header up to 4092 bytes and appends the checksum.
-    fileprivate mutating func sealBlock() {
+    mutating func sealBlock() {
         append(zeros: StagingLogFormat.unit - 4 - count)
         append(littleEndian: withRawSpan { CRC32C.checksum($0) })
     }

@@ -38,6 +38,12 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case badTagKey = "bad-tag-key"
         case badMembers = "bad-members"
         case badGroup = "bad-group"
+        case badComparedRoot = "bad-compared-root"
+        case zeroRoot = "zero-root"
+        case badCount = "bad-count"
+        case badBase = "bad-base"
+        case pageDigest = "page-digest"
+        case rootMismatch = "root-mismatch"
         case plannedSegments = "planned-segments"
         case badRecordCount = "bad-record-count"
         case contentLimit = "content-limit"
@@ -76,6 +82,9 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case logID = "log-id"
         case recordBytes = "record-bytes"
         case padding
+        case keyLength = "key-length"
+        case fileLength = "file-length"
+        case signatureLength = "signature-length"
         case badPrefix = "bad-prefix"
         case badBase32 = "bad-base32"
         case checksum

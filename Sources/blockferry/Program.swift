@@ -18,13 +18,18 @@ internal import Sending
 
               blockferry pair INVITATION           make a standby known (on the standby: blockferryd invite)
               blockferry send vg/lv --to PEER      bring the standby up to date
+              blockferry verify vg/lv --to PEER    compare the copy with what was sent
+              blockferry resync vg/lv --to PEER    make a copy equal that nothing is known of any more
+              blockferry export vg/lv --to PEER --output FILE    the same as send, by disk
               blockferry status                    where each volume stands
 
             \(ExitStatus.table)
             """,
         version: ProgramRunner.version,
         subcommands: [
-            PairCommand.self, SendCommand.self, ExplainCommand.self, StatusCommand.self,
+            PairCommand.self, SendCommand.self, ExportCommand.self, ResyncCommand.self,
+            VerifyCommand.self,
+            ExplainCommand.self, StatusCommand.self,
             PeersCommand.self, ForgetCommand.self, IDCommand.self, ChangesCommand.self,
             InspectCommand.self, CleanupCommand.self,
         ])
@@ -42,9 +47,15 @@ internal import Sending
             case .unknownReceiver: .identity
             case .busy: .busy
             case .refused(let refusal): ExitStatus(refusal)
-            case .lineage: .lineage
+            case .lineage, .promotedStandby: .lineage
             case .brokenProtocol, .groupIncomplete: .failed
             case .interrupted: .interrupted
+            }
+        case let error as ExportError:
+            switch error {
+            case .exists: .failed
+            case .busy: .busy
+            case .exported, .inDoubt, .otherGeneration, .unfinishedResync: .lineage
             }
         case SourceError.noProof: .lineage
         case LVMError.busy: .busy

@@ -78,6 +78,14 @@ struct SendCommand: ParsableCommand {
     )
     var allowShrink = false
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Distrust the change list: read so many blocks of 64 KiB outside of it, others each time, and refuse the \
+            generation if one has changed. 0: none.
+            """, valueName: "blocks"))
+    var sampleUnchanged: UInt64 = 256
+
     @Flag(name: [.long, .customShort("n")], help: "Say what would be sent, and change nothing.")
     var dryRun = false
 
@@ -156,7 +164,7 @@ struct SendCommand: ParsableCommand {
     private func options(_ volume: VolumeName) -> Sender.Options {
         Sender.Options(
             receiver: receiver, volume: volume, compression: compress, allowShrink: allowShrink,
-            software: software)
+            unchangedSample: sampleUnchanged, software: software)
     }
 
     /// Sends what is no logical volume.

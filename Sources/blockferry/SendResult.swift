@@ -12,7 +12,9 @@ enum SendText {
     static func progress(_ report: Sender.Report, _ volumes: [VolumeName]) -> String {
         let verb =
             switch report.phase {
+            case .reading: "reading"
             case .sending: "sending"
+            case .writing: "writing"
             case .proving: "proving on the standby"
             case .applying: "applying on the standby"
             }
@@ -32,6 +34,7 @@ enum SendText {
                 + "(id \(id))\n"
         case .full: step = "\(outcome.number)"
         case .delta(let from): step = "\(from)→\(outcome.number)"
+        case .resync: step = "\(outcome.number) resynced,"
         }
         var text =
             "\(volume) \(step) committed: \(Format.bytes(outcome.changedByteCount)) changed of "
@@ -88,6 +91,7 @@ struct SendResult: Encodable {
         switch outcome.kind {
         case .full: (result, fromGeneration) = ("full", nil)
         case .delta(let from): (result, fromGeneration) = ("delta", from)
+        case .resync: (result, fromGeneration) = ("resync", nil)
         case .upToDate: (result, fromGeneration) = ("up-to-date", nil)
         }
         generation = outcome.number

@@ -27,6 +27,8 @@ struct StatusCommand: ParsableCommand {
         let volumeBytes: UInt64?
         let lastBytesChanged: UInt64?
         let lastBytesOnWire: UInt64?
+        let exportedFile: String?
+        let exportedId: String?
     }
 
     func run() throws {
@@ -42,7 +44,7 @@ struct StatusCommand: ParsableCommand {
             let time = replica.committed?.head.sourceTime
             let state =
                 replica.pending != nil
-                ? "commit-in-doubt"
+                ? replica.exported != nil ? "exported" : "commit-in-doubt"
                 : replica.transfer != nil
                     ? "unfinished" : replica.committed != nil ? "committed" : "empty"
             return Entry(
@@ -52,7 +54,9 @@ struct StatusCommand: ParsableCommand {
                 ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
                 committed: replica.committedAt.map(Format.time),
                 volumeBytes: replica.committed?.head.volumeSize,
-                lastBytesChanged: last?.changedBytes, lastBytesOnWire: last?.wireBytes)
+                lastBytesChanged: last?.changedBytes, lastBytesOnWire: last?.wireBytes,
+                exportedFile: replica.exported,
+                exportedId: replica.exported == nil ? nil : replica.pending.map { "\($0.id)" })
         }
         if json {
             struct List: Encodable {

@@ -18,6 +18,8 @@ internal import Wire
             blockferryd serve
             blockferryd status
             blockferryd promote db            take the copy into use
+            blockferryd scrub db              compare the copy with what was committed
+            blockferryd import db FILE        bring what came by disk
 
             The commands besides serve work on the same state directory, with or without the daemon running.
 
@@ -26,9 +28,8 @@ internal import Wire
         version: ProgramRunner.version,
         subcommands: [
             ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
-            StatusCommand.self, KeepCommand.self, PromoteCommand.self, ResetCommand.self,
-            IDCommand.self,
-            WorkerCommand.self,
+            StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
+            PromoteCommand.self, ResetCommand.self, IDCommand.self, WorkerCommand.self,
         ])
 
     static func main() {
@@ -39,8 +40,16 @@ internal import Wire
                 case .badName: .usage
                 case .unknownVolume: .identity
                 case .busy: .busy
-                case .nothingToPromote: .lineage
+                case .nothingToPromote, .nothingToScrub: .lineage
                 case .cannotKeep: .target
+                }
+            case let error as ImportError:
+                switch error {
+                case .damaged: .failed
+                case .noPeer, .otherPeer, .otherVolume, .otherStandby, .badSignature: .identity
+                case .refused(_, _, _, let refusal):
+                    // There is no session that the next one could go on from.
+                    refusal.code == .corrupt ? .failed : ExitStatus(refusal)
                 }
             case let error as TargetError:
                 if case .failed = error { .storage } else { .target }

@@ -33,9 +33,10 @@ class Kills(unittest.TestCase):
         while kills < KILLS:
             old = sha256(target)
             with open(plain, "r+b") as file:
-                for _ in range(64):
-                    file.seek(rng.randrange(39 << 20))
-                    file.write(rng.randbytes(4096))
+                # Something in every block, so that all of them are sent.
+                for block in range(0, 40 << 20, 65536):
+                    file.seek(block + rng.randrange(61440))
+                    file.write(rng.randbytes(8))
             new = sha256(plain)
             # Several kills in a row at one generation, of either side.
             for _ in range(rng.randint(1, 4)):

@@ -73,6 +73,21 @@ func delta(onto parent: GenerationRecord, group: Group? = nil) -> Begin {
     return begin
 }
 
+/// The announcement of a resync: of the lineage of `parent`, or one that begins another.
+func resync(onto parent: GenerationRecord?, inPlace: Bool = false, group: Group? = nil) -> Begin {
+    var begin = full(group: group)
+    begin.head.kind = .resync
+    begin.comparedRoot = digest("map")
+    begin.inPlace = inPlace
+    guard let parent else { return begin }
+    // It may leave numbers out.
+    begin.head.number = parent.head.number + 3
+    begin.head.lineage = parent.head.lineage
+    begin.head.parent = parent.id
+    begin.tagKey = nil
+    return begin
+}
+
 /// The record of the generation that was announced.
 func record(of begin: Begin) -> GenerationRecord {
     GenerationRecord(

@@ -208,18 +208,24 @@ class Site(acceptance.Site):
     def send_live(self, volume: str, name: str, *more: object, timeout: float = 300,
                   env: dict | None = None) -> Result:
         """`blockferry send VG/LV`; `name` is what the standby calls the volume."""
+        return self.live("send", volume, name, *more, timeout=timeout, env=env)
+
+    def live(self, verb: str, volume: str, name: str, *more: object, timeout: float = 300,
+             env: dict | None = None) -> Result:
+        """`blockferry VERB VG/LV`: send, resync or verify."""
         return Result(subprocess.run(
-            self.live_arguments(volume, name, *more), capture_output=True, text=True, timeout=timeout,
+            self.live_arguments(volume, name, *more, verb=verb), capture_output=True, text=True, timeout=timeout,
             stdin=subprocess.DEVNULL, env=self.environment(env)))
 
-    def start_live(self, volume: str, name: str, *more: object, env: dict | None = None) -> subprocess.Popen:
+    def start_live(self, volume: str, name: str, *more: object, verb: str = "send",
+                   env: dict | None = None) -> subprocess.Popen:
         return subprocess.Popen(
-            self.live_arguments(volume, name, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            stdin=subprocess.DEVNULL, env=self.environment(env))
+            self.live_arguments(volume, name, *more, verb=verb), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, stdin=subprocess.DEVNULL, env=self.environment(env))
 
     @staticmethod
-    def live_arguments(volume: str, name: str, *more: object) -> list[str]:
-        return [str(acceptance.BIN / "blockferry"), "send", volume, "--to", "standby", "--volume", name, "--json",
+    def live_arguments(volume: str, name: str, *more: object, verb: str = "send") -> list[str]:
+        return [str(acceptance.BIN / "blockferry"), verb, volume, "--to", "standby", "--volume", name, "--json",
                 *map(str, more)]
 
     def environment(self, more: dict | None = None) -> dict:

@@ -6,19 +6,19 @@ import Session
 import Testing
 import Wire
 
-private let lineage = LineageID.random()
-private let otherLineage = LineageID.random()
-private let mine = TransferID.random()
-private let theirs = TransferID.random()
-private let first = point(1)
-private let second = point(2)
-private let third = point(3)
+let lineage = LineageID.random()
+let otherLineage = LineageID.random()
+let mine = TransferID.random()
+let theirs = TransferID.random()
+let first = point(1)
+let second = point(2)
+let third = point(3)
 
-private func point(_ number: UInt64) -> Lineage.GenerationPoint {
+func point(_ number: UInt64) -> Lineage.GenerationPoint {
     Lineage.GenerationPoint(number: number, id: SHA256Digest.of([UInt8(number)]))
 }
 
-private func standby(
+func standby(
     _ state: VolumeState, _ committed: Lineage.GenerationPoint? = nil,
     lineage held: LineageID = lineage, transfer: TransferID = .none,
     kind: TargetKind = .file, size: UInt64 = 1 << 20
@@ -30,7 +30,7 @@ private func standby(
 }
 
 /// The states in which a volume takes nothing, with their rules.
-private let closed: [VolumeState: Lineage.Rule] = [
+let closed: [VolumeState: Lineage.Rule] = [
     .promoted: .promoted, .diverged: .diverged, .suspect: .suspect,
 ]
 
@@ -190,6 +190,15 @@ private let refusing = closed.merging([.prepared: .prepared]) { rule, _ in rule 
     }
 }
 
+/// What an admission says, in one word.
+func rule(_ admission: Lineage.Admission) -> String {
+    switch admission {
+    case .resume: "resume"
+    case .start(let inPlace): inPlace ? "in place" : "staged"
+    case .refuse(let refusal): refusal.rule
+    }
+}
+
 @Suite("What a receiver admits") struct AdmissionTests {
     /// A delta from the first generation to the second, or a full one.
     private func begin(
@@ -205,14 +214,6 @@ private let refusing = closed.merging([.prepared: .prepared]) { rule, _ in rule 
             tagKey: kind == .full ? .random() : nil)
         change(&begin)
         return begin
-    }
-
-    private func rule(_ admission: Lineage.Admission) -> String {
-        switch admission {
-        case .resume: "resume"
-        case .start(let inPlace): inPlace ? "in place" : "staged"
-        case .refuse(let refusal): refusal.rule
-        }
     }
 
     @Test("every state with every kind of generation is admitted or refused by its rule")
@@ -233,6 +234,7 @@ private let refusing = closed.merging([.prepared: .prepared]) { rule, _ in rule 
                         case (.full, _): "not-empty"
                         case (.delta, nil): "base-missing"
                         case (.delta, _): "staged"
+                        case (.resync, _): "unused"
                         }
                     #expect(found == wanted, "\(state) \(kind)")
                     if ["staged", "in place"].contains(found) {

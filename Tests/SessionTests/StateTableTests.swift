@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+import Blocks
 import Digests
 import Session
 import TestSupport
@@ -15,6 +16,9 @@ private struct Messages {
     let pair = Pair(secret: [UInt8](repeating: 1, count: 16), name: "source")
     let seal = Seal(index: 0, recordCount: 1, content: 0, endOffset: 512, digest: .zero)
     let refusal = Refusal(.busy, "busy")
+    let asked = NodeRange(level: 1, index: 2, count: 3)
+    let compare = Compare(
+        mode: .read, algorithm: .poly1305, volumeSize: 512, tagKey: .random())
 
     init(group: Group? = nil) throws {
         volume = try #require(VolumeName("disk"))
@@ -34,6 +38,7 @@ private struct Messages {
             (.hello, .hello(SenderSession.hello(software: "test"))),
             (.open, .open(Open(volume: volume))), (.pair, .pair(pair)), (.begin, .begin(begin)),
             (.abandon, .abandon(Abandon(transfer: begin.transfer))),
+            (.compare, .compare(compare)), (.ask, .ask(Ask(range: asked))),
             (.record, .record(RecordHeader(.zero, offset: 0, length: 512))),
             (.seal, .seal(seal)), (.commit, .commit(record)), (.ping, .ping),
             (.refuse, .refuse(refusal)),
@@ -51,6 +56,8 @@ private struct Messages {
             (.progress, .progress(Progress(phase: .proving, done: 0, total: 1))),
             (.committed, .committed(Committed(number: 1, id: record.id))),
             (.prepared, .prepared(Prepared(number: 1, id: record.id))),
+            (.compared, .compared(Compared(root: SHA256Digest.of([2]), read: 512))),
+            (.nodes, .nodes(Nodes(range: asked, content: [UInt8](repeating: 7, count: 12_288)))),
             (.paired, .paired(Paired(volume: volume))), (.ping, .ping),
             (.refuse, .refuse(refusal)),
         ]
@@ -90,10 +97,22 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             if state == "offered again" { session.opened() }
             return session
         }
+        if state.hasSuffix("after comparing") || state == "comparing" {
+            try take(.compare)
+            #expect(session.isComparing)
+            if state == "comparing" { return session }
+            session.compared()
+            #expect(!session.isComparing)
+            if state == "offered after comparing" { return session }
+            try take(.ask)
+            if state == "answering after comparing" { return session }
+            session.answered()
+            if state == "answered after comparing" { return session }
+        }
         try take(.begin)
-        if state == "admitting" { return session }
+        if state.hasPrefix("admitting") { return session }
         session.ready()
-        if state == "receiving" { return session }
+        if state.hasPrefix("receiving") { return session }
         try take(.commit)
         if state == "done" { session.committed() }
         if state == "done, prepared" { session.prepared() }
@@ -105,10 +124,15 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let allowed: [String: Set<FrameType>] = [
             "greeting": [.hello], "opening": [.open, .ping], "looking": [.ping],
             "pairing": [.pair, .ping], "redeeming": [.ping], "paired": [.ping],
-            "offered": [.begin, .abandon, .ping], "admitting": [.ping],
-            "abandoning": [.ping], "offered again": [.begin, .abandon, .ping],
+            "offered": [.begin, .abandon, .compare, .ping], "admitting": [.ping],
+            "abandoning": [.ping], "offered again": [.begin, .abandon, .compare, .ping],
             "done, prepared": [.ping],
             "receiving": [.record, .seal, .commit, .ping], "committing": [.ping], "done": [.ping],
+            "comparing": [.ping], "offered after comparing": [.begin, .ask, .ping],
+            "answering after comparing": [.ping],
+            "answered after comparing": [.begin, .ask, .ping],
+            "admitting after comparing": [.ping],
+            "receiving after comparing": [.record, .seal, .commit, .ping],
         ]
         var count = 0
         for (state, frames) in allowed {
@@ -133,7 +157,8 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                 }
             }
         }
-        #expect(count == 14 * 10)
+        print("frames given to a receiver: \(count)")
+        #expect(count == 20 * 12)
     }
 
     /// The sender, brought to a state by what leads there.
@@ -160,8 +185,26 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             #expect(session.abandon(messages.begin.transfer).transfer == messages.begin.transfer)
             return session
         }
+        if state.hasPrefix("compar") || state.hasSuffix("after comparing") {
+            #expect(session.compare(messages.compare) == messages.compare)
+            if state == "comparing" { return session }
+            if state == "comparing further" {
+                try take(.progress)
+                return session
+            }
+            try take(.compared)
+            if state == "compared" { return session }
+            #expect(session.ask(messages.asked).range == messages.asked)
+            if state == "asking after comparing" { return session }
+            try take(.nodes)
+            if state == "answered after comparing" { return session }
+            if state == "asking again after comparing" {
+                _ = session.ask(messages.asked)
+                return session
+            }
+        }
         _ = session.begin(messages.begin)
-        if state == "beginning" { return session }
+        if state.hasPrefix("beginning") { return session }
         try take(.ready)
         session.sealed(messages.seal)
         if state == "sending" { return session }
@@ -176,7 +219,8 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let alone = try checkSender(messages)
         let group = Group(id: .random(), members: 2)
         let member = try checkSender(Messages(group: group))
-        #expect(alone == 10 * 10 && member == 11 * 10)
+        print("frames given to a sender: \(alone) alone, \(member) in a group")
+        #expect(alone == 17 * 12 && member == 18 * 12)
     }
 
     /// Gives every frame to a sender in every state; returns how many that were.
@@ -187,7 +231,12 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             "pairing": [.paired, .ping], "paired": [.ping], "deciding": [.ping],
             "beginning": [.ready, .ping], "sending": [.ack, .ping],
             "committing": [.ack, .progress, .committed, .ping], "done": [.ping],
-            "opening again": [.state, .ping],
+            "opening again": [.state, .ping], "comparing": [.progress, .compared, .ping],
+            "comparing further": [.progress, .compared, .ping], "compared": [.ping],
+            "asking after comparing": [.nodes, .ping],
+            "answered after comparing": [.ping],
+            "asking again after comparing": [.nodes, .ping],
+            "beginning after comparing": [.ready, .ping],
         ]
         // A generation that belongs to no group cannot wait for one.
         if isInGroup {
@@ -228,6 +277,94 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let ready = try #require(messages.receiver.first { $0.0 == .ready })
         #expect(try session.receive(ready.1, type: .ready) == .sendSegments(from: 0))
         #expect(!session.isDone)
+    }
+
+    @Test("a comparison gives its root, its nodes and then a transfer, and may end before each")
+    func comparison() throws {
+        func message(_ type: FrameType) throws -> ReceiverMessage {
+            try #require(messages.receiver.first { $0.0 == type }).1
+        }
+        var session = try sender("comparing", messages)
+        #expect(
+            try session.receive(message(.progress), type: .progress)
+                == .progress(Progress(phase: .proving, done: 0, total: 1)))
+        #expect(
+            try session.receive(message(.compared), type: .compared)
+                == .compared(Compared(root: SHA256Digest.of([2]), read: 512)))
+        #expect(!session.isDone)
+        for _ in 0..<3 {
+            _ = session.ask(messages.asked)
+            #expect(
+                try session.receive(message(.nodes), type: .nodes)
+                    == .nodes([UInt8](repeating: 7, count: 12_288)))
+        }
+        _ = session.begin(messages.begin)
+        #expect(try session.receive(message(.ready), type: .ready) == .sendSegments(from: 0))
+    }
+
+    @Test("nodes that were not asked for are refused")
+    func otherNodes() throws {
+        var refused = 0
+        for (level, index, count) in [(0, 2, 3), (2, 2, 3), (1, 1, 3), (1, 2, 2), (1, 2, 4)] {
+            let range = NodeRange(level: UInt8(level), index: UInt64(index), count: UInt32(count))
+            let content = [UInt8](repeating: 0, count: 4096 * count)
+            var session = try sender("asking after comparing", messages)
+            #expect(throws: SessionError.self) {
+                try session.receive(.nodes(Nodes(range: range, content: content)), type: .nodes)
+            }
+            refused += 1
+        }
+        #expect(refused == 5)
+    }
+
+    @Test("each type of frame is a sender's, a receiver's, or both")
+    func directions() throws {
+        let messages = messages
+        var (senders, receivers) = (0, 0)
+        for (type, message) in messages.sender {
+            let payload: [UInt8] =
+                switch message {
+                case .hello(let message): message.encoded()
+                case .open(let message): message.encoded()
+                case .pair(let message): message.encoded()
+                case .begin(let message): message.encoded()
+                case .abandon(let message): message.encoded()
+                case .compare(let message): message.encoded()
+                case .ask(let message): message.encoded()
+                case .record(let record): record.encoded()
+                case .seal(let message): message.encoded()
+                case .commit(let message): message.encoded()
+                case .refuse(let message): message.encoded()
+                case .ping: []
+                }
+            #expect(try payload.withRawSpan { try SenderMessage(type, $0) } == message)
+            senders += 1
+            if [.ping, .refuse].contains(type) { continue }
+            #expect(try payload.withRawSpan { try ReceiverMessage(type, $0) } == nil)
+        }
+        for (type, message) in messages.receiver {
+            let payload: [UInt8] =
+                switch message {
+                case .welcome(let message): message.encoded()
+                case .state(let message): message.encoded()
+                case .ready(let message): message.encoded()
+                case .ack(let message): message.encoded()
+                case .progress(let message): message.encoded()
+                case .committed(let message): message.encoded()
+                case .prepared(let message): message.encoded()
+                case .paired(let message): message.encoded()
+                case .compared(let message): message.encoded()
+                case .nodes(let message): message.encoded()
+                case .refuse(let message): message.encoded()
+                case .ping: []
+                }
+            #expect(payload.count <= type.payloadLimit)
+            #expect(try payload.withRawSpan { try ReceiverMessage(type, $0) } == message)
+            receivers += 1
+            if [.ping, .refuse].contains(type) { continue }
+            #expect(try payload.withRawSpan { try SenderMessage(type, $0) } == nil)
+        }
+        #expect(senders + receivers == FrameType.allCases.count + 2)
     }
 
     @Test("answers that lead past what was sent are refused")

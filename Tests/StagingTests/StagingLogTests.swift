@@ -82,7 +82,7 @@ struct StagingLogTests {
         let target = try Target(path: path, registered: nil)
         let redo = Redo(path: sample.path, record: sample.record, key: sample.key)
         var proven: UInt64 = 0
-        try redo.prove { proven += $0 }
+        try redo.prove { _, content in proven += UInt64(content?.count ?? 0) }
         #expect(proven == UInt64(sample.content.reduce(0) { $0 + $1.count }))
         for _ in 0..<2 {
             try redo.apply(to: target) { _ in }
@@ -132,7 +132,7 @@ struct StagingLogTests {
                 #expect(found == (isWhole ? 2 : holdsFirst ? 1 : 0), "\(length)")
                 if !isWhole {
                     let redo = Redo(path: sample.path, record: sample.record, key: sample.key)
-                    #expect(throws: Redo.Failure.self) { try redo.prove { _ in } }
+                    #expect(throws: Redo.Failure.self) { try redo.prove { _, _ in } }
                 }
                 cuts += 1
             }
@@ -153,7 +153,8 @@ struct StagingLogTests {
             let place = bit / 8
             try file.write([whole[place] ^ (1 << UInt8(bit % 8))], at: UInt64(place))
             do {
-                try Redo(path: sample.path, record: sample.record, key: sample.key).prove { _ in }
+                let redo = Redo(path: sample.path, record: sample.record, key: sample.key)
+                try redo.prove { _, _ in }
                 same += 1
                 // The log's id names nothing else, but it is in both headers, so that not even it may change.
                 Issue.record("bit \(bit) went unnoticed")

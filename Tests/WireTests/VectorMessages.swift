@@ -111,8 +111,42 @@ enum VectorMessages {
             return Decoded(
                 fields: object(["volume": Value(string: message.volume.text)]),
                 encoded: message.encoded())
+        case "COMPARE":
+            let message = try decode(Compare.self, bytes)
+            return Decoded(
+                fields: object([
+                    "mode": Value(integer: message.mode.rawValue),
+                    "tag_algorithm": Value(integer: message.algorithm.rawValue),
+                    "volume_size": Value(integer: message.volumeSize),
+                    "first_page": Value(integer: message.firstPage),
+                    "pages": Value(integer: message.pageCount),
+                    "tag_key": Value(
+                        bytes: message.tagKey?.bytes
+                            ?? [UInt8](repeating: 0, count: TagKey.byteCount)),
+                ]), encoded: message.encoded())
+        case "COMPARED":
+            let message = try decode(Compared.self, bytes)
+            return Decoded(
+                fields: object([
+                    "root": Value(bytes: message.root.bytes), "read": Value(integer: message.read),
+                ]), encoded: message.encoded())
+        case "ASK":
+            let message = try decode(Ask.self, bytes)
+            return Decoded(fields: object(range(message.range)), encoded: message.encoded())
+        case "NODES":
+            let message = try decode(Nodes.self, bytes)
+            var members = range(message.range)
+            members["content"] = Value(bytes: message.content)
+            return Decoded(fields: object(members), encoded: message.encoded())
         default: throw FixtureFailure("no such message: \(name)")
         }
+    }
+
+    private static func range(_ range: NodeRange) -> [String: Value] {
+        [
+            "level": Value(integer: range.level), "index": Value(integer: range.index),
+            "count": Value(integer: range.count),
+        ]
     }
 
     private static func decode<Kind: Message>(_ kind: Kind.Type, _ bytes: [UInt8]) throws -> Kind {
@@ -166,7 +200,9 @@ enum VectorMessages {
     static func fields(_ begin: Begin) -> Value {
         var members = head(begin.head)
         members["transfer"] = Value(bytes: begin.transfer.bytes)
-        members["flags"] = Value(integer: UInt16(begin.allowsShrink ? 1 : 0))
+        members["flags"] = Value(
+            integer: UInt16((begin.allowsShrink ? 1 : 0) + (begin.inPlace ? 2 : 0)))
+        members["compared_root"] = Value(bytes: (begin.comparedRoot ?? .zero).bytes)
         members["members"] = Value(integer: begin.group?.members ?? 0)
         members["group"] = Value(bytes: (begin.group?.id ?? .none).bytes)
         members["planned_content"] = Value(integer: begin.plannedContent)

@@ -86,6 +86,35 @@ enum VectorRecords {
             ]), encoded: header.encoded())
     }
 
+    static func exportHeader(_ bytes: [UInt8]) throws -> Decoded {
+        let header = try bytes.withRawSpan { try ExportFormat.Header(decoding: $0) }
+        return Decoded(
+            fields: .object([
+                "format": .number(1), "standby": Value(bytes: header.standby.digest.bytes),
+                "key": Value(bytes: header.publicKeyInfo),
+                "begin": VectorMessages.fields(header.begin),
+                "volume": Value(string: header.volume.text),
+            ]), encoded: header.encoded())
+    }
+
+    static func exportTrailer(_ bytes: [UInt8], _ context: Members) throws -> Decoded {
+        guard let length = context.integer("length") else {
+            throw FixtureFailure("a trailer without its file")
+        }
+        let trailer = try bytes.withRawSpan {
+            try ExportFormat.Trailer(decoding: $0, length: length)
+        }
+        let statement = trailer.statement
+        return Decoded(
+            fields: .object([
+                "length": Value(integer: statement.length),
+                "digest": Value(bytes: statement.digest.bytes),
+                "generation_id": Value(bytes: statement.generation.bytes),
+                "signature": Value(bytes: trailer.signature),
+                "signed": Value(bytes: statement.signed),
+            ]), encoded: trailer.encoded())
+    }
+
     /// A segment, read from a log that has it as its only one.
     static func segment(_ bytes: [UInt8], _ context: Members) throws -> Decoded {
         guard let modeNumber = context.integer("mode"),

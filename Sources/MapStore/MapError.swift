@@ -1,0 +1,36 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Platform
+internal import Wire
+
+/// Why a tag map cannot be used.
+package enum MapError: Error, Sendable, CustomStringConvertible {
+    /// Reading, writing or flushing failed.
+    case failed(SystemCallError)
+    /// It is not there, or not what its own digests say.
+    case damaged(String, reason: String)
+
+    static func damaged(_ path: String, _ error: WireError) -> MapError {
+        .damaged(path, reason: "\(error)")
+    }
+
+    /// The reason in the words of Protocol/Vectors, and where it was found.
+    static func damaged(
+        _ path: String, _ place: String, _ reason: WireError.Reason
+    ) -> MapError {
+        .damaged(path, WireError(place, reason))
+    }
+
+    package var description: String {
+        switch self {
+        case .failed(let error): error.description
+        case .damaged(let path, let reason): "the tag map \(path) is damaged: \(reason)"
+        }
+    }
+}
+
+/// Turns a failed system call into the error of maps.
+func system<Value>(_ body: () throws(SystemCallError) -> Value) throws(MapError) -> Value {
+    do { return try body() } catch { throw .failed(error) }
+}

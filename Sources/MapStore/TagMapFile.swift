@@ -1,0 +1,338 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+package import Digests
+internal import Platform
+package import TagMap
+package import Wire
+
+/// The tag map of a volume, in its file (Protocol/TagMap.md, 3).
+///
+/// Memory: the digests above the pages' own, 32 bytes for each 2 GiB of the volume. Everything else is read when it is
+/// needed, and proven by the digest above it.
+package final class TagMapFile {
+    package let path: String
+    package private(set) var header: TagMapFormat.Header
+    package private(set) var shape: MapShape
+    private let file: File
+    private var tree: MapTree
+    /// The digests of one strip's pages.
+    private var strip: (index: UInt64, digests: [UInt8])?
+    /// One page, proven.
+    private var page: (index: UInt64, entries: [UInt8])?
+
+    private static let nothing = [UInt8](repeating: 0, count: TagMapFormat.unit)
+
+    /// Makes a map of zeros, in place of an old one. It has no header before `seal`.
+    package init(
+        making path: String, _ algorithm: TagAlgorithm, volumeByteCount: UInt64
+    ) throws(MapError) {
+        self.path = path
+        header = TagMapFormat.Header(
+            algorithm: algorithm, lineage: .none, generation: .zero, volumeSize: volumeByteCount,
+            root: .zero)
+        shape = MapShape(volumeByteCount: volumeByteCount)
+        tree = MapTree(shape)
+        file = try system { () throws(SystemCallError) in
+            if Directory.exists(path) { try Directory.remove(path) }
+            let file = try File(path: path, [.write, .createNew, .noFollow])
+            try Directory.sync(Directory.parent(of: path))
+            return file
+        }
+    }
+
+    /// Opens a map.
+    ///
+    /// - Parameter isWhole: whether its digests must give its root; not while updates that a crash has interrupted
+    ///   are applied again.
+    package init(opening path: String, isWhole: Bool = true) throws(MapError) {
+        self.path = path
+        guard Directory.exists(path) else { throw .damaged(path, reason: "it is missing") }
+        let file = try system { () throws(SystemCallError) in
+            try File(path: path, [.write, .noFollow])
+        }
+        self.file = file
+        let bytes = try system { () throws(SystemCallError) in
+            try file.readBytes(at: 0, count: TagMapFormat.unit)
+        }
+        do {
+            header = try bytes.withRawSpan { (span) throws(WireError) in
+                try TagMapFormat.Header(decoding: span)
+            }
+        } catch {
+            throw .damaged(path, error)
+        }
+        shape = MapShape(volumeByteCount: header.volumeSize)
+        tree = MapTree(shape)
+        for strip in 0..<(try storedStripCount()) {
+            let digests = try read(at: TagMapFormat.position(ofStrip: strip))
+            digests.withRawSpan { tree.set(strip: strip, $0) }
+        }
+        tree.seal()
+        if isWhole { try proveRoot() }
+    }
+
+    /// The root of what it holds.
+    package var root: SHA256Digest { tree.root(header.algorithm) }
+
+    private func stripCount(_ shape: MapShape) -> UInt64 {
+        (shape.pageCount - 1) / TagMapFormat.stripPages + 1
+    }
+
+    /// How many strips the file reaches; all that follow are zeros.
+    private func storedStripCount() throws(MapError) -> UInt64 {
+        let size = try system { () throws(SystemCallError) in try file.status().byteCount }
+        let start = TagMapFormat.position(ofStrip: 0)
+        guard size > start else { return 0 }
+        let strip = TagMapFormat.position(ofStrip: 1) - start
+        return min(stripCount(shape), (size - start - 1) / strip + 1)
+    }
+
+    private func read(at position: UInt64) throws(MapError) -> [UInt8] {
+        var bytes = try system { () throws(SystemCallError) in
+            try file.readBytes(at: position, count: TagMapFormat.unit)
+        }
+        bytes.append(contentsOf: repeatElement(0, count: TagMapFormat.unit - bytes.count))
+        return bytes
+    }
+
+    // MARK: Reading
+
+    /// The entry of a block.
+    package func entry(ofBlock block: UInt64) throws(MapError) -> Tag {
+        let place = MapShape.place(ofBlock: block)
+        guard place.page < shape.pageCount else { return .zero }
+        return try entries(ofPage: place.page).withRawSpan { Tag(entry: place.entry, of: $0) }
+    }
+
+    /// The 4096 bytes of a page, proven by its digest.
+    package func entries(ofPage index: UInt64) throws(MapError) -> [UInt8] {
+        if let page, page.index == index { return page.entries }
+        let digest = try digest(ofPage: index)
+        let entries =
+            digest == .zero ? Self.nothing : try read(at: TagMapFormat.position(ofPage: index))
+        try prove(page: index, entries, digest)
+        page = (index, entries)
+        return entries
+    }
+
+    /// The digest of a page.
+    package func digest(ofPage index: UInt64) throws(MapError) -> SHA256Digest {
+        let digests = try digests(ofStrip: index / TagMapFormat.stripPages)
+        return digests.withRawSpan {
+            (try? SHA256Digest($0, at: 32 * Int(index % TagMapFormat.stripPages))) ?? .zero
+        }
+    }
+
+    private func digests(ofStrip index: UInt64) throws(MapError) -> [UInt8] {
+        if let strip, strip.index == index { return strip.digests }
+        let digests = try read(at: TagMapFormat.position(ofStrip: index))
+        strip = (index, digests)
+        return digests
+    }
+
+    /// What lies below a page (level 0) or a node: 4096 bytes. It must exist (`MapShape.has`).
+    package func children(level: Int, index: UInt64) throws(MapError) -> [UInt8] {
+        switch level {
+        case 0: try entries(ofPage: index)
+        case 1: try digests(ofStrip: index)
+        default: tree.children(level: level, index: index)
+        }
+    }
+
+    // MARK: Proving
+
+    /// Proves the whole file: each page by its digest, the digests by the root of the header (Protocol/TagMap.md, 3).
+    package func prove() throws(MapError) {
+        let stored = try storedStripCount() * TagMapFormat.stripPages
+        for index in 0..<min(shape.pageCount, stored) {
+            let entries = try read(at: TagMapFormat.position(ofPage: index))
+            try prove(page: index, entries, try digest(ofPage: index))
+        }
+        try proveRoot()
+    }
+
+    private func prove(
+        page index: UInt64, _ entries: [UInt8], _ digest: SHA256Digest
+    ) throws(MapError) {
+        let kept =
+            index + 1 < shape.pageCount
+            ? TagMapFormat.unit : 16 * (MapShape.place(ofBlock: shape.blockCount - 1).entry + 1)
+        let isRight = entries.withRawSpan {
+            $0.extracting(kept..<TagMapFormat.unit).isAllZero
+                && MapDigest.ofPage(index, $0) == digest
+        }
+        guard isRight else { throw .damaged(path, "page \(index)", .pageDigest) }
+    }
+
+    private func proveRoot() throws(MapError) {
+        let last = stripCount(shape) - 1
+        let kept = 32 * Int(shape.pageCount - last * TagMapFormat.stripPages)
+        let isRight = try digests(ofStrip: last).withRawSpan {
+            $0.extracting(kept..<TagMapFormat.unit).isAllZero
+        }
+        guard isRight, root == header.root else {
+            throw .damaged(path, "digests", .rootMismatch)
+        }
+    }
+
+    // MARK: Changing
+
+    /// Says what a page holds. Pages are set in ascending order, by one pass over the volume.
+    package func set(page index: UInt64, _ entries: [UInt8]) throws(MapError) {
+        precondition(entries.count == TagMapFormat.unit && index < shape.pageCount)
+        let digest = entries.withRawSpan { MapDigest.ofPage(index, $0) }
+        // Most pages of a sparse volume are zeros, and nothing is written for them.
+        guard digest != .zero else { return }
+        let at = index / TagMapFormat.stripPages
+        if strip?.index != at {
+            try writeStrip()
+            strip = (at, Self.nothing)
+        }
+        let place = 32 * Int(index % TagMapFormat.stripPages)
+        strip?.digests.replaceSubrange(place..<place + 32, with: digest.bytes)
+        try write(entries, at: TagMapFormat.position(ofPage: index))
+    }
+
+    private func writeStrip() throws(MapError) {
+        guard let strip else { return }
+        try write(strip.digests, at: TagMapFormat.position(ofStrip: strip.index))
+        strip.digests.withRawSpan { tree.set(strip: strip.index, $0) }
+    }
+
+    private func write(_ bytes: [UInt8], at position: UInt64) throws(MapError) {
+        try system { () throws(SystemCallError) in try file.write(bytes, at: position) }
+    }
+
+    /// Ends a pass of `set`.
+    package func finishPass() throws(MapError) {
+        try writeStrip()
+        strip = nil
+        page = nil
+        tree.seal()
+    }
+
+    /// The root that the map would have with updates taken in, for a volume of `size` bytes. Nothing is written.
+    package func root(
+        with updates: MapUpdateReader, size: UInt64
+    ) throws(MapError) -> SHA256Digest {
+        try merge(updates, size: size, writing: false).root(header.algorithm)
+    }
+
+    /// Takes updates in. It may be done again after a crash at any moment; `seal` ends it.
+    package func apply(_ updates: MapUpdateReader, size: UInt64) throws(MapError) {
+        let merged = try merge(updates, size: size, writing: true)
+        strip = nil
+        page = nil
+        shape = MapShape(volumeByteCount: size)
+        header.volumeSize = size
+        tree = merged
+    }
+
+    private func merge(
+        _ updates: MapUpdateReader, size: UInt64, writing: Bool
+    ) throws(MapError) -> MapTree {
+        var updates = updates
+        let new = MapShape(volumeByteCount: size)
+        var merged = MapTree(new)
+        func nextUpdate() throws(MapError) -> TagMapFormat.Update? {
+            let update = try updates.next()
+            guard update.map({ $0.block < new.blockCount }) ?? true else {
+                throw .damaged(path, "updates", .pastVolumeEnd)
+            }
+            return update
+        }
+        var update = try nextUpdate()
+        let stored = try storedStripCount()
+        // Of a volume that shrank the last page loses entries, and may have no update.
+        let last = new.pageCount - 1
+        let isCut = size < shape.volumeByteCount && last / TagMapFormat.stripPages < stored
+        let cut = isCut ? last : nil
+        var strip: UInt64 = 0
+        while strip < stripCount(new) {
+            // What the file does not reach is zeros, unless there is an update.
+            if strip >= stored {
+                guard let update else { break }
+                strip = MapShape.place(ofBlock: update.block).page / TagMapFormat.stripPages
+            }
+            let first = strip * TagMapFormat.stripPages
+            var digests = strip < stored ? try self.digests(ofStrip: strip) : Self.nothing
+            var isChanged = false
+            if let cut, cut / TagMapFormat.stripPages == strip {
+                let end = Int(cut - first + 1) * 32
+                digests.replaceSubrange(end..., with: Self.nothing[end...])
+                isChanged = true
+            }
+            var page = first
+            while true {
+                let touched = update.map { MapShape.place(ofBlock: $0.block).page }
+                guard
+                    let next = [touched, cut].compactMap({ $0 }).filter({ $0 >= page }).min(),
+                    next < first + TagMapFormat.stripPages, next < new.pageCount
+                else { break }
+                var entries = try oldEntries(ofPage: next, isProven: !writing)
+                while let found = update {
+                    let place = MapShape.place(ofBlock: found.block)
+                    guard place.page == next else { break }
+                    entries.replaceSubrange(
+                        16 * place.entry..<16 * place.entry + 16, with: found.entry.bytes)
+                    update = try nextUpdate()
+                }
+                if next == cut {
+                    let kept = 16 * (MapShape.place(ofBlock: new.blockCount - 1).entry + 1)
+                    entries.replaceSubrange(kept..., with: Self.nothing[kept...])
+                }
+                let digest = entries.withRawSpan { MapDigest.ofPage(next, $0) }
+                let place = 32 * Int(next - first)
+                digests.replaceSubrange(place..<place + 32, with: digest.bytes)
+                isChanged = true
+                if writing { try write(entries, at: TagMapFormat.position(ofPage: next)) }
+                page = next + 1
+            }
+            if isChanged, writing { try write(digests, at: TagMapFormat.position(ofStrip: strip)) }
+            digests.withRawSpan { merged.set(strip: strip, $0) }
+            strip += 1
+        }
+        if writing, cut != nil { try cutFile(new) }
+        merged.seal()
+        return merged
+    }
+
+    /// The entries of a page before an update; zeros, if the map has no such page.
+    private func oldEntries(
+        ofPage index: UInt64, isProven: Bool
+    ) throws(MapError) -> [UInt8] {
+        guard index < shape.pageCount else { return Self.nothing }
+        return isProven
+            ? try entries(ofPage: index) : try read(at: TagMapFormat.position(ofPage: index))
+    }
+
+    /// Drops what lies behind the last page.
+    private func cutFile(_ new: MapShape) throws(MapError) {
+        let end = TagMapFormat.position(ofPage: new.pageCount - 1) + UInt64(TagMapFormat.unit)
+        try system { () throws(SystemCallError) in
+            if try file.status().byteCount > end { try file.truncate(to: end) }
+        }
+    }
+
+    /// Makes what was changed durable, and then says in the header whose map it is.
+    package func seal(lineage: LineageID, generation: SHA256Digest) throws(MapError) {
+        header.lineage = lineage
+        header.generation = generation
+        header.root = root
+        let bytes = header.encoded()
+        try system { () throws(SystemCallError) in
+            try file.sync()
+            try file.write(bytes, at: 0)
+            try file.sync()
+        }
+    }
+}
+
+extension Tag {
+    /// Entry `index` of a page's 4096 bytes.
+    package init(entry index: Int, of page: RawSpan) {
+        self = (try? Tag(page, at: 16 * index)) ?? .zero
+    }
+}

@@ -1,0 +1,117 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Digests
+internal import MapStore
+internal import Platform
+internal import Staging
+internal import Wire
+
+/// The tag map's part of a commit.
+extension VolumeWriter {
+    /// Proves the staging log, compares what the target holds with its map, and collects what the generation changes.
+    ///
+    /// - Returns: the root that the target will have.
+    func proveAndCollect(
+        _ record: GenerationRecord, _ progress: (Progress) -> Void
+    ) throws -> SHA256Digest {
+        do { return try collect(record, progress) } catch MapError.damaged {
+            // It is made anew from the target, and its root tells whether that is what it should be.
+            try map.removeCommitted()
+            return try collect(record, progress)
+        }
+    }
+
+    private func collect(
+        _ record: GenerationRecord, _ progress: (Progress) -> Void
+    ) throws -> SHA256Digest {
+        guard let begin = volume.transfer?.begin else {
+            throw Refusal(.storage, "the catalog has no transfer to commit")
+        }
+        let collection = try UpdateCollection(
+            map, begin, try tagKey(), base: try mapBefore(begin, progress),
+            target: volume.targetPath, isChecked: true)
+        var failure: (any Error)?
+        try prove(try redo(record), progress) { record, content in
+            guard failure == nil else { return }
+            do { try collection.add(record, content) } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return try collection.finish(map, begin)
+    }
+
+    /// The map of what the target holds before the generation. One that was lost is made anew from the target.
+    private func mapBefore(
+        _ begin: Begin, _ progress: (Progress) -> Void
+    ) throws -> TagMapFile {
+        if let found = map.committed(volume) {
+            if begin.head.kind == .delta || found.root == begin.comparedRoot { return found }
+        }
+        if begin.head.kind == .resync {
+            guard let found = map.compared(begin.comparedRoot) else {
+                throw Refusal(
+                    .lineage, rule: "not-compared",
+                    "the map that the resync was compared with is gone")
+            }
+            return found
+        }
+        guard let committed = volume.committed, let key = volume.tagKey else {
+            throw Refusal(.storage, "the catalog has no generation to follow")
+        }
+        do { try map.rebuild(committed, volume.targetPath, key, progress) } catch let error
+            as MapError
+        {
+            guard case .damaged = error else { throw error }
+            throw TargetDivergence(offsets: [], count: 0)
+        }
+        guard let found = map.committed(volume) else {
+            throw Refusal(.storage, "the tag map of the volume cannot be kept")
+        }
+        return found
+    }
+
+    func checkRoot(_ root: SHA256Digest, _ record: GenerationRecord) throws {
+        guard record.volumeRoot == .zero || record.volumeRoot == root else {
+            throw Refusal(
+                .corrupt, rule: "root-mismatch",
+                "the volume would not be what the source has: its tag map gets another root")
+        }
+    }
+
+    /// The same where the content is on the target already. After an interruption nobody has the entries of the
+    /// segments before it: the target is read.
+    func checkInPlace(
+        _ record: GenerationRecord, _ root: SHA256Digest?, _ progress: (Progress) -> Void
+    ) throws {
+        if let root { return try checkRoot(root, record) }
+        do { try map.rebuild(record, volume.targetPath, try tagKey(), progress) } catch let error
+            as MapError
+        {
+            guard case .damaged = error else { throw error }
+            throw Refusal(
+                .corrupt, rule: "root-mismatch",
+                "the target does not hold what the source has: its tag map has another root")
+        }
+    }
+
+    /// Brings the map to a generation that is on the target. One that cannot be written is given up; it is made anew by
+    /// reading the target when it is needed.
+    func keepMap(
+        _ record: GenerationRecord, _ transfer: StandbyTransfer, _ progress: (Progress) -> Void
+    ) throws {
+        var next = volume
+        next.committed = record
+        if transfer.inPlace, map.committed(next) != nil { return }
+        do { try map.apply(record, transfer.begin) } catch {
+            do {
+                try map.rebuild(record, volume.targetPath, try tagKey(), progress)
+            } catch MapError.damaged(_, let reason) {
+                try suspect("the target does not hold what was committed: \(reason)")
+                throw Refusal(.storage, rule: "suspect", "\(reason)")
+            } catch MapError.failed {
+                try map.remove()
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Blocks
+internal import Catalog
+internal import Connection
+internal import Digests
+internal import MapStore
+internal import Platform
+internal import Session
+internal import Synchronization
+internal import TagMap
+package import Wire
+
+/// What a comparison of a source with a standby's copy has found.
+package struct Difference: Sendable {
+    /// The standby, before anything was done.
+    package var standby: StandbyState
+    /// Blocks of 64 KiB that differ.
+    package var blockCount: UInt64 = 0
+    /// Bytes of the volume in them.
+    package var byteCount: UInt64 = 0
+    /// Bytes of them in which the standby holds something other than zeros.
+    package var lostByteCount: UInt64 = 0
+    /// Where they lie; not more than `extentLimit`.
+    package var extents: [Extent] = []
+    /// Bytes of the volume that were compared, zeros among them.
+    package var comparedByteCount: UInt64 = 0
+    /// Bytes that each side has read for it.
+    package var sourceReadByteCount: UInt64 = 0
+    package var standbyReadByteCount: UInt64 = 0
+    /// Bytes of frames, both ways.
+    package var wireByteCount: UInt64 = 0
+
+    /// Extents that are told.
+    package static let extentLimit = 1000
+
+    fileprivate mutating func add(_ extent: Extent, isZeroThere: Bool) {
+        blockCount += 1
+        byteCount += extent.length
+        if !isZeroThere { lostByteCount += extent.length }
+        if let last = extents.last, last.end == extent.offset,
+            let joined = Extent(from: last.offset, upTo: extent.end)
+        {
+            extents[extents.count - 1] = joined
+        } else if extents.count < Self.extentLimit {
+            extents.append(extent)
+        }
+    }
+}
+
+/// How a source is compared with a standby's copy.
+struct ComparisonPlan {
+    var mode: Compare.Mode
+    var algorithm: TagAlgorithm
+    /// The key, and whether the standby has it already.
+    var key: TagKey
+    var isLineages: Bool
+    var firstPage: UInt64 = 0
+    var pageCount: UInt64 = 0
+}
+
+/// A comparison that is under way: both maps are made.
+struct ComparedMaps {
+    /// The source's.
+    var map: TagMapFile
+    /// The standby's root.
+    var root: SHA256Digest
+    var difference: Difference
+}
+
+extension Sender {
+    /// Has the standby make its map, makes the source's at the same time, and finds out where they differ.
+    ///
+    /// - Parameter body: called with each block that differs, ascending.
+    func compare(
+        _ source: any Source, _ plan: ComparisonPlan, _ dialogue: Dialogue,
+        _ standby: StandbyState, _ body: (UInt64) throws -> Void
+    ) throws -> ComparedMaps {
+        try dialogue.connection.send(
+            dialogue.session.compare(
+                Compare(
+                    mode: plan.mode, algorithm: plan.algorithm,
+                    volumeSize: source.volumeByteCount, firstPage: plan.firstPage,
+                    pageCount: plan.pageCount, tagKey: plan.isLineages ? nil : plan.key)))
+        let (map, read, compared) = try readBoth(source, plan, dialogue)
+        var difference = Difference(standby: standby)
+        difference.sourceReadByteCount = read
+        difference.standbyReadByteCount = compared.read
+        let unit = UInt64(MapShape.pageEntries) * MapShape.blockByteCount
+        let pages = map.shape.pageCount
+        let start = min(plan.firstPage, pages)
+        let end = plan.pageCount == 0 ? pages : start + min(plan.pageCount, pages - start)
+        difference.comparedByteCount =
+            min(end * unit, source.volumeByteCount) - min(start * unit, source.volumeByteCount)
+        if compared.root != map.root {
+            try MapDifference(map) { range in
+                try dialogue.connection.send(dialogue.session.ask(range))
+                guard case .nodes(let content) = try dialogue.next() else {
+                    throw SendError.brokenProtocol("no nodes")
+                }
+                return content
+            }.forEach { block, other in
+                guard let extent = map.shape.extent(ofBlock: block) else { return }
+                difference.add(extent, isZeroThere: other.isZero)
+                try body(block)
+            }
+            guard difference.blockCount > 0 else {
+                throw SendError.brokenProtocol("the maps differ, but none of their blocks")
+            }
+        }
+        difference.wireByteCount = dialogue.connection.byteCount
+        return ComparedMaps(map: map, root: compared.root, difference: difference)
+    }
+
+    /// What the thread that reads the source has come to.
+    private final class Reading: Sendable {
+        let result = Mutex<Result<Handoff<(map: TagMapFile, read: UInt64)>, any Error>?>(nil)
+    }
+
+    /// Reads the source on a thread of its own, while this one keeps the connection alive and hears when the standby is
+    /// done.
+    private func readBoth(
+        _ source: any Source, _ plan: ComparisonPlan, _ dialogue: Dialogue
+    ) throws -> (TagMapFile, UInt64, Compared) {
+        let notifier = try Notifier()
+        let reading = Reading()
+        let isStopped = Atomic(false)
+        let work = Handoff((self, source))
+        let thread = Thread("read") {
+            let (sender, source) = work.take()
+            let result = Result {
+                Handoff(
+                    try sender.scan(
+                        source, Tagger(plan.algorithm, key: plan.key), first: plan.firstPage,
+                        count: plan.pageCount,
+                        poll: {
+                            if isStopped.load(ordering: .relaxed) { throw FirstFailureStop() }
+                        }))
+            }
+            reading.result.withLock { $0 = result }
+            notifier.notify()
+        }
+        defer {
+            isStopped.store(true, ordering: .relaxed)
+            thread.join()
+        }
+        var compared: Compared?
+        var scanned: (map: TagMapFile, read: UInt64)?
+        while true {
+            while let action = try dialogue.poll() {
+                if case .compared(let answer) = action { compared = answer }
+            }
+            if scanned == nil, let result = reading.result.withLock({ $0 }) {
+                scanned = try result.get().take()
+            }
+            if let compared, let scanned { return (scanned.map, scanned.read, compared) }
+            try dialogue.connection.wait(notifier)
+        }
+    }
+
+    /// The other thread's reason counts.
+    private struct FirstFailureStop: Error {}
+}

@@ -1,0 +1,218 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+package import Catalog
+internal import Digests
+internal import Platform
+internal import Session
+internal import Synchronization
+internal import TLS
+package import Wire
+
+/// How a generation is brought into a file.
+package struct ExportOptions: Sendable {
+    /// What became of the generation that was exported before, in the operator's words.
+    package enum Former: Equatable, Sendable {
+        /// Nobody has said it.
+        case unknown
+        /// It was not imported, and never will be.
+        case discarded
+        /// It was imported; its id, or the first digits of it.
+        case imported(String)
+    }
+
+    /// Where the file is to be.
+    package var output: String
+    package var former: Former
+
+    package init(output: String, former: Former) {
+        self.output = output
+        self.former = former
+    }
+}
+
+/// Why no file was made.
+package enum ExportError: Error, CustomStringConvertible {
+    /// There is something under this name already.
+    case exists(String)
+    /// Another process writes a file under this name.
+    case busy(String)
+    /// A generation was exported, and nobody knows whether it was imported.
+    case exported(number: UInt64, path: String, ReceiverName, VolumeName)
+    /// A generation was sent, and nobody knows whether the standby has committed it.
+    case inDoubt(number: UInt64, ReceiverName, VolumeName)
+    /// No exported generation has this id.
+    case otherGeneration(String)
+    /// A resync was begun, and only it goes on.
+    case unfinishedResync(ReceiverName, VolumeName)
+
+    package var description: String {
+        switch self {
+        case .exists(let path): "\(path) is there already; an export overwrites nothing"
+        case .busy(let path): "another process is writing \(path)"
+        case .exported(let number, let path, let receiver, let volume):
+            "generation \(number) was exported to \(path) and nobody has said that it was imported; ask the standby "
+                + "by: blockferry send SOURCE --to \(receiver) --volume \(volume); or say it: --imported ID, with the "
+                + "id that blockferryd import printed, or --discard, if the file never will be imported"
+        case .inDoubt(let number, let receiver, let volume):
+            "generation \(number) was sent and nobody has said that it was committed; ask the standby by: blockferry "
+                + "send SOURCE --to \(receiver) --volume \(volume)"
+        case .otherGeneration(let id):
+            "no exported generation is waiting for the word that it was imported and has the id \(id); see: "
+                + "blockferry status --json"
+        case .unfinishedResync(let receiver, let volume):
+            "a resync of this volume was begun; finish it by: blockferry resync SOURCE --to \(receiver) --volume "
+                + "\(volume)"
+        }
+    }
+}
+
+extension Sender {
+    /// Brings the source's point in time into a file that the standby can import.
+    ///
+    /// The standby is not asked: what it holds is what the catalog says (Protocol/ExportFile.md, section 5, which
+    /// says too what a crash leaves).
+    ///
+    /// - Returns: what was done; its `wireByteCount` is the size of the file. *Up to date* means that there is no file.
+    package func export(
+        _ source: any Source, _ lock: SendLock, _ how: ExportOptions
+    ) throws -> Outcome {
+        precondition(lock.receiver == options.receiver && lock.volume == options.volume)
+        defer { withExtendedLifetime(lock) {} }
+        let began = Clock.monotonic()
+        let settled = try settle(how)
+        if let committed = try upToDate(source, settled) {
+            return outcome(.upToDate, committed, source, nil, bytes: 0, began)
+        }
+        guard let receiver = try home.catalog.receiver(options.receiver) else {
+            throw SendError.unknownReceiver(options.receiver)
+        }
+        let (begin, plan) = try prepare(source, settled, group: nil)
+        let identity = try home.identity()
+        let writer = try ExportFileWriter(
+            path: how.output,
+            ExportFormat.Header(
+                standby: receiver.key, publicKeyInfo: identity.publicKeyInfo, begin: begin,
+                volume: options.volume), identity)
+        let record: GenerationRecord
+        do {
+            record = try write(source, begin, plan, writer)
+            try writer.finish(record)
+        } catch {
+            writer.remove()
+            throw error
+        }
+        // From here on the file may be imported.
+        try home.catalog.setPending(
+            options.volume, at: options.receiver, record,
+            exported: Directory.resolved(Directory.parent(of: how.output)) + "/"
+                + Directory.name(of: how.output))
+        do { try writer.publish() } catch let error as ExportError {
+            // It has no name, so that nobody can have imported it.
+            writer.remove()
+            try home.catalog.abandonTransfer(
+                options.volume, at: options.receiver, clearingPending: true)
+            throw error
+        }
+        return outcome(
+            Self.kind(record), record, source, plan, bytes: writer.byteCount, began)
+    }
+
+    /// Finds out, or hears from the operator, what became of the generation before, and refuses what must not be
+    /// exported.
+    func checkExport(_ how: ExportOptions) throws {
+        guard !Directory.exists(how.output) else { throw ExportError.exists(how.output) }
+        // Found now, and not after a volume was read.
+        try Directory.sync(Directory.parent(of: how.output))
+        let replica = try replica()
+        if replica.transfer?.begin.head.kind == .resync {
+            throw ExportError.unfinishedResync(options.receiver, options.volume)
+        }
+        let waiting = replica.exported == nil ? nil : replica.pending
+        if case .imported(let id) = how.former {
+            guard let waiting, "\(waiting.id)".hasPrefix(id) else {
+                throw ExportError.otherGeneration(id)
+            }
+            return try commitPending()
+        }
+        guard let pending = replica.pending else { return }
+        guard let waiting, let path = replica.exported else {
+            throw ExportError.inDoubt(
+                number: pending.head.number, options.receiver, options.volume)
+        }
+        guard how.former == .discarded else {
+            throw ExportError.exported(
+                number: waiting.head.number, path: path, options.receiver, options.volume)
+        }
+        let dropped = try home.catalog.abandonTransfer(
+            options.volume, at: options.receiver, clearingPending: true)
+        if let dropped { home.removePlan(dropped.planName) }
+    }
+
+    /// Where this side stands with the standby if that holds what the catalog says.
+    private func settle(_ how: ExportOptions) throws -> Settled {
+        try checkExport(how)
+        let replica = try replica()
+        let standby = StandbyState(
+            state: replica.committed == nil ? .empty : .consistent, targetKind: .file,
+            targetSize: 0,
+            lineage: replica.committed == nil ? .none : replica.lineage ?? .none,
+            committedNumber: replica.committed?.head.number ?? 0,
+            committedID: replica.committed?.id ?? .zero, transfer: .none, durableSegments: 0)
+        return Settled(
+            decision: Lineage.decide(Self.memory(of: replica), standby), standby: standby,
+            replica: replica)
+    }
+
+    /// Writes the frames of a generation.
+    private func write(
+        _ source: any Source, _ begin: Begin, _ plan: SendPlan, _ writer: ExportFileWriter
+    ) throws -> GenerationRecord {
+        let current = try replica()
+        guard let key = current.tagKey else {
+            throw SendError.brokenProtocol("the catalog has no tag key")
+        }
+        // A session that finds the file half imported goes on from there.
+        let seals = try SealsFile(path: home.sealsPath(planName))
+        let draft = try map.draft(begin, parent: current.committed)
+        let pipeline = try Pipeline()
+        // A file is slower than what reads and compresses.
+        pipeline.networkIsSlow.store(true, ordering: .relaxed)
+        pipeline.start(
+            source, plan, begin: begin, key: key, sealed: [], sender: try home.identity().keyID,
+            policy: options.compression, updates: draft?.writer)
+        defer { pipeline.stop() }
+        var done: UInt64 = 0
+        while let item = pipeline.outgoing.pop() {
+            switch item {
+            case .record(let record, let lease, let offset):
+                try writer.write(record, lease?.memory, at: offset)
+            case .seal(let seal):
+                try writer.write(seal)
+                try seals.append(seal)
+                done += seal.content
+                report(Report(phase: .writing, done: done, total: plan.content))
+            case .end(let made):
+                try source.confirm()
+                var record = made
+                if let draft { record.volumeRoot = try map.root(draft, begin) }
+                try writer.write(record)
+                return record
+            }
+        }
+        if let error = pipeline.failure.error { throw error }
+        throw SendError.brokenProtocol("the pipeline ended early")
+    }
+
+    private func outcome(
+        _ kind: Outcome.Kind, _ record: GenerationRecord, _ source: any Source, _ plan: SendPlan?,
+        bytes: UInt64, _ began: UInt64
+    ) -> Outcome {
+        Outcome(
+            kind: kind, number: record.head.number, id: record.id,
+            volumeByteCount: source.volumeByteCount, changedByteCount: plan?.content ?? 0,
+            wireByteCount: bytes, nanoseconds: Clock.monotonic() - began, resumedSegments: 0,
+            plannedSegments: plan?.segmentCount ?? 0)
+    }
+}

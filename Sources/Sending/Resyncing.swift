@@ -1,0 +1,253 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Catalog
+internal import Connection
+internal import Digests
+internal import MapStore
+internal import Platform
+internal import Session
+internal import TagMap
+package import Wire
+
+/// How a standby is brought back to what a source holds.
+package struct ResyncOptions: Sendable {
+    /// Take the standby's own map for what its target holds, and do not read that.
+    package var trustMap: Bool
+    /// Write to the target at once: what it holds is not to be protected.
+    package var inPlace: Bool
+    /// What a promoted standby has been given since may be lost.
+    package var overwritePromoted: Bool
+
+    package init(
+        trustMap: Bool = false, inPlace: Bool = false, overwritePromoted: Bool = false
+    ) {
+        self.trustMap = trustMap
+        self.inPlace = inPlace
+        self.overwritePromoted = overwritePromoted
+    }
+}
+
+extension Sender {
+    /// Compares the source with the standby's copy and changes neither.
+    package func planResync(
+        _ source: any Source, _ options: ResyncOptions
+    ) throws -> Difference {
+        let lock = try home.lock(self.options.receiver, self.options.volume)
+        defer { withExtendedLifetime(lock) {} }
+        let (dialogue, standby) = try open()
+        defer { dialogue.connection.close() }
+        let plan = comparisonPlan(try replica(), standby, options)
+        defer { map.removeScan() }
+        return try compare(source, plan, dialogue, standby) { _ in }.difference
+    }
+
+    /// Sends the blocks in which the standby's copy differs, as a generation.
+    ///
+    /// 1. What was in doubt is settled; a resync of the same point in time that was interrupted is continued.
+    /// 2. Both sides are compared; the blocks that differ are the plan. *A crash leaves nothing.*
+    /// 3. From here on it is a transfer like any other (`Sender.transfer`).
+    package func resync(
+        _ source: any Source, _ lock: SendLock, _ options: ResyncOptions
+    ) throws -> (outcome: Outcome, difference: Difference?) {
+        defer { withExtendedLifetime(lock) {} }
+        let began = Clock.monotonic()
+        let (first, standby) = try open()
+        let settled = try settle(first, standby, keepingPrepared: false)
+        guard settled.standby.state != .promoted || options.overwritePromoted else {
+            first.connection.close()
+            throw SendError.promotedStandby
+        }
+        if let (begin, plan) = planned(source, settled.replica, group: nil),
+            begin.head.kind == .resync, settled.standby.transfer == begin.transfer,
+            begin.inPlace == options.inPlace
+        {
+            return (try transfer(source, begin, plan, first, began).outcome, nil)
+        }
+        return try resync(source, settled, options, first, began)
+    }
+
+    private func resync(
+        _ source: any Source, _ settled: Settled, _ options: ResyncOptions, _ dialogue: Dialogue,
+        _ began: UInt64
+    ) throws -> (outcome: Outcome, difference: Difference?) {
+        let replica = settled.replica
+        let comparison = comparisonPlan(replica, settled.standby, options)
+        let id = TransferID.random()
+        // The blocks are told while the maps are compared, and the plan is written from them.
+        var compared: ComparedMaps?
+        let plan: SendPlan
+        do {
+            if replica.transfer != nil || replica.pending != nil {
+                try home.catalog.abandonTransfer(
+                    self.options.volume, at: self.options.receiver, clearingPending: true)
+            }
+            plan = try makePlan(id, source) { body in
+                var runs = BlockRuns(MapShape(volumeByteCount: source.volumeByteCount))
+                compared = try compare(source, comparison, dialogue, settled.standby) {
+                    try runs.add($0, body)
+                }
+                try runs.finish(body)
+            }
+        } catch {
+            dialogue.connection.close()
+            throw error
+        }
+        guard let compared else { throw SendError.brokenProtocol("nothing was compared") }
+        let goesOn = comparison.isLineages && !options.inPlace
+        let head = GenerationHead(
+            kind: .resync, tagAlgorithm: comparison.algorithm,
+            lineage: goesOn ? settled.standby.lineage : .random(),
+            number: goesOn
+                ? max(replica.committed?.head.number ?? 0, settled.standby.committedNumber) + 1 : 1,
+            parent: goesOn ? settled.standby.committedID : .zero,
+            volumeSize: source.volumeByteCount, sourceTime: source.time,
+            sourceIdentity: Self.cut(source.summary, to: 512))
+        let begin = Begin(
+            transfer: id, head: head, plannedContent: plan.content,
+            plannedSegments: plan.segmentCount, heldSegments: 0,
+            tagKey: goesOn ? nil : comparison.key, comparedRoot: compared.root,
+            inPlace: options.inPlace)
+        try start(begin, source, compared.map)
+        let outcome = try transfer(source, begin, plan, dialogue, began).outcome
+        return (outcome, compared.difference)
+    }
+
+    /// Under which key the two sides compare: that of their lineage, if it is one and the same, else a new one.
+    private func comparisonPlan(
+        _ replica: Replica, _ standby: StandbyState, _ options: ResyncOptions
+    ) -> ComparisonPlan {
+        if let lineage = replica.lineage, lineage == standby.lineage, let key = replica.tagKey,
+            let algorithm = replica.tagAlgorithm, standby.committedID != .zero, !options.inPlace
+        {
+            return ComparisonPlan(
+                mode: options.trustMap ? .stored : .read, algorithm: algorithm, key: key,
+                isLineages: true)
+        }
+        return ComparisonPlan(mode: .read, algorithm: .poly1305, key: .random(), isLineages: false)
+    }
+}
+
+/// Which part of a volume is verified.
+package enum VerifiedPart: Equatable, Sendable {
+    case all
+    /// Part `number` of `count`, from 1.
+    case part(number: UInt64, count: UInt64)
+    /// So many percent of it; where they begin moves on each time.
+    case sample(percent: Double)
+}
+
+extension Sender {
+    /// Both sides read the committed generation and compare it.
+    ///
+    /// - Parameters:
+    ///   - source: the point in time that the generation was made from.
+    ///   - seconds: ends between two parts when this is over; nothing compares all that was asked for.
+    /// - Returns: also the share of the volume that was compared, 0 to 1.
+    package func verify(
+        _ source: any Source, _ part: VerifiedPart, seconds: UInt64?
+    ) throws -> (generation: GenerationRecord, difference: Difference, share: Double) {
+        let lock = try home.lock(options.receiver, options.volume)
+        defer { withExtendedLifetime(lock) {} }
+        defer { map.removeScan() }
+        let due = seconds.map { Clock.monotonic() + $0 * nanosecondsPerSecond }
+        let shape = MapShape(volumeByteCount: source.volumeByteCount)
+        var total: Difference?
+        var found: GenerationRecord?
+        for pages in try verifiedPages(part, shape, isTimed: seconds != nil) {
+            let (dialogue, standby) = try open()
+            defer { dialogue.connection.close() }
+            let settled = try settle(dialogue, standby, keepingPrepared: true)
+            guard let committed = settled.replica.committed,
+                committed.id == settled.standby.committedID, let key = settled.replica.tagKey
+            else {
+                throw SendError.lineage(
+                    .diverged, here: Self.text(Self.memory(of: settled.replica)),
+                    there: Self.text(settled.standby))
+            }
+            guard source.volumeByteCount == committed.head.volumeSize,
+                source.identity == nil || source.identity == settled.replica.base
+            else {
+                throw SourceError.noProof(
+                    reason:
+                        "the source is not what generation \(committed.head.number) was made from, so that a "
+                        + "difference would mean nothing")
+            }
+            let plan = ComparisonPlan(
+                mode: .read, algorithm: committed.head.tagAlgorithm, key: key, isLineages: true,
+                firstPage: pages.lowerBound, pageCount: pages.upperBound - pages.lowerBound)
+            let more = try compare(source, plan, dialogue, standby) { _ in }.difference
+            total = total.map { $0.joined(more) } ?? more
+            found = committed
+            try home.catalog.addVerification(
+                Verification(
+                    receiver: options.receiver, volume: options.volume, id: committed.id,
+                    firstPage: pages.lowerBound, endPage: pages.upperBound,
+                    pageCount: shape.pageCount, differingBlocks: more.blockCount,
+                    time: Clock.wall()))
+            if let due, Clock.monotonic() >= due { break }
+        }
+        guard let total, let found, total.comparedByteCount > 0 else {
+            throw SendError.brokenProtocol("nothing was compared")
+        }
+        return (
+            found, total, Double(total.comparedByteCount) / Double(source.volumeByteCount)
+        )
+    }
+
+    /// The ranges of pages to compare, in order.
+    private func verifiedPages(
+        _ part: VerifiedPart, _ shape: MapShape, isTimed: Bool
+    ) throws -> [Range<UInt64>] {
+        let pages = shape.pageCount
+        let wanted: Range<UInt64>
+        switch part {
+        case .all: wanted = 0..<pages
+        case .part(let number, let count):
+            let size = (pages - 1) / count + 1
+            let start = min((number - 1) * size, pages)
+            wanted = start..<min(start + size, pages)
+            guard !wanted.isEmpty else {
+                throw SourceError.invalid(
+                    path: options.volume.text,
+                    reason: "it has fewer pieces of 16 MiB than there are parts")
+            }
+        case .sample(let percent):
+            let size = min(max(UInt64((Double(pages) * percent / 100).rounded(.up)), 1), pages)
+            let last = try home.catalog.verifications(
+                options.volume, at: options.receiver, limit: 1
+            ).first
+            let start = (last?.endPage ?? 0) % pages
+            let head = start..<min(start + size, pages)
+            let rest = size - UInt64(head.count)
+            wanted = head
+            if rest > 0 { return split(head, isTimed) + split(0..<rest, isTimed) }
+        }
+        return split(wanted, isTimed)
+    }
+
+    /// 4 GiB at a time, where there is an end to the time.
+    private func split(_ pages: Range<UInt64>, _ isTimed: Bool) -> [Range<UInt64>] {
+        guard isTimed else { return [pages] }
+        return stride(from: pages.lowerBound, to: pages.upperBound, by: 256).map {
+            $0..<min($0 + 256, pages.upperBound)
+        }
+    }
+}
+
+extension Difference {
+    /// What two comparisons of different parts have found.
+    fileprivate func joined(_ other: Difference) -> Difference {
+        var sum = self
+        sum.blockCount += other.blockCount
+        sum.byteCount += other.byteCount
+        sum.lostByteCount += other.lostByteCount
+        sum.extents = Array((extents + other.extents).prefix(Self.extentLimit))
+        sum.comparedByteCount += other.comparedByteCount
+        sum.sourceReadByteCount += other.sourceReadByteCount
+        sum.standbyReadByteCount += other.standbyReadByteCount
+        sum.wireByteCount += other.wireByteCount
+        return sum
+    }
+}

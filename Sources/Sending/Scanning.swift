@@ -1,0 +1,174 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Catalog
+internal import Digests
+internal import MapStore
+internal import Platform
+internal import TagMap
+internal import Wire
+
+extension Sender {
+    /// Makes the tag map of a source under the key of its lineage by reading all of it.
+    func scan(_ source: any Source, _ replica: Replica) throws -> TagMapFile {
+        guard let key = replica.tagKey, let algorithm = replica.tagAlgorithm else {
+            throw SendError.brokenProtocol("the catalog has no tag key")
+        }
+        return try scan(source, Tagger(algorithm, key: key)).map
+    }
+
+    /// Makes the tag map of a source by reading it, but for what it does not map.
+    ///
+    /// - Parameters:
+    ///   - first, count: the pages that count; all, if the count is 0.
+    ///   - poll: called between reads.
+    /// - Returns: also the bytes read.
+    func scan(
+        _ source: any Source, _ tagger: Tagger, first: UInt64 = 0, count: UInt64 = 0,
+        poll: () throws -> Void = {}
+    ) throws -> (map: TagMapFile, read: UInt64) {
+        // The list is written down first: some sources hold something that others wait for while they list.
+        let listPath = home.planPath(planName) + ".scan"
+        try? Directory.remove(listPath)
+        defer { try? Directory.remove(listPath) }
+        let list = try SendPlan(
+            writing: listPath, transfer: .random(), volumeByteCount: source.volumeByteCount,
+            source.forEachExtent)
+        let made = try map.makeScan(tagger.algorithm, volumeByteCount: source.volumeByteCount)
+        var builder = MapBuilder(made, tagger, first: first, count: count)
+        let memory = AlignedBuffer(byteCount: Limits.recordContent)
+        let unit = MapShape.blockByteCount
+        let wanted = builder.bytes
+        var next = wanted.lowerBound
+        try list.forEach { change in
+            guard change.kind == .data else { return }
+            var start = max(next, change.extent.offset / unit * unit)
+            let end = min(
+                (change.extent.end - 1) / unit * unit + unit, source.volumeByteCount,
+                wanted.upperBound)
+            while start < end {
+                let length = min(UInt64(memory.byteCount), end - start)
+                guard let part = Extent(offset: start, length: length) else { return }
+                try source.read(part, into: memory)
+                try builder.add(at: start, memory, count: Int(length))
+                start += length
+                report(Report(phase: .reading, done: builder.byteCount, total: list.content))
+                try poll()
+            }
+            next = max(next, end)
+        }
+        try builder.finish()
+        return (made, builder.byteCount)
+    }
+
+    /// The change list of a source that cannot make one: the blocks whose content is not what the standby holds, and,
+    /// of a volume that grew, everything behind its old end.
+    func difference(
+        _ source: any Source, _ known: TagMapFile, _ scan: TagMapFile,
+        _ body: (Change) throws -> Void
+    ) throws {
+        let oldEnd =
+            known.shape.volumeByteCount / MapShape.blockByteCount
+            * MapShape.blockByteCount
+        let hasGrown = source.volumeByteCount > known.shape.volumeByteCount
+        var blocks = BlockRuns(scan.shape)
+        for page in 0..<scan.shape.pageCount {
+            let old = page < known.shape.pageCount ? try known.digest(ofPage: page) : .zero
+            if try scan.digest(ofPage: page) == old { continue }
+            let new = try scan.entries(ofPage: page)
+            for entry in 0..<MapShape.pageEntries {
+                let block = page * UInt64(MapShape.pageEntries) + UInt64(entry)
+                guard block < scan.shape.blockCount,
+                    !hasGrown || block * MapShape.blockByteCount < oldEnd
+                else { break }
+                if try known.entry(ofBlock: block)
+                    != new.withRawSpan({ Tag(entry: entry, of: $0) })
+                {
+                    try blocks.add(block, body)
+                }
+            }
+        }
+        try blocks.finish(body)
+        if hasGrown {
+            try source.forEachExtent { change in
+                if let kept = clip(change, from: oldEnd) { try body(kept) }
+            }
+        }
+    }
+
+    /// Compares some blocks that nothing is to be sent of with the map; which ones moves on with each generation.
+    ///
+    /// - Throws: `SourceError.noProof` if one differs: the change list is wrong, or the source is not what it was.
+    func checkUnchanged(
+        _ source: any Source, _ plan: SendPlan, _ known: TagMapFile, _ replica: Replica
+    ) throws {
+        guard let key = replica.tagKey, let number = replica.committed?.head.number,
+            options.unchangedSample > 0
+        else { return }
+        let shape = MapShape(volumeByteCount: source.volumeByteCount)
+        let total = min(shape.blockCount, known.shape.blockCount)
+        let count = min(options.unchangedSample, total)
+        let first = (number % (total / count + 1)) * count % total
+        var sample = (0..<count).map { (first + $0) % total }.sorted()[...]
+        let tagger = Tagger(known.header.algorithm, key: key)
+        let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
+        var wrong: [UInt64] = []
+        func check(before end: UInt64) throws {
+            while let block = sample.first, let extent = shape.extent(ofBlock: block),
+                extent.end <= end
+            {
+                sample = sample.dropFirst()
+                // The last block of a volume that was resized is not the one that it was.
+                guard extent == known.shape.extent(ofBlock: block) else { continue }
+                try source.read(extent, into: memory)
+                let found = memory.withBytes(count: Int(extent.length)) { tagger.entry(of: $0) }
+                if try found != known.entry(ofBlock: block) { wrong.append(extent.offset) }
+            }
+        }
+        try plan.forEach { change in
+            try check(before: change.extent.offset)
+            while let block = sample.first, block * MapShape.blockByteCount < change.extent.end {
+                sample = sample.dropFirst()
+            }
+        }
+        try check(before: source.volumeByteCount)
+        guard wrong.isEmpty else {
+            let places = wrong.prefix(8).map(String.init).joined(separator: ", ")
+            throw SourceError.noProof(
+                reason:
+                    "the change list does not name \(wrong.count) of \(count) blocks that were compared and have "
+                    + "changed since the last generation (at bytes \(places)): something on this host reports "
+                    + "changes wrongly. Nothing was sent; blockferry resync brings the copy up to date"
+            )
+        }
+    }
+}
+
+/// Joins ascending blocks to extents of data.
+struct BlockRuns {
+    private let shape: MapShape
+    private var run: Range<UInt64>?
+
+    init(_ shape: MapShape) { self.shape = shape }
+
+    /// Adds a block; calls back with a run that it does not continue.
+    mutating func add(_ block: UInt64, _ body: (Change) throws -> Void) throws {
+        if let run, run.upperBound == block {
+            self.run = run.lowerBound..<block + 1
+            return
+        }
+        try finish(body)
+        run = block..<block + 1
+    }
+
+    /// Calls back with the last run.
+    mutating func finish(_ body: (Change) throws -> Void) throws {
+        guard let run else { return }
+        self.run = nil
+        let end = min(run.upperBound * MapShape.blockByteCount, shape.volumeByteCount)
+        if let extent = Extent(from: run.lowerBound * MapShape.blockByteCount, upTo: end) {
+            try body(Change(extent, .data))
+        }
+    }
+}

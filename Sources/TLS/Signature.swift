@@ -1,0 +1,85 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import COpenSSL
+internal import Digests
+
+/// Signatures outside of TLS (Protocol/ExportFile.md).
+///
+/// What is signed must begin with words of its own, so that nothing that was signed for one purpose is good for
+/// another.
+extension Identity {
+    /// The public key: DER SubjectPublicKeyInfo, whose SHA-256 is the key id.
+    package var publicKeyInfo: [UInt8] {
+        // SAFETY: the key is live.
+        guard let info = unsafe Signatures.publicKeyInfo(of: key) else {
+            preconditionFailure("libcrypto cannot encode a key")
+        }
+        return info
+    }
+
+    /// Signs a message: Ed25519, or ECDSA with SHA-256 in DER, as the key is.
+    package func signature(of message: [UInt8]) -> [UInt8] {
+        // SAFETY: the context belongs to this call, the key is live, and the output has the length that is passed.
+        guard let context = unsafe EVP_MD_CTX_new() else { preconditionFailure("out of memory") }
+        defer { unsafe EVP_MD_CTX_free(context) }
+        var count = 256
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            guard
+                unsafe EVP_DigestSignInit(context, nil, Signatures.digest(of: key), nil, key) == 1,
+                unsafe EVP_DigestSign(
+                    context, buffer.baseAddress, &count, message, message.count) == 1
+            else { preconditionFailure("libcrypto cannot sign") }
+            initialized = count
+        }
+        return bytes
+    }
+}
+
+/// What proves that a message comes from the owner of a key.
+package enum Signatures {
+    /// Whether a signature is that of the key, given as DER SubjectPublicKeyInfo, over a message. A key that is no
+    /// identity's has none.
+    package static func isValid(
+        _ signature: [UInt8], of message: [UInt8], publicKeyInfo: [UInt8]
+    ) -> Bool {
+        LibCrypto.start
+        // SAFETY: the bytes outlive the call, which copies what it keeps; key and context belong to this call.
+        let parsed = unsafe publicKeyInfo.withUnsafeBufferPointer { bytes -> OpaquePointer? in
+            var cursor = bytes.baseAddress
+            return unsafe d2i_PUBKEY(nil, &cursor, bytes.count)
+        }
+        guard let key = unsafe parsed, let context = unsafe EVP_MD_CTX_new() else {
+            // What libcrypto has noted is of no use to anybody.
+            ERR_clear_error()
+            return false
+        }
+        defer {
+            unsafe EVP_PKEY_free(key)
+            unsafe EVP_MD_CTX_free(context)
+            ERR_clear_error()
+        }
+        // There is one encoding of a key; libcrypto reads others too, and does not mind what follows.
+        guard unsafe Self.publicKeyInfo(of: key) == publicKeyInfo, unsafe Identity.isSupported(key)
+        else { return false }
+        return unsafe EVP_DigestVerifyInit(context, nil, digest(of: key), nil, key) == 1
+            && EVP_DigestVerify(context, signature, signature.count, message, message.count) == 1
+    }
+
+    /// The encoding of a key.
+    fileprivate static func publicKeyInfo(of key: OpaquePointer) -> [UInt8]? {
+        // SAFETY: the key is live; the second call writes as many bytes as the first one counted.
+        let count = unsafe Int(i2d_PUBKEY(key, nil))
+        guard count > 0 else { return nil }
+        return unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            var cursor = buffer.baseAddress
+            initialized = unsafe max(0, Int(i2d_PUBKEY(key, &cursor)))
+        }
+    }
+
+    /// Ed25519 makes its own digest.
+    fileprivate static func digest(of key: OpaquePointer) -> OpaquePointer? {
+        // SAFETY: the key is live; the method is a constant of the library.
+        unsafe EVP_PKEY_is_a(key, "ED25519") == 1 ? nil : EVP_sha256()
+    }
+}

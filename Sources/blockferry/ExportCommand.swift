@@ -1,0 +1,189 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Catalog
+internal import CommandLine
+internal import LVM
+internal import Sending
+internal import Wire
+
+struct ExportCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "export",
+        abstract: "Write a volume's next generation into a file, for moving it by disk.",
+        discussion: """
+            For a first copy that is too large for the network, or where there is none. The file holds what a send \
+            would have sent now: everything if nothing was ever committed on the standby, else what changed since. \
+            It is signed with this host's key, and only the standby that it was made for can import it, into this \
+            volume. The standby is not asked.
+
+            The file is NOT encrypted. It holds the volume's content, and that of a first copy holds the secret of the \
+            volume's tags: guard it as the volume itself, and as a key. Its mode is 0600. No file is overwritten.
+
+              blockferry export vg/home --to standby1 --output /media/disk/home.bfx
+              blockferryd import home /media/disk/home.bfx       (on the standby)
+              blockferry send vg/home --to standby1              (goes on from there)
+
+            Until it is known whether the file was imported, the snapshot and the one before stay, and no further file \
+            is made. The next send finds out by itself, and sends the changes anew if the file was not imported: that \
+            is of no use any more then. Where the hosts never meet, say it: --imported ID with the id that blockferryd \
+            import printed, or --discard if the file will never be imported.
+            """)
+
+    @OptionGroup var source: SourceOptions
+
+    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    var receiver: ReceiverName
+
+    @Option(
+        help: ArgumentHelp(
+            "Name of the volume on the standby (default: the name of the logical volume).",
+            valueName: "name"))
+    var volume: VolumeName?
+
+    @Option(
+        name: [.long, .customShort("o")],
+        help: ArgumentHelp("The file, which must not be there yet.", valueName: "file"))
+    var output: String
+
+    @Option(
+        help: ArgumentHelp(
+            "The generation exported before was imported: its id, or at least its first 8 digits.",
+            valueName: "id"))
+    var imported: String?
+
+    @Flag(help: "The generation exported before was not imported, and never will be.")
+    var discard = false
+
+    @OptionGroup var live: LiveOptions
+    @OptionGroup var state: StateOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "Compress with zstd: auto (what looks compressible), always or never.",
+            valueName: "when"))
+    var compress = CompressionPolicy.auto
+
+    @Flag(
+        help:
+            "Export a volume that is smaller than its last generation; the end of the copy is given up."
+    )
+    var allowShrink = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Distrust the change list: read so many blocks of 64 KiB outside of it; see send. 0: none.",
+            valueName: "blocks"))
+    var sampleUnchanged: UInt64 = 256
+
+    @Flag(help: "Print the result as JSON.") var json = false
+    @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
+
+    func validate() throws {
+        guard source.paths.count <= 1 else {
+            throw ValidationError(
+                "A group cannot be exported: give one source, and export each volume by itself.")
+        }
+        guard imported == nil || !discard else {
+            throw ValidationError("--imported and --discard contradict each other.")
+        }
+        let digits = imported ?? "00000000"
+        guard (8...64).contains(digits.utf8.count),
+            digits.allSatisfy({ "0123456789abcdef".contains($0) })
+        else { throw ValidationError("--imported takes 8 to 64 hexadecimal digits.") }
+        guard !output.isEmpty, !output.hasSuffix("/") else {
+            throw ValidationError("--output takes the name of a file.")
+        }
+    }
+
+    func run() throws {
+        let home = try state.home()
+        let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
+        guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
+            throw ValidationError("Name the volume on the standby: --volume NAME.")
+        }
+        let options = Sender.Options(
+            receiver: receiver, volume: name, compression: compress, allowShrink: allowShrink,
+            unchangedSample: sampleUnchanged, software: software)
+        let how = ExportOptions(
+            output: output,
+            former: imported.map { .imported($0) } ?? (discard ? .discarded : .unknown))
+        let line = ProgressLine(isWanted: !json && !quiet)
+        defer { line.end() }
+        let outcome: Sender.Outcome
+        if let found {
+            let volume = try LiveVolume(
+                found.volume, live.volume(options), home: home,
+                warn: { Terminal.error("warning: \($0)") })
+            let sender = LiveSender(home, [volume], live.hooks) {
+                line.show(SendText.progress($0, [name]))
+            }
+            outcome = try sender.export(how)
+        } else {
+            guard !live.isUsed else {
+                throw ValidationError(
+                    "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
+            }
+            let replica = try home.catalog.replica(name, at: receiver)
+            let known = replica?.pending ?? replica?.committed
+            let opened = try source.open(knownSize: known?.head.volumeSize)
+            let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
+            outcome = try sender.export(opened, try home.lock(receiver, name), how)
+        }
+        line.end()
+        if json {
+            return Terminal.out(try Format.json(ExportResult(outcome, receiver, name, output)))
+        }
+        if !quiet { Terminal.out(text(outcome, name)) }
+    }
+
+    private func text(_ outcome: Sender.Outcome, _ name: VolumeName) -> String {
+        let id = String("\(outcome.id)".prefix(12))
+        let step: String
+        switch outcome.kind {
+        case .upToDate:
+            return
+                "\(name) \(outcome.number) up to date: the standby has this point in time (id \(id)); "
+                + "no file was made\n"
+        case .delta(let from): step = "\(from)→\(outcome.number)"
+        case .full, .resync: step = "\(outcome.number)"
+        }
+        return "\(name) \(step) exported: \(Format.bytes(outcome.changedByteCount)) changed of "
+            + "\(Format.bytes(outcome.volumeByteCount)), \(Format.bytes(outcome.wireByteCount)) in "
+            + "\(output), \(Format.seconds(nanoseconds: outcome.nanoseconds)), id \(id)\n"
+            + "next, on the standby: blockferryd import \(name) \(output)\n"
+    }
+}
+
+/// The JSON of an export.
+private struct ExportResult: Encodable {
+    let schemaVersion = 1
+    let peer, volume, result: String
+    let fromGeneration: UInt64?
+    let generation: UInt64
+    let generationId: String
+    let volumeBytes, bytesChanged: UInt64
+    let file: String?
+    let fileBytes: UInt64
+    let seconds: Double
+
+    init(
+        _ outcome: Sender.Outcome, _ receiver: ReceiverName, _ name: VolumeName, _ output: String
+    ) {
+        peer = receiver.text
+        volume = name.text
+        switch outcome.kind {
+        case .full, .resync: (result, fromGeneration) = ("full", nil)
+        case .delta(let from): (result, fromGeneration) = ("delta", from)
+        case .upToDate: (result, fromGeneration) = ("up-to-date", nil)
+        }
+        generation = outcome.number
+        generationId = "\(outcome.id)"
+        volumeBytes = outcome.volumeByteCount
+        bytesChanged = outcome.changedByteCount
+        file = outcome.kind == .upToDate ? nil : output
+        fileBytes = outcome.wireByteCount
+        seconds = Double(outcome.nanoseconds) / 1e9
+    }
+}

@@ -1,0 +1,174 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Blocks
+internal import Catalog
+internal import CommandLine
+internal import LVM
+internal import Sending
+internal import Wire
+
+struct ResyncCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "resync",
+        abstract: "Make a standby's copy equal to a source by comparing the two, once.",
+        discussion: """
+            For when nothing tells what changed: a lost base, a copy that was promoted or written, a target that holds \
+            an older copy of the volume, two hosts that change places. Both sides are read; what differs is sent, and \
+            replaces what is on the standby. A copy that was consistent stays so until the end. An interrupted resync \
+            is continued by the same command; afterwards blockferry send goes on from it.
+
+              blockferry resync vg/home --to standby1 --plan    what would change there, and what would be lost
+              blockferry resync vg/home --to standby1
+            """)
+
+    @OptionGroup var source: SourceOptions
+
+    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    var receiver: ReceiverName
+
+    @Option(
+        help: ArgumentHelp(
+            "Name of the volume on the standby (default: the name of the logical volume).",
+            valueName: "name"))
+    var volume: VolumeName?
+
+    @Flag(help: "Say what would change on the standby and what of it would be lost; write nothing.")
+    var plan = false
+
+    @Flag(
+        help:
+            "Believe the standby's tag map, and do not read its target. Only where nobody else can have written that."
+    )
+    var trustMap = false
+
+    @Flag(
+        help: "Write to the target at once: an interruption leaves it unusable until the next run.")
+    var inPlace = false
+
+    @Flag(help: "Replace a promoted copy: what was written to it since is lost.")
+    var overwritePromoted = false
+
+    @OptionGroup var live: LiveOptions
+    @OptionGroup var state: StateOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "Compress with zstd: auto (while the network is slow), always or never.",
+            valueName: "when"))
+    var compress = CompressionPolicy.auto
+
+    @Flag(help: "Print the result as JSON.") var json = false
+    @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
+
+    func validate() throws {
+        guard source.paths.count <= 1 else { throw ValidationError("A resync is of one source.") }
+    }
+
+    func run() throws {
+        let home = try state.home()
+        let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
+        guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
+            throw ValidationError("Name the volume on the standby: --volume NAME.")
+        }
+        let options = Sender.Options(
+            receiver: receiver, volume: name, compression: compress, software: software)
+        let how = ResyncOptions(
+            trustMap: trustMap, inPlace: inPlace, overwritePromoted: overwritePromoted)
+        let line = ProgressLine(isWanted: !json && !quiet)
+        defer { line.end() }
+        let result: (outcomes: [Sender.Outcome], difference: Difference?)
+        if let found {
+            let live = try LiveVolume(
+                found.volume, self.live.volume(options), home: home,
+                warn: { Terminal.error("warning: \($0)") })
+            let sender = LiveSender(home, [live], self.live.hooks) {
+                line.show(SendText.progress($0, [name]))
+            }
+            if plan { return try show(try sender.planResync(how), name, line) }
+            result = try sender.resync(how)
+        } else {
+            guard !self.live.isUsed else {
+                throw ValidationError(
+                    "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
+            }
+            let replica = try home.catalog.replica(name, at: receiver)
+            let opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
+            let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
+            if plan { return try show(try sender.planResync(opened, how), name, line) }
+            let sent = try sender.resync(opened, try home.lock(receiver, name), how)
+            result = ([sent.outcome], sent.difference)
+        }
+        line.end()
+        if json {
+            return Terminal.out(
+                try Format.json(
+                    ResyncResult(
+                        result: SendResult(result.outcomes, receiver, name),
+                        difference: result.difference.map { DifferenceResult($0) })))
+        }
+        if quiet { return }
+        for outcome in result.outcomes { Terminal.out(SendText.outcome(outcome, name)) }
+    }
+
+    private func show(
+        _ difference: Difference, _ name: VolumeName, _ line: ProgressLine
+    ) throws {
+        line.end()
+        if json { return Terminal.out(try Format.json(DifferenceResult(difference))) }
+        let standby = difference.standby
+        let generation =
+            standby.committedNumber > 0 ? ", generation \(standby.committedNumber)" : ""
+        var text = "standby  \(standby.state)\(generation)\n"
+        text += "compared \(Format.bytes(difference.comparedByteCount)); read here "
+        text += "\(Format.bytes(difference.sourceReadByteCount)), there "
+        text += "\(Format.bytes(difference.standbyReadByteCount))\n"
+        if difference.blockCount == 0 {
+            text += "change   none: the copy is equal\n"
+        } else {
+            text += "change   \(Format.bytes(difference.byteCount)) of the copy would be replaced, "
+            text += "\(Format.bytes(difference.lostByteCount)) of which are not zeros there now\n"
+        }
+        Terminal.out(text + "nothing was written\n")
+    }
+}
+
+/// The JSON of a resync.
+private struct ResyncResult: Encodable {
+    let result: SendResult
+    let difference: DifferenceResult?
+}
+
+/// The JSON of a comparison.
+struct DifferenceResult: Encodable {
+    struct Range: Encodable {
+        let offset, length: UInt64
+    }
+
+    let schemaVersion = 1
+    let standbyState: String
+    let standbyGeneration: UInt64?
+    let bytesCompared: UInt64
+    let bytesReadHere: UInt64
+    let bytesReadThere: UInt64
+    let bytesOnWire: UInt64
+    let blocksDiffering: UInt64
+    let bytesDiffering: UInt64
+    let bytesLost: UInt64
+    let extents: [Range]
+
+    init(_ difference: Difference) {
+        standbyState = "\(difference.standby.state)"
+        let number = difference.standby.committedNumber
+        standbyGeneration = number > 0 ? number : nil
+        bytesCompared = difference.comparedByteCount
+        bytesReadHere = difference.sourceReadByteCount
+        bytesReadThere = difference.standbyReadByteCount
+        bytesOnWire = difference.wireByteCount
+        blocksDiffering = difference.blockCount
+        bytesDiffering = difference.byteCount
+        bytesLost = difference.lostByteCount
+        extents = difference.extents.map { Range(offset: $0.offset, length: $0.length) }
+    }
+}
