@@ -144,7 +144,11 @@ final class Store: Sendable {
 
     private static func checkFiles(_ path: String) throws {
         for file in [path, path + "-wal", path + "-shm"] where Directory.exists(file) {
-            let attributes = try FileManager.default.attributesOfItem(atPath: file)
+            // The last process that closes a catalog removes the log and its index, and the next one makes them anew. What
+            // cannot be asked for at all, SQLite cannot open either.
+            guard let attributes = try? FileManager.default.attributesOfItem(atPath: file) else {
+                continue
+            }
             guard attributes[.type] as? FileAttributeType == .typeRegular,
                 let mode = attributes[.posixPermissions] as? NSNumber,
                 let owner = attributes[.ownerAccountID] as? NSNumber

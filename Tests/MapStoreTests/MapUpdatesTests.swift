@@ -138,6 +138,30 @@ import Wire
         #expect(try maps.bytes(file) == whole)
     }
 
+    @Test("who goes on leaves nothing of what stood behind")
+    func leftovers() throws {
+        let maps = try Maps()
+        var count = 0
+        for _ in 0..<50 {
+            let updates = some(170 * Int.random(in: 3...6))
+            let transfer = TransferID.random()
+            let path = maps.path()
+            let writer = try MapUpdateWriter(making: path, base: .parent, transfer: transfer)
+            for update in updates { try writer.add(update) }
+            try writer.finish()
+            // The second page was not written; those behind it were.
+            try File(path: path, [.write]).write([UInt8](repeating: 0, count: 4096), at: 8192)
+            let again = try #require(
+                try MapUpdateWriter(resuming: path, base: .parent, transfer: transfer))
+            let kept = 170 + [0, 1, 169, 170][Int.random(in: 0..<4)]
+            for update in updates[..<kept] { try again.add(update) }
+            try again.finish()
+            #expect(try self.updates(of: path) == Array(updates[..<kept]))
+            count += 1
+        }
+        #expect(count == 50)
+    }
+
     @Test("a flipped bit ends the updates before its page, or is refused")
     func bits() throws {
         let maps = try Maps()

@@ -114,6 +114,37 @@ import Wire
         #expect(count == 360)
     }
 
+    @Test("what stands where further pages would is not read, also when the volume grows over it")
+    func behindThePages() throws {
+        let maps = try Maps()
+        var count = 0
+        for _ in 0..<60 {
+            let pages = UInt64.random(in: 1...126)
+            var model = Model.random(size: pages * Sizes.page, filled: 40)
+            let map = try maps.make(model)
+            let noise = [UInt8](repeating: 0xEE, count: 8192)
+            try File(path: map.path, [.write]).write(
+                noise, at: TagMapFormat.position(ofPage: pages))
+            let opened = try TagMapFile(opening: map.path)
+            try opened.prove()
+            model.resize((pages + 2) * Sizes.page)
+            let updates = [pages, pages + 1].map {
+                TagMapFormat.Update(block: $0 * 256 + .random(in: 0...255), entry: .random())
+            }
+            model.apply(updates)
+            let path = try maps.make(updates)
+            #expect(
+                try opened.root(with: try MapUpdateReader(path: path), size: model.size)
+                    == model.root(.poly1305))
+            try opened.apply(try MapUpdateReader(path: path), size: model.size)
+            try opened.seal(lineage: .none, generation: .zero)
+            try expect(opened, is: model)
+            try TagMapFile(opening: map.path).prove()
+            count += 1
+        }
+        #expect(count == 60)
+    }
+
     @Test("a map made in place of another one has nothing of it, and no header before it is sealed")
     func making() throws {
         let maps = try Maps()
