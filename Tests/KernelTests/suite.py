@@ -20,7 +20,7 @@ import harness
 
 
 # A test that takes longer hangs.
-PATIENCE = int(os.environ.get("KERNEL_TEST_PATIENCE", "420"))
+PATIENCE = int(os.environ.get("KERNEL_TEST_PATIENCE", "900"))
 
 
 def describe_processes() -> None:
