@@ -141,6 +141,16 @@ package final class TagMapFile {
         }
     }
 
+    /// What lies below pages or nodes, which must exist: 4096 bytes for each.
+    package func children(_ range: NodeRange) throws(MapError) -> [UInt8] {
+        var content: [UInt8] = []
+        content.reserveCapacity(Int(range.count) * TagMapFormat.unit)
+        for index in range.index..<range.index + UInt64(range.count) {
+            content += try children(level: Int(range.level), index: index)
+        }
+        return content
+    }
+
     // MARK: Proving
 
     /// Proves the whole file: each page by its digest, the digests by the root of the header (Protocol/TagMap.md, 3).
@@ -218,6 +228,17 @@ package final class TagMapFile {
         with updates: MapUpdateReader, size: UInt64
     ) throws(MapError) -> SHA256Digest {
         try merge(updates, size: size, writing: false).root(header.algorithm)
+    }
+
+    /// The root of a map that is nothing but updates, for a volume of `size` bytes.
+    ///
+    /// - Parameter scratch: where a file may be made meanwhile.
+    package static func root(
+        of updates: MapUpdateReader, _ algorithm: TagAlgorithm, size: UInt64, scratch: String
+    ) throws -> SHA256Digest {
+        defer { try? Directory.remove(scratch) }
+        return try TagMapFile(making: scratch, algorithm, volumeByteCount: size)
+            .root(with: updates, size: size)
     }
 
     /// Takes updates in. It may be done again after a crash at any moment; `seal` ends it.

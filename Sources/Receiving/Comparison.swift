@@ -73,11 +73,6 @@ final class Comparison {
     func nodes(_ range: NodeRange) throws -> [UInt8] {
         guard map.shape.has(level: Int(range.level), index: range.index, count: UInt64(range.count))
         else { throw Refusal(.malformed, "the map has no such nodes") }
-        var content: [UInt8] = []
-        content.reserveCapacity(Int(range.count) * MapShape.unit)
-        for index in range.index..<range.index + UInt64(range.count) {
-            content += try map.children(level: Int(range.level), index: index)
-        }
-        return content
+        return try map.children(range)
     }
 }

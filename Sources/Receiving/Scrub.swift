@@ -53,13 +53,7 @@ extension Administration {
             rootMatches: committed.volumeRoot == .zero ? nil : found.root == committed.volumeRoot,
             readByteCount: read)
         if let known, known.root != found.root {
-            try MapDifference(found) { range in
-                var content: [UInt8] = []
-                for index in range.index..<range.index + UInt64(range.count) {
-                    content += try known.children(level: Int(range.level), index: index)
-                }
-                return content
-            }.forEach { block, _ in
+            try MapDifference(found) { try known.children($0) }.forEach { block, _ in
                 result.differingBlocks += 1
                 if result.offsets.count < 1000 {
                     result.offsets.append(block * MapShape.blockByteCount)

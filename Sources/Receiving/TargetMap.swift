@@ -238,12 +238,10 @@ final class UpdateCollection {
         try writer.finish()
         if let divergence = check?.divergence { throw divergence }
         let updates = try MapUpdateReader(path: map.updatesPath)
-        let old =
-            try base
-            ?? TagMapFile(
-                making: map.updatesPath + ".zeros", begin.head.tagAlgorithm, volumeByteCount: size)
-        defer { if base == nil { try? Directory.remove(map.updatesPath + ".zeros") } }
-        return try old.root(with: updates, size: size)
+        if let base { return try base.root(with: updates, size: size) }
+        return try TagMapFile.root(
+            of: updates, begin.head.tagAlgorithm, size: size,
+            scratch: map.updatesPath + ".zeros")
     }
 }
 

@@ -31,11 +31,7 @@ package final class LiveSender {
     private let volumes: [LiveVolume]
     private let hooks: SnapshotHooks
     private let report: (Sender.Report) -> Void
-    /// How to resync instead of sending.
-    private var resyncing: ResyncOptions?
     private var difference: Difference?
-    /// Into which file to bring a point in time instead of sending it.
-    private var exporting: ExportOptions?
 
     package init(
         _ home: SourceHome, _ volumes: [LiveVolume], _ hooks: SnapshotHooks,
@@ -72,9 +68,7 @@ package final class LiveSender {
         _ options: ResyncOptions
     ) throws -> (outcomes: [Sender.Outcome], difference: Difference?) {
         precondition(volumes.count == 1, "a resync is of one volume")
-        resyncing = options
-        defer { resyncing = nil }
-        return (try send()[0], difference)
+        return (try bring(.resync(options))[0], difference)
     }
 
     /// Brings a new point in time into a file that the standby can import.
@@ -82,47 +76,43 @@ package final class LiveSender {
     /// The snapshot stays, and the base too, until it is known whether the file was imported.
     package func export(_ how: ExportOptions) throws -> Sender.Outcome {
         precondition(volumes.count == 1, "an export is of one volume")
-        exporting = how
-        defer { exporting = nil }
-        return try send()[0][0]
+        return try bring(.export(how))[0][0]
     }
 
     /// Brings the standby to a new point in time.
     ///
     /// - Returns: for each volume what was sent: first a generation that an earlier run had begun, if there was one.
-    package func send() throws -> [[Sender.Outcome]] {
+    package func send() throws -> [[Sender.Outcome]] { try bring(.send) }
+
+    /// How points in time are brought to the standby.
+    private enum Way {
+        case send
+        /// One volume, by comparing.
+        case resync(ResyncOptions)
+        /// One volume, by a file.
+        case export(ExportOptions)
+    }
+
+    private func bring(_ wanted: Way) throws -> [[Sender.Outcome]] {
         for volume in volumes { try volume.check() }
         let locks = try volumes.map { try $0.lock() }
-        // A standby that takes nothing is found out before anything is frozen.
-        for volume in volumes where resyncing == nil && exporting == nil {
-            if let refusal = SendError(refusalIn: try sender(volume).explain(nil)) { throw refusal }
-        }
-        if let resyncing, !resyncing.overwritePromoted,
-            try sender(volumes[0]).explain(nil).standby.state == .promoted
-        {
-            throw SendError.promotedStandby
-        }
-        if let how = exporting {
-            // What an export refuses, it refuses before a snapshot is taken. What was said of the former one is done.
-            try sender(volumes[0]).checkExport(how)
-            exporting?.former = .unknown
-        }
+        var way = try check(wanted)
         try sweep(try groups())
         var outcomes = volumes.map { _ in [Sender.Outcome]() }
-        func send(_ moments: [Moment]) throws {
-            for (index, outcome) in try transmit(moments, locks).enumerated() {
+        func bring(_ moments: [Moment]) throws {
+            for (index, outcome) in try transmit(moments, way, locks).enumerated() {
                 outcomes[index].append(outcome)
             }
         }
-        if exporting == nil, let unfinished = try unfinished() {
-            try send(unfinished)
+        if let unfinished = try unfinished(way) {
+            try bring(unfinished)
             // What comes now follows a generation that both sides know.
-            resyncing = nil
+            way = .send
             try sweep(try groups())
         }
         do {
             let taken = try take()
-            try send(taken)
+            try bring(taken)
             try sweep(taken.map(\.group))
         } catch {
             // The snapshot of a generation that was begun stays; one that nobody names goes.
@@ -132,23 +122,48 @@ package final class LiveSender {
         return outcomes
     }
 
+    /// What would be refused is refused before anything is frozen.
+    private func check(_ way: Way) throws -> Way {
+        switch way {
+        case .send:
+            for volume in volumes {
+                if let refusal = SendError(refusalIn: try sender(volume).explain(nil)) {
+                    throw refusal
+                }
+            }
+        case .resync(let options):
+            if !options.overwritePromoted,
+                try sender(volumes[0]).explain(nil).standby.state == .promoted
+            {
+                throw SendError.promotedStandby
+            }
+        case .export(var how):
+            try sender(volumes[0]).checkExport(how)
+            // What was said of the former one is done.
+            how.former = .unknown
+            return .export(how)
+        }
+        return way
+    }
+
     private func sender(_ volume: LiveVolume) -> Sender {
         Sender(home, volume.options.sender, report: report)
     }
 
     private func transmit(
-        _ moments: [Moment], _ locks: [SendLock]
+        _ moments: [Moment], _ way: Way, _ locks: [SendLock]
     ) throws -> [Sender.Outcome] {
         let sources = try zip(volumes, moments).map { volume, moment in
             try volume.source(moment.snapshot, in: moment.group, time: moment.time)
         }
-        if let resyncing {
-            let sent = try sender(volumes[0]).resync(sources[0], locks[0], resyncing)
+        switch way {
+        case .resync(let options):
+            let sent = try sender(volumes[0]).resync(sources[0], locks[0], options)
             difference = sent.difference ?? difference
             return [sent.outcome]
-        }
-        if let exporting {
-            return [try sender(volumes[0]).export(sources[0], locks[0], exporting)]
+        case .export(let how):
+            return [try sender(volumes[0]).export(sources[0], locks[0], how)]
+        case .send: break
         }
         if volumes.count == 1 { return [try sender(volumes[0]).send(sources[0], locks[0])] }
         return try GroupSender(home, report: { [report] in report($1) }).send(
@@ -177,7 +192,9 @@ package final class LiveSender {
 
     /// The snapshots of the unfinished generations, active; nothing unless every volume has one, and all of them
     /// were taken together: those of single sends that were interrupted are no group.
-    private func unfinished() throws -> [Moment]? {
+    private func unfinished(_ way: Way) throws -> [Moment]? {
+        // A file holds one generation, and follows what is known to be committed.
+        if case .export = way { return nil }
         if volumes.count > 1 {
             let begun = try volumes.map { try $0.unfinishedGroup() }
             guard let group = begun[0], begun.allSatisfy({ $0 == group }),

@@ -65,18 +65,7 @@ package final class LiveSnapshotSource: Source {
                 reason: "the standby's generation was not made from a classic snapshot on this host"
             )
         }
-        guard let older = group.volume(uuid: uuid) else {
-            throw SourceError.noProof(
-                reason:
-                    "the snapshot that the standby's generation was made from is gone from volume group "
-                    + "\(group.name) (its id was \(uuid))")
-        }
-        guard older.originUUID == snapshot.originUUID || older.originUUID == snapshot.uuid else {
-            throw SourceError.noProof(
-                reason:
-                    "\(older.fullName), which the standby's generation was made from, is a snapshot of "
-                    + "'\(older.origin)', and not of '\(snapshot.origin)'")
-        }
+        let older = try group.base(uuid, of: snapshot)
         let store = try LiveStore(older)
         let used = try store.usedPercent()
         if used >= Self.doubtfulPercent, !SnapshotTags.isOfThisBoot(older) {

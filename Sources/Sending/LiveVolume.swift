@@ -227,3 +227,24 @@ extension LogicalVolume {
         return false
     }
 }
+
+extension VolumeGroup {
+    /// The snapshot that the standby's generation was made from, by LVM's id of it.
+    ///
+    /// - Throws: `noProof` if it is gone, or is no snapshot of the volume that `snapshot` is one of, or is itself.
+    func base(_ uuid: String, of snapshot: LogicalVolume) throws -> LogicalVolume {
+        guard let base = volume(uuid: uuid) else {
+            throw SourceError.noProof(
+                reason:
+                    "the snapshot that the standby's generation was made from is gone from volume group "
+                    + "\(name) (its id was \(uuid))")
+        }
+        guard base.originUUID == snapshot.originUUID || base.originUUID == snapshot.uuid else {
+            throw SourceError.noProof(
+                reason:
+                    "\(base.fullName), which the standby's generation was made from, is a snapshot of "
+                    + "'\(base.origin)', and not of '\(snapshot.origin)'")
+        }
+        return base
+    }
+}

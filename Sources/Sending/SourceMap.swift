@@ -104,14 +104,11 @@ struct SourceMap {
         case .updates(let writer, let base):
             try writer.finish()
             let size = begin.head.volumeSize
-            let map = try base ?? emptyMap(begin)
-            defer { if base == nil { removeScan() } }
-            return try map.root(with: try MapUpdateReader(path: updatesPath), size: size)
+            let updates = try MapUpdateReader(path: updatesPath)
+            if let base { return try base.root(with: updates, size: size) }
+            return try TagMapFile.root(
+                of: updates, begin.head.tagAlgorithm, size: size, scratch: scanPath)
         }
-    }
-
-    private func emptyMap(_ begin: Begin) throws -> TagMapFile {
-        try makeScan(begin.head.tagAlgorithm, volumeByteCount: begin.head.volumeSize)
     }
 
     /// Makes the map that of the generation that the standby has committed.

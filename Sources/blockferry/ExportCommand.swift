@@ -31,16 +31,7 @@ struct ExportCommand: ParsableCommand {
             import printed, or --discard if the file will never be imported.
             """)
 
-    @OptionGroup var source: SourceOptions
-
-    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
-    var receiver: ReceiverName
-
-    @Option(
-        help: ArgumentHelp(
-            "Name of the volume on the standby (default: the name of the logical volume).",
-            valueName: "name"))
-    var volume: VolumeName?
+    @OptionGroup var one: OneVolumeOptions
 
     @Option(
         name: [.long, .customShort("o")],
@@ -81,7 +72,7 @@ struct ExportCommand: ParsableCommand {
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
 
     func validate() throws {
-        guard source.paths.count <= 1 else {
+        guard one.source.paths.count <= 1 else {
             throw ValidationError(
                 "A group cannot be exported: give one source, and export each volume by itself.")
         }
@@ -99,12 +90,9 @@ struct ExportCommand: ParsableCommand {
 
     func run() throws {
         let home = try state.home()
-        let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
-        guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
-            throw ValidationError("Name the volume on the standby: --volume NAME.")
-        }
+        let (name, found) = try one.find()
         let options = Sender.Options(
-            receiver: receiver, volume: name, compression: compress, allowShrink: allowShrink,
+            receiver: one.receiver, volume: name, compression: compress, allowShrink: allowShrink,
             unchangedSample: sampleUnchanged, software: software)
         let how = ExportOptions(
             output: output,
@@ -113,27 +101,20 @@ struct ExportCommand: ParsableCommand {
         defer { line.end() }
         let outcome: Sender.Outcome
         if let found {
-            let volume = try LiveVolume(
-                found.volume, live.volume(options), home: home,
-                warn: { Terminal.error("warning: \($0)") })
+            let volume = try LiveVolume(warning: found.volume, live.volume(options), home: home)
             let sender = LiveSender(home, [volume], live.hooks) {
                 line.show(SendText.progress($0, [name]))
             }
             outcome = try sender.export(how)
         } else {
-            guard !live.isUsed else {
-                throw ValidationError(
-                    "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
-            }
-            let replica = try home.catalog.replica(name, at: receiver)
-            let known = replica?.pending ?? replica?.committed
-            let opened = try source.open(knownSize: known?.head.volumeSize)
+            try live.refuseIfUsed()
+            let opened = try one.open(home, name, isInDoubtKnown: true)
             let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
-            outcome = try sender.export(opened, try home.lock(receiver, name), how)
+            outcome = try sender.export(opened, try home.lock(one.receiver, name), how)
         }
         line.end()
         if json {
-            return Terminal.out(try Format.json(ExportResult(outcome, receiver, name, output)))
+            return Terminal.out(try Format.json(ExportResult(outcome, one.receiver, name, output)))
         }
         if !quiet { Terminal.out(text(outcome, name)) }
     }

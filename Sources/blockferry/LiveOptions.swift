@@ -59,8 +59,16 @@ struct LiveOptions: ParsableArguments {
     }
 
     /// Whether any of them was given.
-    var isUsed: Bool {
+    private var isUsed: Bool {
         cowSize != nil || cowChunk != nil || preSnapshot != nil || postSnapshot != nil
+    }
+
+    /// For a source that is no logical volume.
+    func refuseIfUsed() throws {
+        guard !isUsed else {
+            throw ValidationError(
+                "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
+        }
     }
 
     func volume(_ options: Sender.Options) -> LiveVolume.Options {

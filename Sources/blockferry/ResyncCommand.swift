@@ -23,16 +23,7 @@ struct ResyncCommand: ParsableCommand {
               blockferry resync vg/home --to standby1
             """)
 
-    @OptionGroup var source: SourceOptions
-
-    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
-    var receiver: ReceiverName
-
-    @Option(
-        help: ArgumentHelp(
-            "Name of the volume on the standby (default: the name of the logical volume).",
-            valueName: "name"))
-    var volume: VolumeName?
+    @OptionGroup var one: OneVolumeOptions
 
     @Flag(help: "Say what would change on the standby and what of it would be lost; write nothing.")
     var plan = false
@@ -63,41 +54,34 @@ struct ResyncCommand: ParsableCommand {
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
 
     func validate() throws {
-        guard source.paths.count <= 1 else { throw ValidationError("A resync is of one source.") }
+        guard one.source.paths.count <= 1 else {
+            throw ValidationError("A resync is of one source.")
+        }
     }
 
     func run() throws {
         let home = try state.home()
-        let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
-        guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
-            throw ValidationError("Name the volume on the standby: --volume NAME.")
-        }
+        let (name, found) = try one.find()
         let options = Sender.Options(
-            receiver: receiver, volume: name, compression: compress, software: software)
+            receiver: one.receiver, volume: name, compression: compress, software: software)
         let how = ResyncOptions(
             trustMap: trustMap, inPlace: inPlace, overwritePromoted: overwritePromoted)
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
         let result: (outcomes: [Sender.Outcome], difference: Difference?)
         if let found {
-            let live = try LiveVolume(
-                found.volume, self.live.volume(options), home: home,
-                warn: { Terminal.error("warning: \($0)") })
-            let sender = LiveSender(home, [live], self.live.hooks) {
+            let volume = try LiveVolume(warning: found.volume, live.volume(options), home: home)
+            let sender = LiveSender(home, [volume], live.hooks) {
                 line.show(SendText.progress($0, [name]))
             }
             if plan { return try show(try sender.planResync(how), name, line) }
             result = try sender.resync(how)
         } else {
-            guard !self.live.isUsed else {
-                throw ValidationError(
-                    "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
-            }
-            let replica = try home.catalog.replica(name, at: receiver)
-            let opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
+            try live.refuseIfUsed()
+            let opened = try one.open(home, name)
             let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
             if plan { return try show(try sender.planResync(opened, how), name, line) }
-            let sent = try sender.resync(opened, try home.lock(receiver, name), how)
+            let sent = try sender.resync(opened, try home.lock(one.receiver, name), how)
             result = ([sent.outcome], sent.difference)
         }
         line.end()
@@ -105,7 +89,7 @@ struct ResyncCommand: ParsableCommand {
             return Terminal.out(
                 try Format.json(
                     ResyncResult(
-                        result: SendResult(result.outcomes, receiver, name),
+                        result: SendResult(result.outcomes, one.receiver, name),
                         difference: result.difference.map { DifferenceResult($0) })))
         }
         if quiet { return }

@@ -116,10 +116,7 @@ struct SendCommand: ParsableCommand {
         let live = found.compactMap { $0 }
         let outcomes: [[Sender.Outcome]]
         if live.isEmpty {
-            guard !self.live.isUsed else {
-                throw ValidationError(
-                    "--cow-size, --cow-chunk and the hooks belong to a logical volume.")
-            }
+            try self.live.refuseIfUsed()
             outcomes = try sendPlain(names, home, line)
         } else {
             guard live.count == found.count else {
@@ -127,8 +124,7 @@ struct SendCommand: ParsableCommand {
             }
             let volumes = try zip(live, names).map { found, name in
                 try LiveVolume(
-                    found.volume, self.live.volume(options(name)), home: home,
-                    warn: { Terminal.error("warning: \($0)") })
+                    warning: found.volume, self.live.volume(options(name)), home: home)
             }
             let sender = LiveSender(home, volumes, self.live.hooks) {
                 line.show(SendText.progress($0, names))

@@ -23,16 +23,7 @@ struct VerifyCommand: ParsableCommand {
               blockferry verify vg/home --to standby1 --part 2/7      the second of seven parts
             """)
 
-    @OptionGroup var source: SourceOptions
-
-    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
-    var receiver: ReceiverName
-
-    @Option(
-        help: ArgumentHelp(
-            "Name of the volume on the standby (default: the name of the logical volume).",
-            valueName: "name"))
-    var volume: VolumeName?
+    @OptionGroup var one: OneVolumeOptions
 
     @Option(
         help: ArgumentHelp(
@@ -73,7 +64,7 @@ struct VerifyCommand: ParsableCommand {
     }
 
     func validate() throws {
-        guard source.paths.count <= 1 else { throw ValidationError("One source is verified.") }
+        guard one.source.paths.count <= 1 else { throw ValidationError("One source is verified.") }
         guard sample == nil || part == nil else {
             throw ValidationError("Give --sample or --part, not both.")
         }
@@ -106,26 +97,22 @@ struct VerifyCommand: ParsableCommand {
 
     func run() throws {
         let home = try state.home()
-        let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
-        guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
-            throw ValidationError("Name the volume on the standby: --volume NAME.")
-        }
+        let (name, found) = try one.find()
         let options = Sender.Options(
-            receiver: receiver, volume: name, compression: .never, software: software)
+            receiver: one.receiver, volume: name, compression: .never, software: software)
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
         let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
         let opened: any Source
         if let found {
             let live = try LiveVolume(
-                found.volume,
+                warning: found.volume,
                 LiveVolume.Options(
                     sender: options, storeSize: nil, chunkByteCount: nil, waitSeconds: wait),
-                home: home, warn: { Terminal.error("warning: \($0)") })
+                home: home)
             opened = try live.committedSource(in: found.group)
         } else {
-            let replica = try home.catalog.replica(name, at: receiver)
-            opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
+            opened = try one.open(home, name)
         }
         let result = try sender.verify(opened, try wanted(), seconds: maxDuration?.seconds)
         line.end()
@@ -141,7 +128,7 @@ struct VerifyCommand: ParsableCommand {
             return Terminal.out(
                 try Format.json(
                     Result(
-                        peer: receiver.text, volume: name.text,
+                        peer: one.receiver.text, volume: name.text,
                         generation: generation.head.number, generationId: "\(generation.id)",
                         share: share, difference: DifferenceResult(difference))))
         }
@@ -159,6 +146,7 @@ struct VerifyCommand: ParsableCommand {
         for extent in difference.extents.prefix(20) {
             text += "  at byte \(extent.offset), \(extent.length) bytes\n"
         }
-        Terminal.out(text + "next: blockferry resync SOURCE --to \(receiver) --volume \(name)\n")
+        Terminal.out(
+            text + "next: blockferry resync SOURCE --to \(one.receiver) --volume \(name)\n")
     }
 }

@@ -1,0 +1,55 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Catalog
+internal import CommandLine
+internal import LVM
+internal import Sending
+internal import Wire
+
+/// One source, the standby, and the volume there.
+struct OneVolumeOptions: ParsableArguments {
+    @OptionGroup var source: SourceOptions
+
+    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    var receiver: ReceiverName
+
+    @Option(
+        help: ArgumentHelp(
+            "Name of the volume on the standby (default: the name of the logical volume).",
+            valueName: "name"))
+    var volume: VolumeName?
+
+    /// The volume's name on the standby, and the logical volume, if the source is one.
+    func find() throws -> (
+        name: VolumeName, live: (group: VolumeGroup, volume: LogicalVolume)?
+    ) {
+        let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
+        guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
+            throw ValidationError("Name the volume on the standby: --volume NAME.")
+        }
+        return (name, found)
+    }
+
+    /// Opens a source that is no logical volume.
+    ///
+    /// - Parameter isInDoubtKnown: whether a generation in doubt counts for the size that is known.
+    func open(
+        _ home: SourceHome, _ name: VolumeName, isInDoubtKnown: Bool = false
+    ) throws -> any Source {
+        let replica = try home.catalog.replica(name, at: receiver)
+        let known = (isInDoubtKnown ? replica?.pending : nil) ?? replica?.committed
+        return try source.open(knownSize: known?.head.volumeSize)
+    }
+}
+
+extension LiveVolume {
+    /// A logical volume of which the user hears warnings.
+    convenience init(
+        warning volume: LogicalVolume, _ options: LiveVolume.Options, home: SourceHome
+    ) throws {
+        try self.init(
+            volume, options, home: home, warn: { Terminal.error("warning: \($0)") })
+    }
+}
