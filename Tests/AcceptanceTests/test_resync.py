@@ -215,7 +215,7 @@ class Maps(Comparing):
 
     def test_a_plain_file_ships_only_what_differs(self) -> None:
         source, target = self.volume("vol", 8 << 20)
-        self.write(source, (3 * BLOCK + 10, b"x"), (100 * BLOCK, bytes(BLOCK)))
+        self.write(source, (3 * BLOCK + 10, b"written!"), (100 * BLOCK, bytes(BLOCK)))
         facts = self.blockferry("send", "vol", source)
         self.assertEqual((facts["result"], facts["bytes_changed"]), ("delta", 2 * BLOCK))
         self.assertEqual(sha256(source), sha256(target))
@@ -403,7 +403,7 @@ class States(Comparing):
 
     def test_in_place(self) -> None:
         source, target = self.volume("vol", 2 << 20)
-        self.write(target, (0, b"x"))
+        self.write(target, (0, b"written!"))
         facts = self.blockferry("resync", "vol", source, "--in-place")
         self.assertEqual((facts["result"]["generation"], sha256(target)), (1, sha256(source)))
         self.scrub("vol")
@@ -426,7 +426,7 @@ class States(Comparing):
 
     def test_parts_and_samples(self) -> None:
         source, target = self.volume("vol", 40 << 20)
-        self.write(target, ((39 << 20) + 3, b"x"))
+        self.write(target, ((39 << 20) + 3, b"written!"))
         shares = [self.blockferry("verify", "vol", source, "--part", f"{number}/3", code=8 if number == 3 else 0)
                   for number in (1, 2, 3)]
         self.assertEqual(sum(found["difference"]["bytes_compared"] for found in shares), 40 << 20)
