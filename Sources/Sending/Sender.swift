@@ -57,7 +57,8 @@ package final class Sender {
         package enum Kind: Equatable, Sendable {
             case full
             case delta(from: UInt64)
-            case resync
+            /// From the standby's generation, if its lineage goes on.
+            case resync(from: UInt64?)
             /// The standby has this point in time already.
             case upToDate
         }
@@ -443,7 +444,7 @@ package final class Sender {
         switch record.head.kind {
         case .full: .full
         case .delta: .delta(from: record.head.number - 1)
-        case .resync: .resync
+        case .resync: .resync(from: record.head.parent == .zero ? nil : record.head.number - 1)
         }
     }
 

@@ -68,17 +68,28 @@ package final class Zeroing {
         return overflow || start >= end ? range.lowerBound..<range.lowerBound : start..<end
     }
 
-    /// Reads the whole range past every cache, and writes zeros where something else is.
+    /// Reads the whole range past every cache, and writes zeros into the blocks of 64 KiB where something else is.
     ///
-    /// What has no storage is read at the speed of memory, and gets none by this.
+    /// What has no storage is read at the speed of memory, and gets none by this: a pool's blocks are whole multiples
+    /// of 64 KiB.
     private func writeWhereNotZero(_ range: Range<UInt64>) throws(SystemCallError) {
+        let block = UInt64(Limits.blockByteCount)
         var offset = range.lowerBound
         while offset < range.upperBound {
-            let count = Int(min(range.upperBound - offset, UInt64(memory.byteCount)))
-            let got = try file.read(at: offset, into: memory, count: count)
-            let isZero = got == count && memory.withBytes(count: count) { $0.isAllZero }
-            if !isZero { try file.zeroOut(offset, count: UInt64(count)) }
-            offset += UInt64(count)
+            let count = min(range.upperBound - offset, UInt64(memory.byteCount))
+            let got = UInt64(try file.read(at: offset, into: memory, count: Int(count)))
+            var start = offset
+            while start < offset + count {
+                let end = min((start / block + 1) * block, offset + count)
+                let isZero =
+                    end <= offset + got
+                    && memory.withBytes(at: Int(start - offset), count: Int(end - start)) {
+                        $0.isAllZero
+                    }
+                if !isZero { try file.zeroOut(start, count: end - start) }
+                start = end
+            }
+            offset += count
         }
     }
 

@@ -34,7 +34,8 @@ enum SendText {
                 + "(id \(id))\n"
         case .full: step = "\(outcome.number)"
         case .delta(let from): step = "\(from)→\(outcome.number)"
-        case .resync: step = "\(outcome.number) resynced,"
+        case .resync(nil): step = "\(outcome.number) resynced,"
+        case .resync(let from?): step = "\(from)→\(outcome.number) resynced,"
         }
         var text =
             "\(volume) \(step) committed: \(Format.bytes(outcome.changedByteCount)) changed of "
@@ -91,7 +92,7 @@ struct SendResult: Encodable {
         switch outcome.kind {
         case .full: (result, fromGeneration) = ("full", nil)
         case .delta(let from): (result, fromGeneration) = ("delta", from)
-        case .resync: (result, fromGeneration) = ("resync", nil)
+        case .resync(let from): (result, fromGeneration) = ("resync", from)
         case .upToDate: (result, fromGeneration) = ("up-to-date", nil)
         }
         generation = outcome.number

@@ -20,14 +20,15 @@ LOCK = "/var/run/thin-send-recv.lock"
 
 
 class Gate:
-    """Lets a sender's stream through up to a number of bytes, then holds it until it is opened."""
+    """Lets a sender's stream through up to a number of bytes, or as long as something is not so, then holds it until it
+    is opened."""
 
-    def __init__(self, port: int, after: int) -> None:
+    def __init__(self, port: int, after: int = 0, when=lambda: True) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
-        self.proxy = acceptance.Proxy(port, tamper=lambda data, at: self._pass(data, at, after))
+        self.proxy = acceptance.Proxy(port, tamper=lambda data, at: self._pass(data, at >= after and when()))
 
-    def _pass(self, data: bytes, at: int, after: int) -> bytes:
-        if at >= after and not self.opened.is_set():
+    def _pass(self, data: bytes, is_held: bool) -> bytes:
+        if is_held and not self.opened.is_set():
             self.reached.set()
             self.opened.wait(60)
         return data

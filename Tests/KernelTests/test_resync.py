@@ -431,8 +431,8 @@ class InterruptedTests(ResyncTest):
             self.source.remove(self.base("t"))
         devices.write(self.volume, (0, self.SIZE))
 
-    def gate(self, after: int) -> Gate:
-        gate = Gate(self.site_.port, after)
+    def gate(self, *how, **when) -> Gate:
+        gate = Gate(self.site_.port, *how, **when)
         self.addCleanup(gate.proxy.close)
         self.addCleanup(gate.opened.set)
         self.assert_code(self.site_.run(
@@ -513,11 +513,14 @@ class InterruptedTests(ResyncTest):
     def comparison_is_cut(self, cut) -> None:
         self.begin()
         before = devices.sha256(self.target)
-        made = self.site_.standby / "maps/db.compared"
+        made = self.site_.standby / "maps/db.found"
         made.unlink(missing_ok=True)
+        # Nothing that the sender says after it has asked for the comparison arrives.
+        gate = self.gate(when=made.exists)
         process = self.start()
         self.assertTrue(until(60, lambda: made.exists() or process.poll() is not None))
         cut(process)
+        gate.opened.set()
         self.assertEqual(devices.sha256(self.target), before)
         self.assertEqual(self.site_.status("db")["state"], "consistent")
         self.again(resumed=False)

@@ -125,7 +125,8 @@ class ZeroingTests(KernelTest):
                 self.assertGreater(whole, 0)
                 if chunk & (chunk - 1):
                     # Linux 6.1 cuts a discard at powers of two, and a pool ignores parts of a block.
-                    self.assertLess(self.least, SIZE)
+                    # At least every second one is given back all the same.
+                    self.assertLessEqual(self.least, SIZE - (whole // 2) * chunk)
                 else:
                     self.assertEqual(self.least, SIZE - whole * chunk)
             self.doCleanups()
