@@ -116,6 +116,14 @@ let package = Package(
                 "Catalog", arguments,
             ],
             swiftSettings: settings),
+        // MARK: Simulation
+        .target(name: "CDiskTrace", path: "Tests/Simulation/CDiskTrace"),
+        .executableTarget(
+            name: "blockferry-simulation",
+            dependencies: [
+                "CDiskTrace", "Blocks", "Digests", "Platform", "Wire", "TagMap", "MapStore",
+                "Catalog", "Connection", "Receiving", arguments,
+            ], path: "Tests/Simulation/Simulation", swiftSettings: settings),
         // MARK: Tests
         .target(
             name: "TestSupport", dependencies: ["Blocks", "Platform"], path: "Tests/TestSupport",

@@ -152,12 +152,15 @@ extension StandbyCatalog {
     /// Declares that the copy cannot be trusted, until an operator resets the volume. Needs no
     /// fence: who has seen an I/O error is right even if he was replaced.
     ///
-    /// The first reason stays. A promoted volume stays promoted, and an event tells the reason.
+    /// The first reason stays, and the unfinished transfer goes: nothing of it may come to the target any more. A
+    /// promoted volume stays promoted, and an event tells the reason.
     package func markSuspect(_ name: VolumeName, reason: String) throws(CatalogError) {
         try transition("mark as suspect", name, nil, .suspect) { volume in
             if volume.state != .promoted, volume.state != .suspect {
                 volume.state = .suspect
                 volume.suspectReason = reason
+                volume.transfer = nil
+                volume.applying = nil
             }
             return reason
         }

@@ -49,7 +49,7 @@ package enum ProgramRunner {
         case let error as TLSError:
             switch error {
             case .peerNotPinned, .ownKeyRefused, .noPeerCertificate, .wrongALPN: .identity
-            case .timedOut, .truncated, .closed, .reset, .system: .unreachable
+            case .timedOut, .truncated, .closed, .reset, .system, .damaged: .unreachable
             case .alert, .protocolFailure: .identity
             }
         case is IdentityFileError: .identity

@@ -60,11 +60,13 @@ package final class FrameConnection {
     // MARK: Reading
 
     /// The next frame, or nothing if it is not there yet, or if it is a record and there is no memory for it.
-    package func receive(_ takeMemory: () -> RecordMemory? = { nil }) throws -> Incoming? {
+    ///
+    /// - Parameter takeMemory: where a record may go; of a side that takes none, a record is a frame without payload.
+    package func receive(_ takeMemory: (() -> RecordMemory?)? = nil) throws -> Incoming? {
         inbox.isEmpty ? try read(takeMemory) : inbox.removeFirst()
     }
 
-    private func read(_ takeMemory: () -> RecordMemory?) throws -> Incoming? {
+    private func read(_ takeMemory: (() -> RecordMemory?)?) throws -> Incoming? {
         if header == nil {
             switch try fill(\.headerBytes, upTo: Limits.frameHeader) {
             case .wait: return nil
@@ -81,6 +83,7 @@ package final class FrameConnection {
         }
         guard let current = header else { return nil }
         let isRecord = current.type == .record
+        guard !isRecord || takeMemory != nil else { return .frame(.record, []) }
         let first =
             isRecord ? min(current.payloadLength, Limits.recordHeader) : current.payloadLength
         guard try fillOrCut(\.bytes, upTo: first) else { return nil }
@@ -91,7 +94,7 @@ package final class FrameConnection {
             bytes.removeAll(keepingCapacity: true)
             return .frame(current.type, payload)
         }
-        return try readRecord(current, takeMemory)
+        return try readRecord(current, takeMemory ?? { nil })
     }
 
     private func readRecord(
@@ -261,8 +264,8 @@ package final class FrameConnection {
 
     /// Ends this side's stream and gives the other side a moment to end its own, so that what was sent last
     /// is not lost to a reset.
-    package func close() {
-        let deadline = ContinuousClock.now + .seconds(2)
+    package func close(within moment: Duration = .seconds(2)) {
+        let deadline = ContinuousClock.now + moment
         // Whoever still has this object does not keep the connection.
         defer { Socket.shutDown(socket.rawValue) }
         do {

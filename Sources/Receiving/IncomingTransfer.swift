@@ -2,19 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Catalog
-internal import Connection
-internal import Digests
+package import Connection
+package import Digests
 internal import MapStore
 internal import Platform
 internal import Session
 internal import Staging
-internal import Wire
+package import Wire
 
 /// What one session does to its volume, in the order in which frames came in.
 ///
 /// It runs on a thread of its own, since every step may wait for a disk, while the network's thread keeps
 /// the connection alive.
-final class IncomingTransfer {
+package final class IncomingTransfer {
     private let home: StandbyHome
     private let peer: KeyID
     private let report: (Outcome) -> Void
@@ -24,7 +24,7 @@ final class IncomingTransfer {
     private var comparison: Comparison?
 
     /// What the network's thread is to tell the sender.
-    enum Outcome: Sendable {
+    package enum Outcome: Sendable {
         case opened(StandbyState)
         case paired(VolumeName)
         case compared(Compared)
@@ -63,7 +63,7 @@ final class IncomingTransfer {
         }
     }
 
-    init(_ home: StandbyHome, peer: KeyID, report: @escaping (Outcome) -> Void) {
+    package init(_ home: StandbyHome, peer: KeyID, report: @escaping (Outcome) -> Void) {
         self.home = home
         self.peer = peer
         self.report = report
@@ -81,7 +81,7 @@ final class IncomingTransfer {
         report(.paired(volume))
     }
 
-    func open(_ name: VolumeName) throws {
+    package func open(_ name: VolumeName) throws {
         guard try home.catalog.volume(name, of: peer) != nil else {
             throw Refusal(.notAuthorised, "there is no volume \(name) for this peer")
         }
@@ -95,7 +95,7 @@ final class IncomingTransfer {
     /// Drops the unfinished transfer if it is the one named; then says where the volume stands.
     ///
     /// A group that has become complete since STATE was sent cannot be dropped any more: it is applied.
-    func abandon(_ transfer: TransferID) throws {
+    package func abandon(_ transfer: TransferID) throws {
         guard let writer else { return }
         try writer.refresh()
         let isUnfinished = [.initialising, .staging, .prepared].contains(writer.volume.state)
@@ -155,14 +155,14 @@ final class IncomingTransfer {
     // MARK: Comparing
 
     /// Makes the map of the target, or takes the one that is kept.
-    func compare(_ compare: Compare) throws {
+    package func compare(_ compare: Compare) throws {
         guard let writer else { return }
         let made = try targeting { try Comparison(compare, writer) { report(.progress($0)) } }
         comparison = made
         report(.compared(Compared(root: made.root, read: made.read)))
     }
 
-    func ask(_ range: NodeRange) throws {
+    package func ask(_ range: NodeRange) throws {
         guard let comparison else { return }
         report(.nodes(Nodes(range: range, content: try comparison.nodes(range))))
     }
@@ -173,7 +173,7 @@ final class IncomingTransfer {
 
     // MARK: Beginning
 
-    func begin(_ begin: Begin) throws {
+    package func begin(_ begin: Begin) throws {
         guard let writer else { return }
         guard begin.head.volumeSize <= Limits.mappedVolumeSize else {
             throw Refusal(.limit, "the volume is larger than a tag map can be")
@@ -246,6 +246,10 @@ final class IncomingTransfer {
         } catch {
             throw refusal(error)
         }
+        if staged.header.mode == .inPlace {
+            // The crash may have come before the file had its size.
+            do { try target.prepare(for: begin.head.volumeSize) } catch { try fail(error) }
+        }
         active = Active(
             target, log, staged.header.mode,
             ContentProof(algorithm: begin.head.tagAlgorithm, key: key),
@@ -281,9 +285,13 @@ final class IncomingTransfer {
 
     // MARK: Receiving
 
-    func record(_ record: RecordHeader, _ bytes: RecordMemory, start: Int) throws {
+    package func record(_ record: RecordHeader, _ bytes: RecordMemory, start: Int) throws {
         guard let active else { return }
         do { try active.checker.add(record) } catch { throw Refusal(.malformed, "\(error)") }
+        // The standby was asked for room for what was announced.
+        guard active.checker.content <= active.checker.begin.plannedContent else {
+            throw Refusal(.limit, "more content than was announced")
+        }
         var content: ContentProof.Content?
         if record.kind == .data {
             do {
@@ -318,7 +326,7 @@ final class IncomingTransfer {
         }
     }
 
-    func seal(_ seal: Seal) throws {
+    package func seal(_ seal: Seal) throws {
         guard let active else { return }
         do { try active.checker.seal(expecting: seal) } catch {
             throw Refusal(.corrupt, "\(error)")
@@ -330,7 +338,7 @@ final class IncomingTransfer {
         report(.ack(Ack(durableSegments: active.checker.segmentIndex)))
     }
 
-    func commit(_ record: GenerationRecord) throws {
+    package func commit(_ record: GenerationRecord) throws {
         guard let active, let writer else { return }
         do { try active.checker.check(record, sender: peer) } catch {
             throw Refusal(.corrupt, "the generation is not what was announced and sent: \(error)")

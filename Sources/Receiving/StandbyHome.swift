@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Catalog
+internal import Digests
 internal import Platform
 package import TLS
 package import Wire
@@ -34,6 +35,14 @@ package struct StandbyHome: Sendable {
     /// Takes the right to write a volume; nothing if another process has it.
     func lock(_ volume: VolumeName) throws -> FileLock? {
         try FileLock(path: "\(path)/locks/\(volume)")
+    }
+
+    /// Takes one of a peer's sessions; nothing if it has all that it may have. The names are none of a volume.
+    func lockSession(_ peer: KeyID) throws -> FileLock? {
+        for number in 1...Limits.peerSessions {
+            if let lock = try FileLock(path: "\(path)/locks/.\(peer).\(number)") { return lock }
+        }
+        return nil
     }
 
     /// Removes the staging log of a volume.

@@ -15,7 +15,7 @@ package final class Supervisor {
     private static let waitingLimit = 512
     /// Workers at once, and from one address.
     private static let workerLimit = 64
-    private static let workersPerAddress = 8
+    private static let workersPerAddress = 16
     /// The greatest ClientHello: one TLS record.
     private static let helloLimit = 5 + 16_384
     private static let greetingNanoseconds =
@@ -33,6 +33,8 @@ package final class Supervisor {
         let socket: OwnedDescriptor
         let from: String
         let due: UInt64
+        /// Bytes that must be there before it is looked at again.
+        var wanted = 5
 
         init(_ socket: consuming OwnedDescriptor, from: String, due: UInt64) {
             self.socket = socket
@@ -95,9 +97,10 @@ package final class Supervisor {
             let socket = connection.takeDescriptor()
             // The oldest one has had its chance.
             if waiting.count >= Self.waitingLimit { waiting.removeFirst() }
-            Socket.setLowWater(socket.rawValue, 5)
-            waiting.append(
-                Waiting(socket, from: from, due: Clock.monotonic() + Self.greetingNanoseconds))
+            let new = Waiting(
+                socket, from: from, due: Clock.monotonic() + Self.greetingNanoseconds)
+            Socket.setLowWater(new.socket.rawValue, new.wanted)
+            waiting.append(new)
         }
     }
 
@@ -108,7 +111,11 @@ package final class Supervisor {
             waiting.remove(at: index)
             return
         }
-        guard bytes.count >= 5 else { return }
+        // Readable without what is waited for: the stream has ended, and would be readable for ever.
+        guard bytes.count >= connection.wanted else {
+            waiting.remove(at: index)
+            return
+        }
         let length = Int(bytes[3]) << 8 | Int(bytes[4])
         // Record type "handshake", any 3.x; everything else is not TLS.
         guard bytes[0] == 22, bytes[1] == 3, length > 0, length <= Self.helloLimit - 5 else {
@@ -116,7 +123,8 @@ package final class Supervisor {
             return
         }
         guard bytes.count >= 5 + length else {
-            Socket.setLowWater(connection.socket.rawValue, 5 + length)
+            connection.wanted = 5 + length
+            Socket.setLowWater(connection.socket.rawValue, connection.wanted)
             return
         }
         Socket.setLowWater(connection.socket.rawValue, 1)

@@ -51,7 +51,22 @@ package struct Worker {
             context, descriptor: socket.rawValue,
             offering: pairing ? [.replication, .pairing] : [.replication],
             accepting: try home.catalog.peers().map(\.key), deadline: deadline)
-        return try converse(FrameConnection(session, socket: socket), greetingDue: deadline)
+        let connection = FrameConnection(session, socket: socket)
+        // Who pairs has no name yet; its sessions are short.
+        guard connection.applicationProtocol == .replication else {
+            return try converse(connection, greetingDue: deadline)
+        }
+        guard let place = try home.lockSession(connection.peer) else {
+            let refusal = Refusal(
+                .busy, rule: "sessions",
+                "this peer has \(Limits.peerSessions) sessions already")
+            try connection.send(refusal)
+            // One that comes again and again must not hold the places of others meanwhile.
+            connection.close(within: .milliseconds(200))
+            return "refused: \(refusal)"
+        }
+        defer { withExtendedLifetime(place) {} }
+        return try converse(connection, greetingDue: deadline)
     }
 
     private func converse(

@@ -4,6 +4,7 @@
 package import Catalog
 internal import Connection
 internal import Session
+internal import TLS
 package import Wire
 
 /// Redeems an invitation: proves the receiver's key, shows the secret, and keeps the standby in the catalog.
@@ -27,9 +28,16 @@ package struct Pairing {
                 path: home.path, operation: "add the standby \(receiverName)",
                 kind: .conflict("the name belongs to another key"))
         }
-        let dialogue = try Dialogue(
-            to: invitation.address, expecting: invitation.receiver, try home.identity(),
-            .pair(Pair(secret: invitation.secret, name: ownName)), software: software)
+        let dialogue: Dialogue
+        do {
+            dialogue = try Dialogue(
+                to: invitation.address, expecting: invitation.receiver, try home.identity(),
+                .pair(Pair(secret: invitation.secret, name: ownName)), software: software)
+        } catch TLSError.wrongALPN {
+            // A standby offers pairing as long as it has an open invitation.
+            throw SendError.refused(
+                Refusal(.invitation, "the invitation is used or expired; make a new one there"))
+        }
         guard case .pair(let pair) = try dialogue.next() else {
             throw SendError.brokenProtocol("no greeting")
         }

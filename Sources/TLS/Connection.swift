@@ -95,7 +95,9 @@ package struct Interest: OptionSet, Sendable {
             throw .fromSystem(systemError)
         default:
             canEnd = false
-            throw judge.refusal ?? .fromQueue()
+            let error = judge.refusal ?? .fromQueue()
+            // SAFETY: the session lives as long as this object.
+            throw unsafe SSL_is_init_finished(session) == 1 ? error.afterHandshake : error
         }
     }
 

@@ -27,6 +27,8 @@ package enum TLSError: Error, Equatable, Sendable {
     case ownKeyRefused
     /// The sides have no application protocol in common, or the peer named none.
     case wrongALPN
+    /// What one of the sides got is not what the other one has sent, as far as TLS can tell.
+    case damaged(String)
     /// The peer ended the session with another TLS alert.
     case alert(String)
     /// The peer broke TLS, or wants what the profile excludes; with OpenSSL's reason.
@@ -46,6 +48,7 @@ extension TLSError: CustomStringConvertible {
         case .peerNotPinned(let id): "the peer's key \(id) is not accepted here"
         case .ownKeyRefused: "the peer does not accept this host's key"
         case .wrongALPN: "the peer does not offer this protocol"
+        case .damaged(let text): "the stream was damaged on its way: \(text)"
         case .alert(let text): "the peer ended the session: \(text)"
         case .protocolFailure(let text): "TLS failed: \(text)"
         }
@@ -64,7 +67,21 @@ extension TLSError {
         case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return .noPeerCertificate
         case SSL_AD_REASON_OFFSET...(SSL_AD_REASON_OFFSET + 255):
             return fromAlert(reason - SSL_AD_REASON_OFFSET)
+        case SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC, SSL_R_BAD_RECORD_TYPE,
+            SSL_R_PACKET_LENGTH_TOO_LONG, SSL_R_ENCRYPTED_LENGTH_TOO_LONG, SSL_R_LENGTH_MISMATCH,
+            SSL_R_UNEXPECTED_MESSAGE, SSL_R_BAD_DIGEST_LENGTH, SSL_R_BAD_SIGNATURE,
+            SSL_R_DIGEST_CHECK_FAILED, SSL_R_DATA_LENGTH_TOO_LONG, SSL_R_BAD_LENGTH,
+            SSL_R_BAD_LEGACY_VERSION, SSL_R_WRONG_VERSION_NUMBER, SSL_R_BAD_EXTENSION:
+            return .damaged(text(code))
         default: return .protocolFailure(text(code))
+        }
+    }
+
+    /// What two sides that have agreed on everything cannot mean: their stream was damaged.
+    var afterHandshake: TLSError {
+        switch self {
+        case .alert(let text), .protocolFailure(let text): .damaged(text)
+        default: self
         }
     }
 
@@ -76,10 +93,16 @@ extension TLSError {
             SSL_AD_ACCESS_DENIED:
             return .ownKeyRefused
         case SSL_AD_NO_APPLICATION_PROTOCOL: return .wrongALPN
-        default:
-            // SAFETY: gives a constant C string for every number.
-            return .alert(unsafe String(cString: SSL_alert_desc_string_long(alert)))
+        case SSL_AD_DECODE_ERROR, SSL_AD_BAD_RECORD_MAC, SSL_AD_RECORD_OVERFLOW,
+            SSL_AD_UNEXPECTED_MESSAGE, SSL_AD_DECRYPT_ERROR, SSL_AD_ILLEGAL_PARAMETER:
+            return .damaged(name(alert))
+        default: return .alert(name(alert))
         }
+    }
+
+    private static func name(_ alert: CInt) -> String {
+        // SAFETY: gives a constant C string for every number.
+        unsafe String(cString: SSL_alert_desc_string_long(alert))
     }
 
     private static func text(_ code: UInt) -> String {

@@ -43,4 +43,6 @@ package enum Limits {
     package static let idleSeconds = 60
     /// Time for handshake and HELLO together, from accept.
     package static let greetingSeconds = 5
+    /// Sessions that one peer may have at once.
+    package static let peerSessions = 8
 }

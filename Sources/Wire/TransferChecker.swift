@@ -27,6 +27,9 @@ package struct TransferChecker: ~Copyable {
     /// Index of the segment that is being filled.
     package var segmentIndex: UInt64 { UInt64(segments.count) }
 
+    /// Bytes of data until now, sealed or not.
+    package var content: UInt64 { sealedContent + current.content }
+
     /// Whether records came in since the last seal.
     package var hasOpenSegment: Bool { current.recordCount > 0 }
 

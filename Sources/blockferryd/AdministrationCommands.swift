@@ -4,6 +4,7 @@
 internal import ArgumentParser
 internal import Catalog
 internal import CommandLine
+internal import Digests
 internal import Foundation
 internal import Platform
 internal import Receiving
@@ -152,6 +153,27 @@ struct PeersCommand: ParsableCommand {
                             $0.id,
                         ]
                     }))
+    }
+}
+
+struct UnpairCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "unpair", abstract: "Take a source host's right to send away.",
+        discussion: """
+            The volumes and their copies stay, and belong to nobody until the next invitation for them is redeemed. A \
+            session under way ends before it changes anything more.
+            """)
+
+    @Argument(help: "The id of the source host, as blockferryd peers shows it.") var id: String
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        let key: KeyID
+        do { key = try KeyID(peerID: id) } catch {
+            throw ValidationError("\(id) is no id of a host: \(error); see: blockferryd peers")
+        }
+        try state.home().catalog.removePeer(key)
+        Terminal.out("\(key) may not send any more\n")
     }
 }
 

@@ -28,6 +28,7 @@ internal import Wire
         version: ProgramRunner.version,
         subcommands: [
             ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
+            UnpairCommand.self,
             StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
             PromoteCommand.self, ResetCommand.self, IDCommand.self, WorkerCommand.self,
         ])

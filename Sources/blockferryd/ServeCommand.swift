@@ -30,7 +30,7 @@ struct ServeCommand: ParsableCommand {
         let home = try state.home()
         let signals = try Process.descriptor(forSignals: [15, 2])
         _ = try home.identity()
-        let listener = try Socket.listen(on: listen, backlog: 64)
+        let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
         let supervisor = Supervisor(
             home, listener: listener,

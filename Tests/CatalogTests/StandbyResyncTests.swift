@@ -299,7 +299,8 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
                 let (volume, fence) = try create("\(state)-\(inPlace)")
                 try catalog.bring(volume, to: state, fence)
                 try catalog.markSuspect(volume, reason: "pwrite: EIO")
-                #expect(try catalog.require(volume).applying != nil)
+                let suspect = try catalog.require(volume)
+                #expect(suspect.applying == nil && suspect.transfer == nil)
                 let parent = try catalog.require(volume).committed
                 let begin = resync(onto: inPlace ? nil : parent, inPlace: inPlace)
                 let transfer = try self.begin(volume, fence, begin, inPlace: inPlace)
