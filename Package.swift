@@ -122,7 +122,7 @@ let package = Package(
             name: "blockferry-simulation",
             dependencies: [
                 "CDiskTrace", "Blocks", "Digests", "Platform", "Wire", "TagMap", "MapStore",
-                "Catalog", "Connection", "Receiving", arguments,
+                "Catalog", "Connection", "Receiving", "Session", arguments,
             ], path: "Tests/Simulation/Simulation", swiftSettings: settings),
         // MARK: Tests
         .target(

@@ -31,6 +31,7 @@ final class CrashStates {
     private let work: WorkDirectory
     private let scenario: Scenario
     private let share: (index: Int, of: Int)
+    private let continuedEvery: Int
     private let nestedEvery: Int
     private var seeded: Seeded
     private(set) var counts = Counts()
@@ -43,15 +44,15 @@ final class CrashStates {
     static let overlaidExhaustive = 19
     /// One in so many of the states that are laid over is executed.
     static let executedEvery = 256
-    static let continuedEvery = 16
 
     init(
         _ work: WorkDirectory, _ scenario: Scenario, seed: UInt64, share: (index: Int, of: Int),
-        nestedEvery: Int
+        continuedEvery: Int, nestedEvery: Int
     ) {
         self.work = work
         self.scenario = scenario
         self.share = share
+        self.continuedEvery = continuedEvery
         self.nestedEvery = nestedEvery
         seeded = Seeded(seed)
         untilNested = nestedEvery / 2
@@ -310,7 +311,7 @@ final class CrashStates {
         if isNew.allSatisfy({ $0 }) { counts.new += 1 } else { counts.old += 1 }
         untilContinued -= 1
         if untilContinued < 0, !scenario.volumes[0].hasEnded {
-            untilContinued = Self.continuedEvery
+            untilContinued = continuedEvery - 1
             do { try goOn(promises) } catch { throw Violation("\(place), continued: \(error)") }
             counts.continued += 1
         }

@@ -12,7 +12,7 @@ struct Simulation: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "blockferry-simulation",
         abstract: "Enumerate what crashes and faults can leave of a standby.",
-        subcommands: [States.self])
+        subcommands: [States.self, Histories.self])
 }
 
 struct States: ParsableCommand {
@@ -27,6 +27,9 @@ struct States: ParsableCommand {
 
     @Option(help: "Fail if this share checked fewer states.")
     var least = 0
+
+    @Option(help: "After every so many recoveries the sender comes back and goes on.")
+    var continueEvery = 5
 
     @Option(help: "Cut the recovery of every so many executed states in turn.")
     var nestedEvery = 400
@@ -49,7 +52,7 @@ struct States: ParsableCommand {
             let began = Clock.monotonic()
             let enumeration = CrashStates(
                 work, scenario, seed: seed &+ UInt64(index), share: (parts[0] - 1, parts[1]),
-                nestedEvery: nestedEvery)
+                continuedEvery: continueEvery, nestedEvery: nestedEvery)
             try enumeration.run()
             let counts = enumeration.counts
             let seconds = Double(Clock.monotonic() - began) / 1e9

@@ -60,6 +60,12 @@ final class ModelStandby {
         let session = Session()
         session.transfer = IncomingTransfer(home, peer: peer) { [unowned session] in
             session.answers.append($0)
+            // What the sender hears, it hears now.
+            switch $0 {
+            case .ack(let ack): disktrace_mark(Mark.acknowledged(ack.durableSegments))
+            case .committed: disktrace_mark(Mark.committed)
+            default: break
+            }
         }
         self.session = session
         return session
@@ -86,9 +92,7 @@ final class ModelStandby {
         }
         session.answers = []
         try session.transfer?.seal(generation.seals[index])
-        for case .ack(let ack) in session.answers {
-            return disktrace_mark(Mark.acknowledged(ack.durableSegments))
-        }
+        for case .ack in session.answers { return }
         throw Violation("SEAL was not answered")
     }
 
@@ -101,7 +105,6 @@ final class ModelStandby {
                 guard point.id == generation.record.id else {
                     throw Violation("another id was committed")
                 }
-                disktrace_mark(Mark.committed)
                 return true
             }
             if case .prepared = answer { return false }

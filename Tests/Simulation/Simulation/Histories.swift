@@ -1,0 +1,70 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import CDiskTrace
+import Digests
+import Glibc
+import Platform
+
+struct Histories: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract:
+            "Random lives of a volume, with faults of network, power and disks, and then without.")
+
+    @Option(help: "The first seed.")
+    var seed: UInt64 = 1
+
+    @Option(help: "How many seeds.")
+    var seeds = 1000
+
+    @Option(help: "Sessions of each, before the faults end.")
+    var steps = 16
+
+    func run() throws {
+        disktrace_prepare()
+        let work = try WorkDirectory("/dev/shm/blockferry-simulation.\(getpid())")
+        defer { work.remove() }
+        var total = History.Counts()
+        var again = 0
+        for number in seed..<seed + UInt64(seeds) {
+            let history = History(work, seed: number)
+            do { try history.run(steps: steps) } catch {
+                throw Violation("seed \(number): \(error)")
+            }
+            total.add(history.counts)
+            guard number % 50 == 0 else { continue }
+            let second = History(work, seed: number)
+            try second.run(steps: steps)
+            guard second.log == history.log else {
+                let place = zip(history.log, second.log).first { $0 != $1 }
+                throw Violation(
+                    "seed \(number) went another way the second time: \(place.map { "\($0)" } ?? "")"
+                )
+            }
+            again += 1
+        }
+        print(
+            "histories: \(seeds) from seed \(seed), \(total.steps) sessions, \(total.committed) generations committed "
+                + "(\(total.resyncs) resyncs begun); faults: \(total.cuts) cuts, \(total.powerCuts) power cuts, "
+                + "\(total.errors) disks that failed, \(total.rotten) rotten bits, \(total.rotFound) of them told as "
+                + "diverged; \(total.comparedBytes >> 20) MiB compared; \(again) run twice")
+        guard total.committed > seeds, total.powerCuts > seeds / 4, total.errors > seeds / 4 else {
+            throw Violation("too little happened")
+        }
+    }
+}
+
+extension History.Counts {
+    mutating func add(_ other: History.Counts) {
+        steps += other.steps
+        committed += other.committed
+        resyncs += other.resyncs
+        cuts += other.cuts
+        powerCuts += other.powerCuts
+        errors += other.errors
+        rotten += other.rotten
+        rotFound += other.rotFound
+        comparedBytes += other.comparedBytes
+    }
+}

@@ -1,0 +1,385 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+import CDiskTrace
+import Catalog
+import Digests
+import Glibc
+import Platform
+import Receiving
+import Session
+import Wire
+
+/// A random life of one volume under a seed: generations, and between and in them faults of the network, of the power, of
+/// disks. First with faults, where nothing false may be said; then without, where everything must end well.
+///
+/// The sender is a model that has no disk and remembers what it was told. What it decides, `Lineage.decide` decides.
+final class History {
+    struct Counts {
+        var steps = 0
+        var committed = 0
+        var resyncs = 0
+        var cuts = 0
+        var powerCuts = 0
+        var errors = 0
+        var rotten = 0
+        var rotFound = 0
+        var comparedBytes = 0
+    }
+
+    private(set) var counts = Counts()
+    /// What happened, the same for the same seed.
+    private(set) var log: [String] = []
+
+    private let work: WorkDirectory
+    private var seeded: Seeded
+    private var lineage = ModelLineage()
+    private let peer = KeyID(.zero)
+    /// What the volume holds now.
+    private var content: [UInt8]
+    /// By generation, what it is.
+    private var contents: [SHA256Digest: [UInt8]] = [:]
+    /// What the sender knows to be committed, and what it is sending.
+    private var committed: ModelGeneration?
+    private var current: ModelGeneration?
+    /// Whether COMMIT of the current one was sent and never answered.
+    private var isPending = false
+    /// Whether a disk has failed or changed something, so that the standby may distrust its copy.
+    private var isDoubtful = false
+    /// Whether the target was changed behind the standby's back since the last resync.
+    private var isRotten = false
+    /// The same since the last COMMIT, which may have been carried out without an answer.
+    private var isRottenSinceCommit = false
+    private var mustResync = false
+    /// Whether a resync in place has begun since the last commit: there is nothing to protect.
+    private var wentInPlace = false
+
+    init(_ work: WorkDirectory, seed: UInt64) {
+        self.work = work
+        seeded = Seeded(seed)
+        content = Content.random(
+            2 * Content.block + 4096 * Int.random(in: 0...4, using: &seeded), &seeded)
+    }
+
+    private enum Fault {
+        case none, cut(afterFrames: Int), power(at: UInt64), error(
+            at: UInt64, count: UInt64, code: CInt)
+    }
+
+    func run(steps: Int) throws {
+        try work.set([:])
+        let setUp = try Trace.record(work.path) {
+            try ModelStandby(work.path).add(Content.volume, peer, content)
+        }
+        try work.forget(setUp)
+        for _ in 0..<steps {
+            counts.steps += 1
+            try step()
+        }
+        // From here on nothing goes wrong any more.
+        for attempt in 0... {
+            guard attempt < 5 else {
+                throw Violation("it does not end without faults: \(log.suffix(8))")
+            }
+            try send(.none)
+            if committed?.content == content, current == nil, !isRotten { break }
+            // What somebody else wrote, where no increment came by, only a resync finds.
+            mustResync = isRotten
+        }
+        let end = try look()
+        guard end.volume.state == .consistent, end.target == content else {
+            throw Violation("at the end the copy is not the volume: \(end.volume.state)")
+        }
+    }
+
+    // MARK: Steps
+
+    private func step() throws {
+        switch Int.random(in: 0..<12, using: &seeded) {
+        case 0: try rot()
+        case 1...3: try send(.cut(afterFrames: Int.random(in: 0..<14, using: &seeded)))
+        case 4...6: try send(.power(at: UInt64.random(in: 1...90, using: &seeded)))
+        case 7, 8:
+            let code = [EIO, ENOSPC].randomElement(using: &seeded) ?? EIO
+            let count: UInt64 = Bool.random(using: &seeded) ? 1 : 1 << 20
+            try send(
+                .error(at: UInt64.random(in: 1...70, using: &seeded), count: count, code: code))
+        default: try send(.none)
+        }
+        if current == nil, Int.random(in: 0..<3, using: &seeded) > 0 {
+            _ = Content.change(&content, Int.random(in: 1...5, using: &seeded), &seeded)
+        }
+    }
+
+    /// One session, and what is left of it.
+    private func send(_ fault: Fault) throws {
+        let start = try work.image()
+        var told = ""
+        var frames = 0
+        let operations = try Trace.record(work.path) {
+            switch fault {
+            case .power(let at): disktrace_fail(at, 1 << 40, EIO)
+            case .error(let at, let count, let code): disktrace_fail(at, count, code)
+            case .none, .cut: break
+            }
+            do {
+                let standby = try ModelStandby(work.path)
+                defer { standby.close() }
+                try converse(standby) {
+                    frames += 1
+                    if case .cut(let after) = fault, frames > after { throw Cut() }
+                }
+                told = "done"
+            } catch is Cut {
+                counts.cuts += 1
+                told = "cut after \(frames) frames"
+            } catch let refusal as Refusal {
+                told = "refused \(refusal.rule)"
+                if refusal.code == .corrupt, !isDoubtful {
+                    throw Violation("refused without a fault: \(refusal)")
+                }
+            } catch let violation as Violation {
+                throw violation
+            } catch {
+                guard disktrace_failures() > 0 || isDoubtful else {
+                    throw Violation("failed without a fault: \(error)")
+                }
+                told = "failed"
+            }
+        }
+        let failures = disktrace_failures()
+        try work.forget(operations)
+        if failures > 0 {
+            if case .power = fault {
+                counts.powerCuts += 1
+                try cutPower(start, operations)
+            } else {
+                counts.errors += 1
+                isDoubtful = true
+            }
+        }
+        let found = try check()
+        log.append("\(fault) \(told) \(frames) frames, \(operations.count) operations: \(found)")
+    }
+
+    private struct Cut: Error {}
+
+    /// Leaves of what was not flushed a random part.
+    private func cutPower(_ start: Image, _ operations: [Operation]) throws {
+        var disk = Disk(start)
+        for operation in operations { _ = disk.take(operation) }
+        let words = (0..<8).map { _ in seeded.next() }
+        var isChosen = { (index: Int) in words[index / 64 % 8] >> (index % 64) & 1 == 1 }
+        if !disk.isPossible(isChosen) {
+            let end = Int.random(in: 0...disk.pending.count, using: &seeded)
+            isChosen = { $0 < end }
+        }
+        try work.set(disk.image(isChosen))
+    }
+
+    /// One bit of the target, of the staging log or of the tag map changes while nobody looks.
+    private func rot() throws {
+        var image = try work.image()
+        let paths = image.keys.filter { !$0.contains("catalog") && image[$0]?.isEmpty == false }
+            .sorted()
+        guard let path = paths.randomElement(using: &seeded), var bytes = image[path] else {
+            return
+        }
+        let place = Int.random(in: 0..<bytes.count, using: &seeded)
+        bytes[place] ^= 1 << Int.random(in: 0..<8, using: &seeded)
+        image[path] = bytes
+        try work.set(image)
+        counts.rotten += 1
+        isDoubtful = true
+        if path.hasSuffix(".copy") {
+            isRotten = true
+            isRottenSinceCommit = true
+        }
+        log.append("rot in \(Directory.name(of: path)) at \(place)")
+    }
+
+    // MARK: The sender
+
+    private func converse(_ standby: ModelStandby, _ frame: () throws -> Void) throws {
+        try frame()
+        let session = standby.connect(peer)
+        let state = try standby.open(session, Content.volume)
+        try frame()
+        // What was in doubt is settled first.
+        if let pending = current, isPending, state.committedID == pending.record.id {
+            if state.state == .consistent || state.state == .staging { arrived(pending) }
+        }
+        if current == nil, !mustResync, let committed, committed.content == content,
+            state.state == .consistent,
+            state.committedID == committed.record.id
+        {
+            return
+        }
+        if [.suspect, .diverged].contains(state.state) || lost(state) || mustResync {
+            mustResync = false
+            return try resync(standby, session, state, frame)
+        }
+        if current == nil
+            || (current?.begin.comparedRoot != nil && state.transfer != current?.begin.transfer)
+        {
+            current = try next(state)
+            isPending = false
+        }
+        guard let current else { return }
+        try transfer(current, standby, session, frame)
+    }
+
+    /// Whether the standby is not where the sender left it.
+    private func lost(_ state: StandbyState) -> Bool {
+        guard let committed else { return false }
+        return state.committedID != committed.record.id
+    }
+
+    private func next(_ state: StandbyState) throws -> ModelGeneration {
+        guard let committed else {
+            return try made(
+                ModelGeneration(
+                    .full, content, ranges: Content.everything(content.count), perSegment: 2,
+                    lineage: lineage, parent: nil))
+        }
+        let ranges = differing(committed.content, content)
+        return try made(
+            ModelGeneration(
+                .delta, content, ranges: ranges, perSegment: 3, lineage: lineage,
+                parent: committed.record))
+    }
+
+    private func differing(_ old: [UInt8], _ new: [UInt8]) -> [Range<Int>] {
+        let ranges = stride(from: 0, to: new.count, by: 4096).map { $0..<min($0 + 4096, new.count) }
+        let found = ranges.filter { old[$0] != new[$0] }
+        // A generation without a record has no segment; one block more does no harm.
+        return found.isEmpty ? [0..<4096] : found
+    }
+
+    private func made(_ generation: ModelGeneration) -> ModelGeneration {
+        contents[generation.record.id] = generation.content
+        return generation
+    }
+
+    private func resync(
+        _ standby: ModelStandby, _ session: ModelStandby.Session, _ state: StandbyState,
+        _ frame: () throws -> Void
+    ) throws {
+        try frame()
+        let fresh = ModelLineage()
+        let root = try standby.compare(
+            session,
+            Compare(
+                mode: .read, algorithm: ModelLineage.algorithm, volumeSize: UInt64(content.count),
+                tagKey: fresh.key))
+        try frame()
+        lineage = fresh
+        let resync = made(
+            try ModelGeneration(
+                .resync, content, ranges: Content.everything(content.count), perSegment: 2,
+                lineage: fresh, parent: nil, comparedRoot: root,
+                inPlace: Bool.random(using: &seeded)))
+        current = resync
+        isPending = false
+        wentInPlace = wentInPlace || resync.begin.inPlace
+        counts.resyncs += 1
+        try transfer(resync, standby, session, frame)
+    }
+
+    private func transfer(
+        _ generation: ModelGeneration, _ standby: ModelStandby, _ session: ModelStandby.Session,
+        _ frame: () throws -> Void
+    ) throws {
+        var begin = generation.begin
+        begin.heldSegments = begin.plannedSegments
+        let first: UInt64
+        do { first = try standby.begin(session, begin) } catch let refusal as Refusal {
+            // A resync whose comparison is gone begins anew.
+            if refusal.rule == "not-compared" { current = nil }
+            throw refusal
+        }
+        for index in Int(first)..<generation.segments.count {
+            try frame()
+            try standby.segment(session, generation, index)
+        }
+        try frame()
+        isPending = true
+        isRottenSinceCommit = false
+        do { _ = try standby.commit(session, generation) } catch let refusal as Refusal {
+            // Nothing of it is on the standby any more.
+            if refusal.rule == "root-mismatch" || refusal.rule == "not-compared"
+                || refusal.rule == "diverged"
+            {
+                if refusal.rule == "diverged", !isRotten {
+                    throw Violation("diverged without a reason")
+                }
+                if refusal.rule == "diverged" { counts.rotFound += 1 }
+                isPending = false
+                current = nil
+            }
+            throw refusal
+        }
+        try frame()
+        arrived(generation)
+    }
+
+    private func arrived(_ generation: ModelGeneration) {
+        committed = generation
+        current = nil
+        isPending = false
+        counts.committed += 1
+        wentInPlace = false
+        if generation.begin.head.kind == .resync {
+            (isRotten, isDoubtful) = (isRottenSinceCommit, isRottenSinceCommit)
+        }
+    }
+
+    // MARK: What must hold
+
+    private func look() throws -> (volume: StandbyVolume, target: [UInt8]) {
+        var volume: StandbyVolume?
+        let operations = try Trace.record(work.path) {
+            let standby = try ModelStandby(work.path)
+            do { volume = try standby.recover(Content.volume) } catch let violation as Violation {
+                throw violation
+            } catch {
+                guard isDoubtful else {
+                    throw Violation("recovery failed without a fault: \(error)")
+                }
+                volume = try standby.home.catalog.volume(Content.volume)
+            }
+        }
+        try work.forget(operations)
+        guard let volume else { throw Violation("the volume is gone") }
+        return (
+            volume, try File(path: "\(work.path)/\(Content.volume).copy").readAll(limit: 1 << 26)
+        )
+    }
+
+    /// After a recovery without the sender, the standby says nothing false.
+    private func check() throws -> String {
+        let (volume, target) = try look()
+        switch volume.state {
+        case .consistent, .staging:
+            guard let id = volume.committed?.id, let expected = contents[id] else {
+                throw Violation("\(volume.state) at a generation that nobody has made")
+            }
+            if !isRotten, !target.isSame(as: expected) {
+                throw Violation("the copy is torn: \(log.suffix(6))")
+            }
+            counts.comparedBytes += target.count
+            // What was acknowledged is there: it, or what came after it and was never answered.
+            if let committed, id != committed.record.id, !(isPending && id == current?.record.id) {
+                throw Violation("the acknowledged generation is gone: \(log.suffix(6))")
+            }
+        case .empty, .initialising:
+            if committed != nil, !wentInPlace { throw Violation("\(volume.state) after a commit") }
+        case .suspect, .diverged, .applying:
+            guard isDoubtful else {
+                throw Violation("\(volume.state) without a fault: \(log.suffix(6))")
+            }
+        case .promoted, .prepared: throw Violation("\(volume.state)")
+        }
+        return "\(volume.state) \(volume.committed?.head.number ?? 0)"
+    }
+}
