@@ -352,3 +352,33 @@ class Import(Scenario):
         assert self.site.begin_daemon()
         self.site.control.arm()
         return self.site.begin(*self.command(), preload=self.site.control.environment(*self.roots(side)))
+
+
+class Verify(Scenario):
+    """Of a generation that both sides have: whoever dies, nothing changes."""
+
+    name, states = "verify", {"consistent"}
+
+    def build(self) -> None:
+        self.make()
+        self.pair()
+        self.must(self.again())
+
+    def command(self) -> list:
+        if self.building:
+            return super().command()
+        return ["blockferry", "verify", self.source["vol"], "--to", "standby", "--volume", "vol", "--json"]
+
+
+class Scrub(Import):
+    """The same of the standby alone."""
+
+    name = "scrub"
+
+    def build(self) -> None:
+        self.make()
+        self.pair()
+        self.must(self.again())
+
+    def command(self) -> list:
+        return super(Import, self).command() if self.building else ["blockferryd", "scrub", "vol", "--json"]

@@ -144,6 +144,12 @@ class Steps(unittest.TestCase):
     def test_import(self) -> None:
         self.enumerate(scenarios.Import)
 
+    def test_verify(self) -> None:
+        self.enumerate(scenarios.Verify)
+
+    def test_scrub(self) -> None:
+        self.enumerate(scenarios.Scrub)
+
     def test_first_invite(self) -> None:
         self.enumerate(first_start.Invite)
 
