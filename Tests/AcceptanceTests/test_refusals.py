@@ -237,6 +237,22 @@ class Refusals(unittest.TestCase):
         self.change()
         self.refused(self.site.send("vol", self.plain), 6, "does not accept")
 
+    def test_unpaired_peer(self) -> None:
+        """Its right is taken away; the volume goes to another host, which goes on from the copy."""
+        known = self.site.run("blockferryd", "peers", "--json").json["peers"][0]["id"]
+        self.assertEqual(self.site.run("blockferryd", "unpair", known[:-2]).code, 2)
+        self.assertEqual(self.site.run("blockferryd", "unpair", known).code, 0)
+        again = self.site.run("blockferryd", "unpair", known)
+        self.assertEqual((again.code, again.error.count("\n")), (1, 1), again)
+        self.change()
+        self.refused(self.site.send("vol", self.plain), 6, "does not accept")
+        other = self.site.path / "other"
+        self.site.pair("vol", self.target, state=other)
+        result = self.site.run("blockferry", "resync", self.plain, "--to", "standby", "--volume", "vol", "--json", state=other)
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual(result.json["difference"]["bytes_differing"], 65_536, result)
+        self.assertEqual(sha256(self.target), sha256(self.plain))
+
     def test_receiver_key_not_pinned(self) -> None:
         (self.site.standby / "identity.pem").unlink()
         self.change()
@@ -247,7 +263,9 @@ class Refusals(unittest.TestCase):
         first = self.site.run("blockferry", "pair", used, "--name", "standby")
         self.assertEqual(first.code, 0, first)
         other = self.site.path / "other"
-        self.assertEqual(self.site.run("blockferry", "pair", used, "--name", "standby", state=other).code, 6)
+        result = self.site.run("blockferry", "pair", used, "--name", "standby", state=other)
+        self.assertEqual(result.code, 6)
+        self.assertIn("used or expired", result.error)
         again = self.site.invite("new2", self.site.path / "new2")
         self.assertEqual(self.site.run("blockferry", "pair", used, "--name", "standby", state=other).code, 6)
         broken = again[:-3] + ("aaa" if again[-3:] != "aaa" else "bbb")
