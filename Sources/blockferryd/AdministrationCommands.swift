@@ -170,7 +170,7 @@ struct UnpairCommand: ParsableCommand {
     func run() throws {
         let key: KeyID
         do { key = try KeyID(peerID: id) } catch {
-            throw ValidationError("\(id) is no id of a host: \(error); see: blockferryd peers")
+            throw ValidationError("\(id) is no id of a host; see: blockferryd peers")
         }
         try state.home().catalog.removePeer(key)
         Terminal.out("\(key) may not send any more\n")

@@ -71,18 +71,33 @@ final class ModelStandby {
         return session
     }
 
-    func open(_ session: Session, _ name: VolumeName) throws -> StandbyState {
+    /// Does what a frame asks for, and picks the answer.
+    private func answer<Answer>(
+        to frame: String, _ session: Session, _ pick: (IncomingTransfer.Outcome) -> Answer?,
+        _ body: (IncomingTransfer) throws -> Void
+    ) throws -> Answer {
         session.answers = []
-        try session.transfer?.open(name)
-        for case .opened(let state) in session.answers { return state }
-        throw Violation("OPEN was not answered")
+        if let transfer = session.transfer { try body(transfer) }
+        guard let answer = session.answers.lazy.compactMap(pick).first else {
+            throw Violation("\(frame) was not answered")
+        }
+        return answer
+    }
+
+    func open(_ session: Session, _ name: VolumeName) throws -> StandbyState {
+        try answer(to: "OPEN", session) {
+            if case .opened(let state) = $0 { state } else { nil }
+        } _: {
+            try $0.open(name)
+        }
     }
 
     func begin(_ session: Session, _ begin: Begin) throws -> UInt64 {
-        session.answers = []
-        try session.transfer?.begin(begin)
-        for case .ready(let ready) in session.answers { return ready.nextSegment }
-        throw Violation("BEGIN was not answered")
+        try answer(to: "BEGIN", session) {
+            if case .ready(let ready) = $0 { ready.nextSegment } else { nil }
+        } _: {
+            try $0.begin(begin)
+        }
     }
 
     func segment(_ session: Session, _ generation: ModelGeneration, _ index: Int) throws {
@@ -90,33 +105,34 @@ final class ModelStandby {
             let start = memory.take(each.header, each.stored)
             try session.transfer?.record(each.header, memory, start: start)
         }
-        session.answers = []
-        try session.transfer?.seal(generation.seals[index])
-        for case .ack in session.answers { return }
-        throw Violation("SEAL was not answered")
+        _ = try answer(to: "SEAL", session) {
+            if case .ack(let ack) = $0 { ack } else { nil }
+        } _: {
+            try $0.seal(generation.seals[index])
+        }
     }
 
     /// - Returns: whether it is committed, not only prepared.
     func commit(_ session: Session, _ generation: ModelGeneration) throws -> Bool {
-        session.answers = []
-        try session.transfer?.commit(generation.record)
-        for answer in session.answers {
-            if case .committed(let point) = answer {
-                guard point.id == generation.record.id else {
-                    throw Violation("another id was committed")
-                }
-                return true
+        let (id, isCommitted) = try answer(to: "COMMIT", session) { outcome in
+            switch outcome {
+            case .committed(let point): (point.id, true)
+            case .prepared(let point): (point.id, false)
+            default: nil
             }
-            if case .prepared = answer { return false }
+        } _: {
+            try $0.commit(generation.record)
         }
-        throw Violation("COMMIT was not answered")
+        guard id == generation.record.id else { throw Violation("another id was committed") }
+        return isCommitted
     }
 
     func compare(_ session: Session, _ compare: Compare) throws -> SHA256Digest {
-        session.answers = []
-        try session.transfer?.compare(compare)
-        for case .compared(let compared) in session.answers { return compared.root }
-        throw Violation("COMPARE was not answered")
+        try answer(to: "COMPARE", session) {
+            if case .compared(let compared) = $0 { compared.root } else { nil }
+        } _: {
+            try $0.compare(compare)
+        }
     }
 
     /// Everything from OPEN to COMMIT, from where the standby is.
