@@ -30,12 +30,12 @@ struct SnapshotStoreTarget: Sendable {
     }
 
     @Sendable func run(_ bytes: [UInt8]) {
-        var input = FuzzInput(bytes)
+        var input = Input(bytes)
         var store = template
         let style = input.byte()
         let volume: UInt64? =
             style & 1 == 0 ? nil : style & 2 == 0 ? 101 * 512 : input.number() % (1 << 24)
-        while !input.isAtEnd {
+        while !input.isEmpty {
             switch input.byte() % 6 {
             case 0: store.put(input.number(), at: Int(input.byte() % 4) * 4, width: 4)
             case 1, 2:

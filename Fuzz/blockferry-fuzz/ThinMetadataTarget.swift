@@ -81,11 +81,11 @@ struct ThinMetadataTarget: Sendable {
     }
 
     @Sendable func run(_ bytes: [UInt8]) {
-        var input = FuzzInput(bytes)
+        var input = Input(bytes)
         var image = template
         let style = input.byte()
         var touched: UInt64 = 0
-        while !input.isAtEnd {
+        while !input.isEmpty {
             let block = Int(input.byte()) % Self.blocks
             let start = block * Self.blockByteCount
             touched |= 1 << UInt64(block)

@@ -222,6 +222,7 @@ final class UpdateCollection {
 
     func add(_ record: RecordHeader, _ content: ContentProof.Content?) throws {
         guard let extent = Extent(offset: record.offset, length: record.length) else { return }
+        if content != nil { check?.expect(extent) }
         try collector.add(
             extent, content.map { ($0.memory, $0.offset) }, tags: record.tags)
     }
@@ -252,6 +253,11 @@ final class BlockCheck {
     private let reader: AlignedReader
     private let isChecked: Bool
     private let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
+    /// What was read of the target at once, and where it lies there.
+    private let ahead = AlignedBuffer(byteCount: Limits.recordContent)
+    private var held: Range<UInt64> = 0..<0
+    /// The end of what the record at hand replaces.
+    private var expected: UInt64 = 0
     private(set) var divergence: TargetDivergence?
 
     init(_ map: TagMapFile, _ tagger: Tagger, _ target: String, isChecked: Bool) throws {
@@ -261,17 +267,14 @@ final class BlockCheck {
         do { reader = try AlignedReader(path: target) } catch { throw TargetError.failed(error) }
     }
 
+    /// All whole blocks of an extent are about to be replaced, so that they may be read at once.
+    func expect(_ extent: Extent) { expected = extent.end }
+
     /// Reads a block as it is, zeros past the target's end, after comparing it with the map.
     func load(_ block: UInt64, _ extent: Extent, _ memory: AlignedBuffer) throws {
         let known = map.shape.extent(ofBlock: block)
-        let length = Int(max(extent.length, known?.length ?? 0))
-        let there = min(UInt64(length), max(extent.offset, reader.byteCount) - extent.offset)
-        do {
-            try reader.read(at: extent.offset, into: memory, at: 0, count: Int(there))
-        } catch {
-            throw TargetError.failed(error)
-        }
-        memory.zero(at: Int(there), count: length - Int(there))
+        let length = max(extent.length, known?.length ?? 0)
+        try read(at: extent.offset, count: Int(length), into: memory)
         guard isChecked, let known else { return }
         let found = memory.withBytes(count: Int(known.length)) { tagger.entry(of: $0) }
         if try found != map.entry(ofBlock: block) { note(extent.offset) }
@@ -284,8 +287,25 @@ final class BlockCheck {
     /// Compares a block that is to get a new entry. Zeros that stay zeros are not worth a read.
     func willReplace(_ block: UInt64, _ entry: Tag) throws {
         guard isChecked, let known = map.shape.extent(ofBlock: block) else { return }
-        if try entry.isZero && map.entry(ofBlock: block).isZero { return }
-        try load(block, known, memory)
+        let old = try map.entry(ofBlock: block)
+        if entry.isZero && old.isZero { return }
+        if known.offset < held.lowerBound || known.end > held.upperBound {
+            let end = min(max(expected, known.end), map.shape.volumeByteCount)
+            let count = min(Int(clamping: end - known.offset), ahead.byteCount)
+            try read(at: known.offset, count: count, into: ahead)
+            held = known.offset..<known.offset + UInt64(count)
+        }
+        let place = Int(known.offset - held.lowerBound)
+        let found = ahead.withBytes(at: place, count: Int(known.length)) { tagger.entry(of: $0) }
+        if found != old { note(known.offset) }
+    }
+
+    private func read(at offset: UInt64, count: Int, into memory: AlignedBuffer) throws {
+        let there = Int(min(UInt64(count), max(offset, reader.byteCount) - offset))
+        do { try reader.read(at: offset, into: memory, at: 0, count: there) } catch {
+            throw TargetError.failed(error)
+        }
+        memory.zero(at: there, count: count - there)
     }
 
     /// The entry of the last block of a volume that shrinks to `size`, if it loses a part of it.
