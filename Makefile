@@ -62,8 +62,7 @@ bench: build ## Compare with the tools people use today
 docs: build ## Manual pages, into .build/plugins/GenerateManual/outputs
 	swift package -c release generate-manual --multi-page
 
-install: ## Install programs and units below DESTDIR; PREFIX is /usr
-	swift build -c release --static-swift-stdlib
+install: build ## Install programs and units below DESTDIR; PREFIX is /usr
 	PREFIX=$(PREFIX) deploy/install .build/release $(DESTDIR)
 
 clean: ## Remove what was built

@@ -36,6 +36,13 @@ func benchmark(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
         swiftSettings: settings)
 }
 
+/// The programs carry Swift's libraries in themselves: they start sooner, and a host needs no toolchain. What
+/// Foundation's static libraries need is not linked by itself, as the objects are also those of the tests.
+let selfContained: [LinkerSetting] =
+    [.unsafeFlags(["-static-stdlib"])]
+    + ["CoreFoundation", "_FoundationICU", "_FoundationCShims", "_FoundationCollections"]
+    .map { .linkedLibrary($0) }
+
 let arguments: Target.Dependency =
     .product(name: "ArgumentParser", package: "swift-argument-parser")
 
@@ -108,14 +115,14 @@ let package = Package(
                 "CommandLine", "Sending", "Blocks", "Digests", "Platform", "SnapshotStore",
                 "ThinMetadata", "Session", "Wire", "TLS", "Catalog", "LVM", arguments,
             ],
-            swiftSettings: settings),
+            swiftSettings: settings, linkerSettings: selfContained),
         .executableTarget(
             name: "blockferryd",
             dependencies: [
                 "CommandLine", "Receiving", "Digests", "Platform", "Staging", "Wire", "TLS",
                 "Catalog", arguments,
             ],
-            swiftSettings: settings),
+            swiftSettings: settings, linkerSettings: selfContained),
         // MARK: Simulation
         .target(name: "CDiskTrace", path: "Tests/Simulation/CDiskTrace"),
         .executableTarget(
