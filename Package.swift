@@ -169,21 +169,32 @@ let package = Package(
     swiftLanguageModes: [.v6]
 )
 
-// FUZZ=1 swift build -c release --scratch-path .build/fuzz --product blockferry-fuzz
-if Context.environment["FUZZ"] != nil {
-    let instrumented: [SwiftSetting] = [.unsafeFlags(["-sanitize=fuzzer"])]
+// FUZZ=fuzzer or FUZZ=fuzzer,address: see Fuzz/run.
+if let sanitizers = Context.environment["FUZZ"] {
+    let sanitize = "-sanitize=\(sanitizers)"
+    // What is not to be explored is not traced: Blocks goes over every byte, and the targets themselves.
+    let helpers = ["Blocks", "Platform", "blockferry-fuzz"]
     let parsers = [
-        "Blocks", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap",
+        "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap", "MapStore", "LVM",
+        "TLS", "Compression", "Sending",
     ]
     for target in package.targets where parsers.contains(target.name) {
-        target.swiftSettings = (target.swiftSettings ?? []) + instrumented
+        target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags([sanitize])]
+        // Of Sending the files of a transfer, which need no catalog.
+        guard target.name == "Sending" else { continue }
+        target.sources = ["SealsFile.swift", "SendPlan.swift", "Source.swift"]
+        target.dependencies = ["Blocks", "Platform", "Wire"]
     }
     package.targets += [
         .target(name: "CFuzzer", path: "Fuzz/CFuzzer"),
         .executableTarget(
             name: "blockferry-fuzz",
-            dependencies: ["CFuzzer"] + parsers.map { .byName(name: $0) },
-            path: "Fuzz/blockferry-fuzz", swiftSettings: settings + instrumented,
-            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer", "-use-ld=lld"])]),
+            dependencies: ["CFuzzer", "Blocks", "Platform"] + parsers.map { .byName(name: $0) },
+            path: "Fuzz/blockferry-fuzz", swiftSettings: settings,
+            linkerSettings: [.unsafeFlags([sanitize, "-use-ld=lld"])]),
     ]
+    let address = [SwiftSetting.unsafeFlags(["-sanitize=address"])]
+    for target in package.targets where sanitizers.contains("address") {
+        if helpers.contains(target.name) { target.swiftSettings? += address }
+    }
 }

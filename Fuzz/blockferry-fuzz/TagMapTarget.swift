@@ -7,8 +7,8 @@ import TagMap
 import Wire
 
 /// The header of a map or of its updates, or pages of updates: filled up, with the right checksums.
-@Sendable func fuzzTagMap(_ input: [UInt8]) {
-    var input = Input(input)
+@Sendable func fuzzTagMap(_ bytes: [UInt8]) {
+    var input = Input(bytes)
     let choice = input.byte()
     switch choice % 4 {
     case 0: checkMapHeader(block(&input, "BFTAGMAP", choice))
@@ -20,13 +20,21 @@ import Wire
 
 /// A block of 4096 bytes; some inputs keep their own magic, checksum or length.
 private func block(_ input: inout Input, _ magic: String, _ choice: UInt8) -> [UInt8] {
-    var bytes = Array(magic.utf8)
-    bytes.append(littleEndian: UInt16(1))
-    if choice & 4 != 0 { bytes = [] }
-    bytes += input.rest()
-    bytes += [UInt8](repeating: 0, count: max(0, 4096 - bytes.count))
-    if choice & 8 == 0 { mend(&bytes, covering: 0..<4092, at: 4092) }
-    if choice & 48 == 48 { bytes.removeLast() }
+    var bytes = [UInt8](repeating: 0, count: TagMapFormat.unit)
+    if choice & 4 == 0 {
+        bytes.replaceSubrange(0..<8, with: magic.utf8)
+        bytes[8] = 1
+        bytes[10] = 1 + (choice >> 7)
+        let fields = input.take(256)
+        bytes.replaceSubrange(16..<16 + fields.count, with: fields)
+    }
+    switch input.byte() & 3 {
+    case 3: bytes[input.word16() & 4095] = input.byte()
+    case 2: bytes.put(input.number(), at: 8 * Int(input.byte() & 15), width: 8)
+    default: break
+    }
+    if choice & 24 != 24 { mend(&bytes, covering: 0..<4092, at: 4092) }
+    if choice & 96 == 96 { bytes.removeLast() }
     return bytes
 }
 
@@ -48,15 +56,14 @@ private func checkUpdateHeader(_ bytes: [UInt8]) {
 
 /// What a peer may name of a map's tree.
 private func checkShape(_ input: inout Input) {
-    func number() -> UInt64 { input.take(8).reduce(0) { $0 << 8 | UInt64($1) } }
-    let size = number()
+    let size = input.number()
     guard (1...Limits.volumeSize).contains(size) else { return }
     let shape = MapShape(volumeByteCount: size)
-    let (level, index, count) = (Int(input.byte()), number(), UInt64(input.byte()))
+    let (level, index, count) = (Int(input.byte() & 15), input.number(), UInt64(input.byte()))
     if shape.has(level: level, index: index, count: count) {
         precondition(level <= shape.top && index + count <= shape.levels[level])
     }
-    let block = number()
+    let block = input.number()
     if let extent = shape.extent(ofBlock: block) {
         precondition(extent.end <= size && MapShape.blocks(of: extent) == block..<block + 1)
         precondition(MapShape.place(ofBlock: block).page < shape.pageCount)
@@ -65,28 +72,28 @@ private func checkShape(_ input: inout Input) {
     }
 }
 
-/// Pages one after the other, as a reader takes them.
+/// Pages one after the other, as a reader takes them; few, since a page is large.
 private func checkPages(_ input: inout Input) {
     var last: UInt64?
-    while !input.isEmpty {
+    for _ in 0..<4 where !input.isEmpty {
         let style = input.byte()
-        var page: [UInt8] = []
-        page.append(littleEndian: UInt32(style & 1 == 0 ? style >> 1 : style))
-        page.append(littleEndian: UInt32(0))
-        // Blocks are small steps from the one before, so that some ascend; entries are one byte.
+        let count = min(Int(style >> 1), TagMapFormat.pageUpdates)
+        var page = [UInt8](repeating: 0, count: TagMapFormat.unit)
+        page.put(UInt64(style & 1 == 0 ? style >> 1 : style), at: 0, width: 4)
+        // Blocks are small steps from the one before, so that most ascend.
         var block = last ?? 0
-        for _ in 0..<min(Int(style >> 1), 170) {
-            block &+= UInt64(input.byte()) &- (style & 1 == 0 ? 0 : 1)
-            page.append(littleEndian: block)
-            page.append(contentsOf: [UInt8](repeating: input.byte(), count: 16))
+        for index in 0..<count {
+            let step = input.byte()
+            block &+= UInt64(step >> 1) &+ (step & 1 == 0 || index == 0 ? 1 : 0)
+            page.put(block, at: 8 + 24 * index, width: 8)
+            page[16 + 24 * index] = step
         }
-        page += [UInt8](repeating: 0, count: 4096 - page.count)
         // And anything anywhere.
-        if input.byte() & 7 == 0 {
-            let place = Int(input.byte()) << 4 | Int(input.byte() & 15)
+        if input.byte() & 7 == 7 {
+            let place = input.word16() & 4095
             page[place] = input.byte()
         }
-        if style & 2 == 0 || input.byte() & 3 != 0 { mendPage(&page) }
+        if input.byte() & 15 != 15 { mend(&page, covering: 0..<4, and: 8..<4096, at: 4) }
         let updates = page.withRawSpan { TagMapFormat.updates(decoding: $0, after: last) }
         guard let updates else { continue }
         precondition((1...TagMapFormat.pageUpdates).contains(updates.count))
@@ -96,14 +103,4 @@ private func checkPages(_ input: inout Input) {
         }
         precondition(TagMapFormat.encoded(updates) == page)
     }
-}
-
-/// The checksum of a page covers its count and what follows the checksum.
-private func mendPage(_ page: inout [UInt8]) {
-    let state = page.withRawSpan { span in
-        CRC32C.update(CRC32C.update(.max, span.extracting(0..<4)), span.extracting(8..<4096))
-    }
-    var checksum: [UInt8] = []
-    checksum.append(littleEndian: ~state)
-    page.replaceSubrange(4..<8, with: checksum)
 }

@@ -43,7 +43,8 @@ import Wire
         let fromSender = (try? SenderMessage(header.type, span)) ?? nil
         let fromReceiver = (try? ReceiverMessage(header.type, span)) ?? nil
         guard fromSender != nil, fromReceiver != nil else { return }
-        precondition([.ping, .refuse].contains(header.type), "a type of one direction goes both ways")
+        precondition(
+            [.ping, .refuse].contains(header.type), "a type of one direction goes both ways")
     }
 }
 

@@ -107,7 +107,9 @@ package struct SendPlan: Sendable {
         let numbers = [24, 32, 40, 48].compactMap { offset -> UInt64? in
             try? bytes.littleEndian(at: offset)
         }
-        guard numbers.count == 4, numbers[1] <= 1 << 40 else { return nil }
+        guard numbers.count == 4, (1...Limits.volumeSize).contains(numbers[0]),
+            numbers[1] <= 1 << 40
+        else { return nil }
         return (transfer, numbers, checksum)
     }
 
@@ -155,6 +157,7 @@ package struct SendPlan: Sendable {
             stride(from: 0, to: span.byteCount, by: entryByteCount).map { start -> Change? in
                 guard let offset: UInt64 = try? span.littleEndian(at: start),
                     let length: UInt64 = try? span.littleEndian(at: start + 8),
+                    (offset & ~1).isMultiple(of: Limits.sectorByteCount),
                     let extent = Extent(offset: offset & ~1, length: length)
                 else { return nil }
                 return Change(extent, offset & 1 == 0 ? .data : .unmapped)

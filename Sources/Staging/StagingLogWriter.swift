@@ -130,8 +130,11 @@ package final class StagingLogWriter {
         do {
             let end = stagePosition + UInt64(staged)
             if end > reservedUpTo {
-                _ = try file.reserve(from: stagePosition, count: UInt64(staged) + Self.reserveAhead)
-                reservedUpTo = end + Self.reserveAhead
+                // Not more than the generation needs: there may be no more.
+                let left = max(header.begin.plannedContent, end) - end
+                let ahead = min(left, Self.reserveAhead)
+                _ = try file.reserve(from: stagePosition, count: UInt64(staged) + ahead)
+                reservedUpTo = end + ahead
             }
             try file.write(stage, count: staged, at: stagePosition)
         } catch {

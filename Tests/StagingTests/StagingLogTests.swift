@@ -4,6 +4,7 @@
 import Blocks
 import Digests
 import Foundation
+import Glibc
 import Platform
 import Staging
 import TestSupport
@@ -88,6 +89,17 @@ struct StagingLogTests {
             try redo.apply(to: target) { _ in }
             #expect([UInt8](try Data(contentsOf: URL(fileURLWithPath: path))) == sample.image)
         }
+    }
+
+    @Test("a log takes no more room than its generation may need")
+    func reservesWhatIsNeeded() throws {
+        let sample = try Sample()
+        let found = try FileManager.default.attributesOfItem(atPath: sample.path)[.size] as? UInt64
+        var status = stat()
+        #expect(unsafe stat(sample.path, &status) == 0)
+        let taken = UInt64(status.st_blocks) * 512
+        #expect(taken >= (found ?? .max))
+        #expect(taken <= sample.begin.plannedContent + 65_536)
     }
 
     @Test("a file that is larger than the volume is cut to it, however often it is done")
