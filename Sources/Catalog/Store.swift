@@ -153,6 +153,10 @@ final class Store: Sendable {
                 let mode = attributes[.posixPermissions] as? NSNumber,
                 let owner = attributes[.ownerAccountID] as? NSNumber
             else { throw CatalogError.Kind.permissions("\(file) is no regular file") }
+            guard (attributes[.referenceCount] as? NSNumber)?.intValue ?? 1 <= 1 else {
+                throw CatalogError.Kind.permissions(
+                    "\(file) has a second name elsewhere (a hard link)")
+            }
             try check(file, mode: mode.uint32Value, owner: owner.uint32Value, wanted: "0600")
         }
     }

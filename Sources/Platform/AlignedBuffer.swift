@@ -25,7 +25,9 @@ package final class AlignedBuffer: @unchecked Sendable {
         let rounded = (byteCount + Self.alignment - 1) / Self.alignment * Self.alignment
         // SAFETY: posix_memalign writes the pointer it returns; failure is checked.
         let result = unsafe posix_memalign(&pointer, Self.alignment, max(rounded, Self.alignment))
-        guard result == 0, let base = unsafe pointer else { fatalError("out of memory") }
+        guard result == 0, let base = unsafe pointer else {
+            Process.giveUp("out of memory: \(byteCount) bytes for a buffer cannot be had")
+        }
         unsafe memset(base, 0, rounded)
         unsafe self.base = base
     }

@@ -32,6 +32,21 @@ package enum Directory {
         if unsafe mkdir(path, 0o700) != 0, errno != EEXIST { throw SystemCallError("mkdir", path) }
     }
 
+    /// Makes a directory of our own with mode 0700 if it is missing. One that is there must be no symbolic link,
+    /// belong to this user, and be closed to others.
+    package static func createOwn(_ path: String) throws(SystemCallError) {
+        try create(path)
+        var status = stat()
+        // SAFETY: writes the struct passed; the path is a C string for the length of the call.
+        guard unsafe lstat(path, &status) == 0 else { throw SystemCallError("lstat", path) }
+        guard clinux_mode_is_directory(status.st_mode) != 0 else {
+            throw SystemCallError("mkdir", path, code: ENOTDIR)
+        }
+        guard status.st_uid == geteuid(), status.st_mode & 0o077 == 0 else {
+            throw SystemCallError("mkdir", path, code: EPERM)
+        }
+    }
+
     /// Forces the names in `path` to stable storage.
     package static func sync(_ path: String) throws(SystemCallError) {
         let directory = try File(path: path)

@@ -25,13 +25,15 @@ package final class File: Sendable {
         package static let createNew = Options(rawValue: 4)
         /// A block device that nobody else holds: mounted and stacked ones are refused (EBUSY).
         package static let exclusive = Options(rawValue: 8)
-        /// Refuse a symbolic link as the last part of the path.
+        /// A file of our own: refuse a symbolic link as the last part of the path, what is no regular file, what
+        /// belongs to another user, and what has a second name.
         package static let noFollow = Options(rawValue: 16)
     }
 
     /// Opens `path`.
     package init(path: String, _ options: Options = []) throws(SystemCallError) {
-        var flags = O_CLOEXEC | (options.contains(.write) ? O_RDWR : O_RDONLY)
+        // O_NONBLOCK: a FIFO must not make it wait. Files and block devices know no difference.
+        var flags = O_CLOEXEC | O_NONBLOCK | (options.contains(.write) ? O_RDWR : O_RDONLY)
         if options.contains(.direct) { flags |= clinux_o_direct }
         if options.contains(.createNew) { flags |= O_CREAT | O_EXCL }
         if options.contains(.exclusive) { flags |= O_EXCL }
@@ -41,6 +43,9 @@ package final class File: Sendable {
         guard descriptor >= 0 else { throw SystemCallError("open", path) }
         owned = OwnedDescriptor(takingOwnershipOf: descriptor)
         self.path = path
+        if options.contains(.noFollow), let code = try ownershipProblem() {
+            throw SystemCallError("open", path, code: code)
+        }
     }
 
     /// Opens `path` for direct I/O, or through the page cache on a file system that has no direct I/O; there

@@ -38,6 +38,16 @@ package struct FileStatus: Equatable, Sendable {
 }
 
 extension File {
+    /// Why this is no file of our own, as a code: no regular file, of another user, with a second name.
+    func ownershipProblem() throws(SystemCallError) -> Int32? {
+        var raw = stat()
+        // SAFETY: writes the struct passed.
+        guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
+        if clinux_mode_is_regular(raw.st_mode) == 0 { return EINVAL }
+        if raw.st_uid != geteuid() { return EPERM }
+        return raw.st_nlink > 1 ? EMLINK : nil
+    }
+
     /// Asks the kernel.
     package func status() throws(SystemCallError) -> FileStatus {
         var raw = stat()

@@ -33,6 +33,15 @@ package enum Process {
         _ = clinux_set_close_on_exec(descriptor)
     }
 
+    /// Ends the program with a sentence and exit code 1, where nobody could go on: no memory, no thread. What is on
+    /// disk is what a crash leaves.
+    static func giveUp(_ sentence: String) -> Never {
+        let line = Array((sentence + "\n").utf8)
+        // SAFETY: the array is passed with its length.
+        _ = unsafe Glibc.write(2, line, line.count)
+        _exit(1)
+    }
+
     /// The value of an environment variable.
     package static func environment(_ name: String) -> String? {
         // SAFETY: the C string is copied at once.

@@ -26,7 +26,9 @@ package final class Thread: @unchecked Sendable {
                 start.body()
                 return nil
             }, unsafe box.toOpaque())
-        precondition(result == 0, "cannot start a thread")
+        guard result == 0 else {
+            Process.giveUp("\(SystemCallError("pthread_create", "for \(name)", code: result))")
+        }
     }
 
     /// Waits for the thread's end. To be called once.

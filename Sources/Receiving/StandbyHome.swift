@@ -19,9 +19,9 @@ package struct StandbyHome: Sendable {
         self.path = path
         try Directory.create(path)
         catalog = try StandbyCatalog(directory: path)
-        try Directory.create(path + "/staging")
-        try Directory.create(path + "/locks")
-        try Directory.create(path + "/maps")
+        try Directory.createOwn(path + "/staging")
+        try Directory.createOwn(path + "/locks")
+        try Directory.createOwn(path + "/maps")
     }
 
     /// This standby's identity, made at first use.

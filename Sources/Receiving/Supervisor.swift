@@ -27,6 +27,7 @@ package final class Supervisor {
     private let log: (String) -> Void
     private var waiting: [Waiting] = []
     private var workers: [Int32: String] = [:]
+    private var strangers = Strangers()
 
     /// A connection without a whole ClientHello.
     private final class Waiting {
@@ -135,8 +136,12 @@ package final class Supervisor {
             return
         }
         do {
+            let isQuiet = strangers.isQuiet(
+                connection.from, open: fromThere, now: Clock.monotonic())
             let process = try Process.spawn(
-                program, workerArguments, passing: connection.socket.rawValue)
+                program,
+                workerArguments + ["--from", connection.from] + (isQuiet ? ["--quiet"] : []),
+                passing: connection.socket.rawValue)
             workers[process] = connection.from
         } catch {
             log("\(connection.from): \(error)")
@@ -146,8 +151,14 @@ package final class Supervisor {
     private func reap() {
         while let (process, ending) = Process.reap() {
             guard let from = workers.removeValue(forKey: process) else { continue }
-            if case .signalled(let signal) = ending {
+            switch ending {
+            case .signalled(let signal):
                 log("\(from): the worker \(process) was ended by signal \(signal)")
+            case .exited(Worker.strangerExit):
+                if strangers.note(from, now: Clock.monotonic()) {
+                    log("\(from): further strangers are not told of in this minute")
+                }
+            case .exited: break
             }
         }
     }

@@ -40,18 +40,33 @@ package struct Worker {
         case commit(GenerationRecord)
     }
 
-    /// Serves the connection until it ends.
+    /// The exit code of a worker whose connection had no known peer: that of all programs for `identity`.
+    package static let strangerExit: Int32 = 6
+
+    /// The other side showed no known key, or ended before it did.
+    package struct Stranger: Error, CustomStringConvertible {
+        var reason: TLSError
+        package var description: String { "\(reason)" }
+    }
+
+    /// Serves the connection until it ends; throws `Stranger` if the peer did not show a known key.
     ///
     /// - Returns: what happened, for the journal.
     package func serve(_ socket: consuming OwnedDescriptor) throws -> String {
         let context = try TLSContext(.receiver, try home.identity())
         let pairing = try home.catalog.hasOpenInvitation(now: Clock.wall())
         let deadline = ContinuousClock.now + .seconds(Limits.greetingSeconds)
-        let session = try TLSSession(
-            context, descriptor: socket.rawValue,
-            offering: pairing ? [.replication, .pairing] : [.replication],
-            accepting: try home.catalog.peers().map(\.key), deadline: deadline)
-        let connection = FrameConnection(session, socket: socket)
+        let pinned = try home.catalog.peers().map(\.key)
+        let connection: FrameConnection
+        do throws(TLSError) {
+            let session = try TLSSession(
+                context, descriptor: socket.rawValue,
+                offering: pairing ? [.replication, .pairing] : [.replication], accepting: pinned,
+                deadline: deadline)
+            connection = FrameConnection(session, socket: socket)
+        } catch {
+            throw Stranger(reason: error)
+        }
         // Who pairs has no name yet; its sessions are short.
         guard connection.applicationProtocol == .replication else {
             return try converse(connection, greetingDue: deadline)

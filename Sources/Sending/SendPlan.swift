@@ -81,7 +81,7 @@ package struct SendPlan: Sendable {
 
     /// Opens a plan, or returns nothing if it is not there or not whole.
     package init?(reading path: String) {
-        guard let file = try? File(path: path),
+        guard let file = try? File(path: path, .noFollow),
             let header = try? file.readBytes(at: 0, count: Self.headerByteCount)
         else { return nil }
         let fields = header.withRawSpan { Self.fields($0) }
@@ -137,7 +137,7 @@ package struct SendPlan: Sendable {
     }
 
     private func forEachBuffer(_ body: ([UInt8]) throws -> Void) throws {
-        let file = try File(path: path)
+        let file = try File(path: path, .noFollow)
         var left = Int(entryCount)
         var position = UInt64(Self.headerByteCount)
         while left > 0 {

@@ -18,9 +18,9 @@ package struct SourceHome: Sendable {
         self.path = path
         try Directory.create(path)
         catalog = try SourceCatalog(directory: path)
-        try Directory.create(path + "/plans")
-        try Directory.create(path + "/locks")
-        try Directory.create(path + "/maps")
+        try Directory.createOwn(path + "/plans")
+        try Directory.createOwn(path + "/locks")
+        try Directory.createOwn(path + "/maps")
     }
 
     /// This host's identity, made at first use.

@@ -22,6 +22,26 @@ package enum IdentityFileError: Error, Equatable, Sendable {
     case content(IdentityError)
 }
 
+extension IdentityFileError: CustomStringConvertible {
+    package var description: String {
+        let problem =
+            switch self {
+            case .system(let call, let code):
+                // SAFETY: strerror returns a C string that is copied at once.
+                unsafe "it cannot be used: \(call): \(String(cString: strerror(code)))"
+            case .exists: "it is there already"
+            case .notRegular: "it is no regular file"
+            case .owner(let user):
+                "it belongs to user \(user), and this program runs as user \(geteuid())"
+            case .mode(let mode):
+                "it has mode 0\(String(mode, radix: 8)), and others must not reach it; set 0600"
+            case .tooLong: "it is too long for an identity"
+            case .content(let error): "it holds no identity (\(error))"
+            }
+        return "the identity file identity.pem: \(problem)"
+    }
+}
+
 /// The file that holds an identity, readable by its owner alone.
 package enum IdentityFile {
     private static let maximumByteCount = 16_384

@@ -55,11 +55,23 @@ struct WorkerCommand: ParsableCommand {
 
     @Option var supervisor: Int32
 
+    /// The address of the other side, for the journal.
+    @Option var from: String
+
+    /// Keeps what a stranger does from the journal.
+    @Flag var quiet = false
+
     func run() throws {
         guard Process.endWithParent(supervisor, 9) else { return }
         Process.closeOnExec(3)
-        let worker = Worker(home: try state.home(), software: software) { Terminal.error($0) }
-        let ending = try worker.serve(OwnedDescriptor(takingOwnershipOf: 3))
-        if ending != "done" { Terminal.error(ending) }
+        let tell = { [from] (line: String) in Terminal.error("\(from): \(line)") }
+        let worker = Worker(home: try state.home(), software: software, log: tell)
+        do {
+            let ending = try worker.serve(OwnedDescriptor(takingOwnershipOf: 3))
+            if ending != "done" { tell(ending) }
+        } catch let stranger as Worker.Stranger {
+            if !quiet { tell("\(stranger)") }
+            throw ExitCode(Worker.strangerExit)
+        }
     }
 }
