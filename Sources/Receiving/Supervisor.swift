@@ -131,13 +131,13 @@ package final class Supervisor {
         Socket.setLowWater(connection.socket.rawValue, 1)
         waiting.remove(at: index)
         let fromThere = workers.values.filter { $0 == connection.from }.count
+        let isQuiet = strangers.isQuiet(
+            connection.from, open: fromThere, now: Clock.monotonic())
         guard workers.count < Self.workerLimit, fromThere < Self.workersPerAddress else {
-            log("\(connection.from): too many sessions; closed")
-            return
+            if !isQuiet { log("\(connection.from): too many sessions; closed") }
+            return noteStranger(from: connection.from)
         }
         do {
-            let isQuiet = strangers.isQuiet(
-                connection.from, open: fromThere, now: Clock.monotonic())
             let process = try Process.spawn(
                 program,
                 workerArguments + ["--from", connection.from] + (isQuiet ? ["--quiet"] : []),
@@ -154,12 +154,15 @@ package final class Supervisor {
             switch ending {
             case .signalled(let signal):
                 log("\(from): the worker \(process) was ended by signal \(signal)")
-            case .exited(Worker.strangerExit):
-                if strangers.note(from, now: Clock.monotonic()) {
-                    log("\(from): further strangers are not told of in this minute")
-                }
+            case .exited(Worker.strangerExit): noteStranger(from: from)
             case .exited: break
             }
+        }
+    }
+
+    private func noteStranger(from address: String) {
+        if strangers.note(address, now: Clock.monotonic()) {
+            log("\(address): further strangers are not told of in this minute")
         }
     }
 

@@ -72,6 +72,9 @@ struct WorkerCommand: ParsableCommand {
         } catch let stranger as Worker.Stranger {
             if !quiet { tell("\(stranger)") }
             throw ExitCode(Worker.strangerExit)
+        } catch {
+            tell("\(error)")
+            throw ExitCode(ExitStatus.failed.rawValue)
         }
     }
 }
