@@ -167,27 +167,24 @@ public struct MappingDifference {
         }
     }
 
+    /// Takes the nodes of one level that both trees have out of both lists.
+    ///
+    /// Such a node has the same lowest key in both trees: the kernel copies a node before it changes the keys
+    /// below it. One that had not would be read and found equal, so only time depends on that.
     private static func dropShared(_ left: inout [NodeReference], _ right: inout [NodeReference]) {
-        let leftBlocks = left.map(\.block).sorted()
-        let rightBlocks = right.map(\.block).sorted()
-        var shared: [UInt64] = []
+        var leftOnly: [NodeReference] = []
+        var rightOnly: [NodeReference] = []
+        var i = 0
         var j = 0
-        for block in leftBlocks {
-            while j < rightBlocks.count, rightBlocks[j] < block { j += 1 }
-            if j < rightBlocks.count, rightBlocks[j] == block { shared.append(block) }
+        while i < left.count, j < right.count {
+            let (first, second) = (left[i], right[j])
+            if first.low <= second.low { i += 1 }
+            if second.low <= first.low { j += 1 }
+            if first.low == second.low, first.block == second.block { continue }
+            if first.low <= second.low { leftOnly.append(first) }
+            if second.low <= first.low { rightOnly.append(second) }
         }
-        guard !shared.isEmpty else { return }
-        left.removeAll { contains(shared, $0.block) }
-        right.removeAll { contains(shared, $0.block) }
-    }
-
-    private static func contains(_ sorted: [UInt64], _ block: UInt64) -> Bool {
-        var low = 0
-        var high = sorted.count
-        while low < high {
-            let middle = low + (high - low) / 2
-            if sorted[middle] < block { low = middle + 1 } else { high = middle }
-        }
-        return low < sorted.count && sorted[low] == block
+        left = leftOnly + left[i...]
+        right = rightOnly + right[j...]
     }
 }
