@@ -75,7 +75,8 @@ class Site:
     # Programs
 
     def run(self, program: str, *arguments: str | os.PathLike, state: pathlib.Path | None = None,
-            timeout: float = 60) -> Result:
+            timeout: float = 90) -> Result:
+        """Runs a program to its end, which comes after the idle limit of 60 s when a peer waits in vain."""
         state = state or (self.standby if program == "blockferryd" else self.source)
         name = "BLOCKFERRYD_STATE" if program == "blockferryd" else "BLOCKFERRY_STATE"
         return Result(subprocess.run([BIN / program, *map(str, arguments)], capture_output=True, text=True,
