@@ -67,7 +67,7 @@ class DeviceTest(KernelTest):
 
     def change(self, where: pathlib.Path | None = None) -> None:
         with open(where or self.plain, "r+b") as file:
-            for offset, length in ((100, 300), (20 * BLOCK, 3 * BLOCK), (40 * BLOCK + 4096, 70_000)):
+            for offset, length in ((100, 300), (20 * BLOCK, 3 * BLOCK), (40 * BLOCK + 4096, 70_000), (90 * BLOCK, 900)):
                 file.seek(offset if where is None else 0)
                 file.write(self.random.randbytes(length if where is None else 300))
 

@@ -24,7 +24,7 @@ STATE, TARGET = 40 * MIB, 6 * MIB
 VOLUME = 4 * MIB + 700
 CAMPAIGN = os.environ.get("BLOCKFERRY_CAMPAIGN") == "1"
 # Images in all; images whose recovery is logged and cut, and into how many pieces that is at most.
-IMAGES, NESTED, PIECES = (1000, 20, 40) if CAMPAIGN else (45, 2, 6)
+IMAGES, NESTED, PIECES = (1000, 20, 40) if CAMPAIGN else (30, 2, 4)
 WHERE = pathlib.Path("/run/power")
 
 
@@ -262,7 +262,7 @@ class PowerTests(unittest.TestCase):
                     places.append((number, self.random.randrange(1, entry.length // 512) * 512, phase, acknowledged))
         return places
 
-    test_every_prefix.cost = 120
+    test_every_prefix.cost = 200
 
 
 if __name__ == "__main__":
