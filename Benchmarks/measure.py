@@ -13,12 +13,8 @@ class Cost:
 
     def __init__(self):
         self.cpu = 0.0
-        self.peaks = {}
-
-    @property
-    def rss(self):
-        """MiB: the sum of the processes' high-water marks."""
-        return sum(self.peaks.values()) / 1024
+        self.rss = 0.0
+        """MiB: the greatest sum of the high-water marks of processes that ran at the same time."""
 
 
 class Watcher:
@@ -35,12 +31,12 @@ class Watcher:
 
     def poll(self):
         while not self.stopped.wait(0.01):
+            sums = {}
             for pid, cost in list(self.processes):
                 for member in [pid, *children(pid)]:
-                    name, peak = high_water(member)
-                    if name is not None:
-                        # A worker's name is that of its program: keep the processes apart by id.
-                        cost.peaks[member] = max(peak, cost.peaks.get(member, 0))
+                    sums[cost] = sums.get(cost, 0) + high_water(member)
+            for cost, kib in sums.items():
+                cost.rss = max(cost.rss, kib / 1024)
 
     def stop(self):
         self.stopped.set()
@@ -56,15 +52,15 @@ def children(pid):
 
 
 def high_water(pid):
-    """Name and VmHWM in KiB; nothing before exec, whose memory is this program's own."""
+    """VmHWM in KiB; nothing before exec, whose memory is this program's own."""
     try:
         if os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe"):
-            return None, 0
+            return 0
         with open(f"/proc/{pid}/status") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
-        return fields["Name"].strip(), int(fields["VmHWM"].split()[0])
+        return int(fields["VmHWM"].split()[0])
     except (OSError, KeyError):
-        return None, 0
+        return 0
 
 
 def start(command, watcher, cost, **options):
