@@ -28,6 +28,10 @@ package struct Tag: Hashable, Sendable, CustomStringConvertible {
     package static let zero = Tag(prefixOf: [0, 0])
     package var isZero: Bool { low == 0 && high == 0 }
 
+    /// Of no content: in the map of a target that ends before the volume does, the volume's last block
+    /// (Specification 7.2).
+    package static let missing = Tag(prefixOf: [.max, .max])
+
     /// The 16 bytes.
     package var bytes: [UInt8] {
         var bytes = [UInt8]()

@@ -49,6 +49,13 @@ package struct MapBuilder: ~Copyable {
         }
     }
 
+    /// Says of the volume's last block that it is not there, whatever came in of it. Nothing comes in afterwards.
+    package mutating func missLastBlock() throws(MapError) {
+        let last = map.shape.blockCount - 1
+        guard pages.contains(MapShape.place(ofBlock: last).page) else { return }
+        try set(last, .missing)
+    }
+
     private mutating func set(_ block: UInt64, _ entry: Tag) throws(MapError) {
         let place = MapShape.place(ofBlock: block)
         if page != place.page {

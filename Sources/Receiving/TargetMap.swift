@@ -72,7 +72,8 @@ struct TargetMap {
         return map
     }
 
-    /// Makes a map by reading a target. What lies past its end counts as zeros.
+    /// Makes a map by reading a target. What lies past its end counts as zeros, but for the volume's last block, which is
+    /// missing then.
     ///
     /// - Returns: also the bytes read.
     static func scan(
@@ -116,6 +117,7 @@ struct TargetMap {
                 progress(Progress(phase: .reading, done: position, total: max(end, position)))
             }
         }
+        if reader.byteCount < volumeByteCount { try builder.missLastBlock() }
         try builder.finish()
         return (map, builder.byteCount)
     }
@@ -277,7 +279,8 @@ final class BlockCheck {
         try read(at: extent.offset, count: Int(length), into: memory)
         guard isChecked, let known else { return }
         let found = memory.withBytes(count: Int(known.length)) { tagger.entry(of: $0) }
-        if try found != map.entry(ofBlock: block) { note(extent.offset) }
+        let entry = try map.entry(ofBlock: block)
+        if found != entry, entry != .missing { note(extent.offset) }
         // What a grown volume adds to the block is defined by its records.
         if extent.length > known.length {
             memory.zero(at: Int(known.length), count: Int(extent.length - known.length))
@@ -288,7 +291,7 @@ final class BlockCheck {
     func willReplace(_ block: UInt64, _ entry: Tag) throws {
         guard isChecked, let known = map.shape.extent(ofBlock: block) else { return }
         let old = try map.entry(ofBlock: block)
-        if entry.isZero && old.isZero { return }
+        if entry.isZero && old.isZero || old == .missing { return }
         if known.offset < held.lowerBound || known.end > held.upperBound {
             let end = min(max(expected, known.end), map.shape.volumeByteCount)
             let count = min(Int(clamping: end - known.offset), ahead.byteCount)

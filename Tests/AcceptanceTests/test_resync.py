@@ -381,6 +381,27 @@ class States(Comparing):
             self.assertEqual(self.blockferry("verify", name, source)["difference"]["blocks_differing"], 0)
             target = self.site.path / f"next{size}"
 
+    def test_a_target_that_lost_nothing_but_zeros_is_not_whole(self) -> None:
+        """Past the end of a file there are zeros, and the volume ends with zeros."""
+        for name, kept in (("part", 5 * BLOCK + 100), ("block", 5 * BLOCK), ("sector", 9 * BLOCK + 512), ("all", 0)):
+            with self.subTest(name):
+                source, target = self.volume(name, 9 * BLOCK + 1024, sparse=True)
+                content = b"content" * 1000 if kept else b""
+                with open(source, "r+b") as file:
+                    file.write(content)
+                result = self.site.send(name, source)
+                self.assertEqual(result.code, 0, result)
+                os.truncate(target, kept)
+                facts = self.blockferry("verify", name, source, code=8)
+                self.assertEqual(extents(facts["difference"]), [9 * BLOCK])
+                self.assertEqual(self.scrub(name, 8)["offsets"], [9 * BLOCK])
+                self.assertEqual(self.site.status(name)["state"], "diverged")
+                self.assertEqual(self.site.send(name, source).code, 7)
+                self.blockferry("resync", name, source)
+                self.assertEqual((target.stat().st_size, sha256(target)), (source.stat().st_size, sha256(source)))
+                self.blockferry("verify", name, source)
+                self.assertEqual(self.scrub(name)["differing_blocks"], 0)
+
     def test_a_restored_standby_goes_on_in_its_lineage(self) -> None:
         source, target = self.volume("vol", 2 << 20)
         self.site.kill_daemon()

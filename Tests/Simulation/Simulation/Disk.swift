@@ -83,6 +83,9 @@ struct Disk {
     private var handles: [UInt64: Int] = [:]
     private var directories: [UInt64: String] = [:]
     private var next = 1
+    /// Files whose flushes are answered and not done.
+    var ignoresFlush: (String) -> Bool = { _ in false }
+    private var unflushable: Set<UInt64> = []
 
     init(_ image: Image) {
         for (path, bytes) in image {
@@ -106,6 +109,7 @@ struct Disk {
         switch operation {
         case .open(let handle, let path, let made):
             if Self.isVolatile(path) { return false }
+            if ignoresFlush(path) { unflushable.insert(handle) }
             if made {
                 nodes[next] = []
                 live[path] = next
@@ -118,7 +122,7 @@ struct Disk {
         case .truncate(let handle, let count): add(handle, .truncate(count))
         case .punch(let handle, let offset, let count):
             add(handle, .punch(offset: offset, byteCount: count))
-        case .sync(let handle): sync(handle)
+        case .sync(let handle): if !unflushable.contains(handle) { sync(handle) }
         case .rename(let path, let new):
             guard let node = live[path] else { break }
             live[path] = nil
