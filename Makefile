@@ -34,10 +34,12 @@ soak: build ## 500 live increments of each kind, thin and classic, each compared
 campaign: build ## Hours: every step, every cut, ten million crash states, 20,000 histories, every power cut, 10^8 inputs a fuzz target
 	LEAST=10000000 SEEDS="1 2 3 4 5 6 7 8 9 10" NESTED=1500 Tests/Simulation/run
 	.build/release/blockferry-simulation histories --seeds 20000
+	.build/release/blockferry-simulation lies --states 10000
 	cd Tests/FaultTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/PeerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/HostTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
-	BLOCKFERRY_CAMPAIGN=1 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=28800 KERNEL_TEST_PATIENCE=25200 Tests/KernelTests/run power NetworkTests
+	cd Tests/PowerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
+	BLOCKFERRY_CAMPAIGN=1 Tests/KernelTests/run NetworkTests
 	Fuzz/run 100000000
 
 planted-bugs: packages ## Plant one bug after the other and see which harness finds it

@@ -1,12 +1,16 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
-"""What device-mapper's `log-writes` target has recorded (Documentation/admin-guide/device-mapper/log-writes.rst, and
-drivers/md/dm-log-writes.c for the layout): each write with its data, in the order in which they became stable, and marks."""
+"""The log of writes of device-mapper's `log-writes` target and of QEMU's driver `blklogwrites`, which share a format
+(Documentation/admin-guide/device-mapper/log-writes.rst, and drivers/md/dm-log-writes.c for the layout): each write with its
+data, in the order in which they became stable, and marks."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
 import struct
+from typing import BinaryIO, Iterator
 
 MAGIC, VERSION = 0x6A736677736872, 1
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
@@ -37,24 +41,39 @@ class Entry:
         image[self.offset:self.offset + count] = content[:count]
 
 
-def read(path: str) -> list[Entry]:
+def read(path: str | os.PathLike) -> list[Entry]:
     """All entries of a log; a log that was not finished has as many as its first sector says."""
     with open(path, "rb") as file:
         magic, version, count, sector = struct.unpack("<QQQI", file.read(28))
         if (magic, version, sector) != (MAGIC, VERSION, SECTOR):
             raise ValueError(f"{path} is no log of writes: {magic:#x}, version {version}, sectors of {sector}")
-        entries, place = [], SECTOR
-        for _ in range(count):
-            file.seek(place)
-            head = file.read(SECTOR)
-            first, sectors, flags, length = struct.unpack_from("<QQQQ", head)
-            place += SECTOR
-            if flags & MARK:
-                entries.append(Entry(0, 0, flags, head[32:32 + length]))
-                continue
-            data = b""
-            if not flags & DISCARD:
-                data = file.read(sectors * SECTOR)
-                place += sectors * SECTOR
-            entries.append(Entry(first * SECTOR, sectors * SECTOR, flags, data))
+        entries = list(itertools.islice(_entries(file), count))
+        if len(entries) < count:
+            raise ValueError(f"{path} has {len(entries)} entries instead of {count}")
         return entries
+
+
+def length(path: str | os.PathLike) -> int:
+    """How many entries are in a file that is being written, whatever its first sector says yet."""
+    with open(path, "rb") as file:
+        return sum(1 for _ in _entries(file))
+
+
+def _entries(file: BinaryIO) -> Iterator[Entry]:
+    place = SECTOR
+    while True:
+        file.seek(place)
+        head = file.read(SECTOR)
+        # The head of an entry says what it did: nothing but zeros is no entry.
+        if not any(head):
+            return
+        first, sectors, flags, length = struct.unpack_from("<QQQQ", head)
+        place += SECTOR
+        if flags & MARK:
+            yield Entry(0, 0, flags, head[32:32 + length])
+            continue
+        data = b""
+        if not flags & DISCARD:
+            data = file.read(sectors * SECTOR)
+            place += sectors * SECTOR
+        yield Entry(first * SECTOR, sectors * SECTOR, flags, data)
