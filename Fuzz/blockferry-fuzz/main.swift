@@ -6,7 +6,7 @@ import Glibc
 
 let name = unsafe getenv("FUZZ_TARGET").map { unsafe String(cString: $0) } ?? ""
 guard targets.contains(where: { $0.name == name }) else {
-    for target in targets { print(target.name, target.length, target.share) }
+    for target in targets { print(target.name, target.length) }
     exit(name == "list" ? 0 : 2)
 }
 

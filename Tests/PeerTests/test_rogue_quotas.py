@@ -1,7 +1,7 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
 """A paired sender that is hostile: how much of the standby it can hold, and whether another peer's volume still
-replicates meanwhile (G6)."""
+replicates meanwhile (G6); floods of key updates (F3)."""
 
 import os
 import struct
@@ -10,6 +10,7 @@ import time
 import unittest
 
 import rogue
+from key_updates import Updater
 from rogue import CLOSED, CODES, CUT, NAME, REFUSE, TYPE, Peer, Standby, Transfer, count, encode, refusal
 
 SESSIONS = 8  # Specification 10
@@ -153,6 +154,47 @@ class Quotas(Standby):
         peer.close()
         self.vol.wait()
         print(f"frames that nobody read the answers of: {sent}; another peer's increment took {took:.2f} s")
+
+    def flood(self, frames: list[bytes], limit: float) -> None:
+        """New keys without an end, after these frames: the session ends, another peer is served, no memory is lost."""
+        updater = Updater(self.site.port, self.vol.identity, rogue.new_address())
+        self.addCleanup(updater.close)
+        for frame in frames:
+            updater.write(frame)
+        began, updates, took, memory = time.monotonic(), 0, 0.0, []
+        while updater.update():
+            updates += 1
+            time.sleep(0.0002)
+            if updates % 500 == 0:
+                memory.append(self.memory())
+            if updates == 1000:
+                took = self.others(5, "key updates")
+            self.assertLess(time.monotonic() - began, limit, f"{updates} key updates, and the session goes on")
+        print(f"key updates after {len(frames)} frames: {updates} in {time.monotonic() - began:.1f} s; another peer's increment "
+              f"took {took:.2f} s; memory grew by {(max(memory) - memory[0]) / 2**20:.1f} MiB")
+        self.assertGreaterEqual(updates, 1000)
+        self.assertLess(max(memory) - memory[0], 8 << 20)
+
+    def memory(self) -> int:
+        """Resident bytes of the workers."""
+        with open(f"/proc/{self.site.daemon.pid}/task/{self.site.daemon.pid}/children") as children:
+            pids = children.read().split()
+        total = 0
+        for pid in pids:
+            try:
+                with open(f"/proc/{pid}/statm") as numbers:
+                    total += int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            except OSError:
+                pass
+        return total
+
+    def test_key_updates_before_hello(self) -> None:
+        self.flood([], 15)
+
+    @unittest.skipUnless(rogue.CAMPAIGN, "waits for the idle limit of 60 s; with BLOCKFERRY_CAMPAIGN=1")
+    def test_key_updates_in_a_session(self) -> None:
+        """They are no frames: the idle limit ends the session."""
+        self.flood([encode.frame("HELLO", encode.hello(), 0), encode.frame("OPEN", encode.open_("vol"), 1)], 75)
 
     @unittest.skipUnless(rogue.CAMPAIGN, "waits for the idle limit of 60 s; with BLOCKFERRY_CAMPAIGN=1")
     def test_stall_after_begin(self) -> None:

@@ -1,8 +1,9 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
 """Strangers, who have no key (F1, F2, F4, F5, F3, F7): silent and trickling connections, floods, garbage, and what the port
-tells. Needs the package `sslscan`; without it the test fails."""
+tells. Needs the packages `sslscan` and `testssl.sh`; without them tests fail."""
 
+import json
 import os
 import random
 import shutil
@@ -180,6 +181,22 @@ class Strangers(Standby):
         self.assertEqual([item.attrib for item in test.findall("heartbleed") if item.get("vulnerable") == "1"], [])
         self.assertTrue({item.get("cipher") for item in test.findall("cipher")} <= {
             "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
+
+    def test_testssl(self) -> None:
+        """Everything that testssl.sh looks for but its list of clients."""
+        self.assertIsNotNone(shutil.which("testssl"), "install the package testssl.sh")
+        report = self.site.path / "testssl.json"
+        subprocess.run(["testssl", "--ip", "one", "--warnings", "off", "--color", "0", "-p", "-s", "-f", "-P", "-S", "-U", "-E",
+                        "--jsonfile", report, f"127.0.0.1:{self.site.port}"], timeout=600, stdout=subprocess.DEVNULL,
+                       stdin=subprocess.DEVNULL)
+        found = {item["id"]: item for item in json.loads(report.read_text())}
+        # It warns of itself, where it would have to show a certificate.
+        print(f"testssl.sh: {len(found)} findings, {sorted({item['severity'] for item in found.values()})}", flush=True)
+        self.assertGreaterEqual(len(found), 40)
+        self.assertEqual([item for item in found.values() if item["severity"] not in ("OK", "INFO", "DEBUG", "WARN")], [])
+        for name in ("SSLv2", "SSLv3", "TLS1", "TLS1_1", "TLS1_2"):
+            self.assertEqual(found[name]["finding"], "not offered", name)
+        self.assertEqual(found["sessionresumption_ticket"]["finding"], "not supported")
 
     def test_no_tickets(self) -> None:
         """sslscan does not look for tickets: after a session that was greeted there is none."""
