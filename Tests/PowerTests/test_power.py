@@ -26,7 +26,7 @@ from powercuts import STATE, TARGET
 CAMPAIGN = os.environ.get("BLOCKFERRY_CAMPAIGN") == "1"
 SEED = int(os.environ.get("BLOCKFERRY_SEED", time.time_ns() % 1_000_000))
 # Histories; images of each; how many of them have their recovery cut, and into how many pieces at most.
-HISTORIES, IMAGES, NESTED, PIECES = (8, None, 40, 1000) if CAMPAIGN else (1, 300, 4, 25)
+HISTORIES, IMAGES, NESTED, PIECES = (4, None, 40, 1000) if CAMPAIGN else (1, 300, 4, 25)
 LOOP_CTL_ADD, LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 if os.access("/dev/shm", os.W_OK):
     tempfile.tempdir = "/dev/shm"
@@ -92,7 +92,7 @@ class LoopMachine(powercuts.Machine):
             command("losetup", "-d", self.attached.pop())
         if self.daemon is None:
             return []
-        # It writes the log's last parts when it ends, which it does when its file is unmounted for good.
+        # The first sector of the log, which has the number of its entries, is written at the end.
         self.daemon.terminate()
         self.daemon.wait(20)
         self.daemon = None
