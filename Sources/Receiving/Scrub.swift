@@ -6,6 +6,7 @@ internal import Catalog
 internal import Digests
 internal import MapStore
 internal import Platform
+internal import Staging
 internal import TagMap
 package import Wire
 
@@ -19,6 +20,8 @@ package struct ScrubResult: Sendable {
     package var rootMatches: Bool?
     /// Bytes of the target that were read.
     package var readByteCount: UInt64
+    /// Bytes that the target lacks at the end of the volume; the volume's last block differs then.
+    package var missingByteCount: UInt64
     /// Blocks of 64 KiB that are not what the map says.
     package var differingBlocks: UInt64 = 0
     /// Where they begin, in bytes; not more than 1000.
@@ -51,7 +54,9 @@ extension Administration {
         var result = ScrubResult(
             generation: committed, wasMapMissing: known == nil,
             rootMatches: committed.volumeRoot == .zero ? nil : found.root == committed.volumeRoot,
-            readByteCount: read)
+            readByteCount: read,
+            missingByteCount: committed.head.volumeSize
+                - min(target.byteCount, committed.head.volumeSize))
         if let known, known.root != found.root {
             try MapDifference(found) { try known.children($0) }.forEach { block, _ in
                 result.differingBlocks += 1

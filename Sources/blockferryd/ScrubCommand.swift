@@ -30,6 +30,7 @@ struct ScrubCommand: ParsableCommand {
         let clean: Bool
         let mapWasMissing: Bool
         let bytesRead: UInt64
+        let bytesMissing: UInt64
         let differingBlocks: UInt64
         let offsets: [UInt64]
     }
@@ -49,6 +50,7 @@ struct ScrubCommand: ParsableCommand {
                         volume: volume.text, generation: head.number,
                         generationId: "\(result.generation.id)", clean: result.isClean,
                         mapWasMissing: result.wasMapMissing, bytesRead: result.readByteCount,
+                        bytesMissing: result.missingByteCount,
                         differingBlocks: result.differingBlocks, offsets: result.offsets)))
         } else if !quiet {
             Terminal.out(text(result, head.number))
@@ -64,6 +66,9 @@ struct ScrubCommand: ParsableCommand {
         }
         var text =
             "\(volume) is not generation \(number): \(result.differingBlocks) blocks of 64 KiB differ\n"
+        if result.missingByteCount > 0 {
+            text += "  the target lacks the last \(result.missingByteCount) bytes of the volume\n"
+        }
         for offset in result.offsets.prefix(20) { text += "  at byte \(offset)\n" }
         return text + "next, on the source: blockferry resync SOURCE --to PEER --volume \(volume)\n"
     }
