@@ -36,7 +36,7 @@ campaign: build ## Hours: every step, every cut, ten million crash states, 20,00
 	.build/release/blockferry-simulation histories --seeds 20000
 	.build/release/blockferry-simulation lies --states 10000
 	cd Tests/FaultTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
-	cd Tests/PeerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
+	Tests/PeerTests/campaign
 	cd Tests/HostTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/PowerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	BLOCKFERRY_CAMPAIGN=1 Tests/KernelTests/run NetworkTests

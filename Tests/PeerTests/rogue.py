@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 import unittest
+from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "AcceptanceTests"))
 
@@ -28,6 +29,8 @@ from decode import decode_invitation, decode_peer_id  # noqa: E402
 TYPE = encode.TYPE
 NAME = {number: name for name, number in TYPE.items()}
 CAMPAIGN = os.environ.get("BLOCKFERRY_CAMPAIGN") == "1"
+# Several processes may share the cases of a campaign that are mostly waited for: BLOCKFERRY_SHARE=2/8 is the second of eight.
+SHARE, SHARES = map(int, os.environ.get("BLOCKFERRY_SHARE", "1/1").split("/"))
 SEED = int(os.environ.get("BLOCKFERRY_SEED", "7"))
 # How many bytes the volumes have: few, since Python makes their tags and checksums.
 SIZE = 131_072
@@ -41,6 +44,11 @@ CLOSED, CUT = (0, b""), (-1, b"")
 def count(ordinary: int, campaign: int) -> int:
     """How many cases: in continuous integration, and in a campaign."""
     return campaign if CAMPAIGN else ordinary
+
+
+def share(cases: Sequence) -> Sequence:
+    """Those cases that are this process's."""
+    return cases[SHARE - 1::SHARES]
 
 
 _addresses = itertools.count(1)
