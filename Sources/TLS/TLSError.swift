@@ -72,7 +72,8 @@ extension TLSError {
             SSL_R_UNEXPECTED_MESSAGE, SSL_R_BAD_DIGEST_LENGTH, SSL_R_BAD_SIGNATURE,
             SSL_R_DIGEST_CHECK_FAILED, SSL_R_DATA_LENGTH_TOO_LONG, SSL_R_BAD_LENGTH,
             SSL_R_BAD_LEGACY_VERSION, SSL_R_WRONG_VERSION_NUMBER, SSL_R_BAD_EXTENSION,
-            SSL_R_INVALID_SESSION_ID:
+            SSL_R_INVALID_SESSION_ID, SSL_R_NOT_ON_RECORD_BOUNDARY, SSL_R_UNKNOWN_CIPHER_RETURNED,
+            SSL_R_WRONG_CIPHER_RETURNED:
             return .damaged(text(code))
         default: return .protocolFailure(text(code))
         }
@@ -97,6 +98,8 @@ extension TLSError {
         case SSL_AD_DECODE_ERROR, SSL_AD_BAD_RECORD_MAC, SSL_AD_RECORD_OVERFLOW,
             SSL_AD_UNEXPECTED_MESSAGE, SSL_AD_DECRYPT_ERROR, SSL_AD_ILLEGAL_PARAMETER:
             return .damaged(name(alert))
+        // Every TLS 1.3 has sent it.
+        case SSL_AD_MISSING_EXTENSION: return .damaged("missing extension")
         default: return .alert(name(alert))
         }
     }
