@@ -91,6 +91,8 @@ class Strangers(Standby):
                         strangers[number] = self.connect()
                 grown = max(grown, self.memory() - before)
                 times.append(self.legitimate())
+                # The worker of the peer has memory of its own.
+                self.quiet()
         finally:
             for stranger in strangers:
                 stranger.close()
