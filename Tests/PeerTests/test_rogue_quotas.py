@@ -166,7 +166,7 @@ class Quotas(Standby):
             updates += 1
             time.sleep(0.0002)
             if updates % 500 == 0:
-                memory.append(self.memory())
+                memory.append(sum(self.resident()))
             if updates == 1000:
                 took = self.others(5, "key updates")
             self.assertLess(time.monotonic() - began, limit, f"{updates} key updates, and the session goes on")
@@ -174,19 +174,6 @@ class Quotas(Standby):
               f"took {took:.2f} s; memory grew by {(max(memory) - memory[0]) / 2**20:.1f} MiB")
         self.assertGreaterEqual(updates, 1000)
         self.assertLess(max(memory) - memory[0], 8 << 20)
-
-    def memory(self) -> int:
-        """Resident bytes of the workers."""
-        with open(f"/proc/{self.site.daemon.pid}/task/{self.site.daemon.pid}/children") as children:
-            pids = children.read().split()
-        total = 0
-        for pid in pids:
-            try:
-                with open(f"/proc/{pid}/statm") as numbers:
-                    total += int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            except OSError:
-                pass
-        return total
 
     def test_key_updates_before_hello(self) -> None:
         self.flood([], 15)
@@ -198,7 +185,8 @@ class Quotas(Standby):
 
     @unittest.skipUnless(rogue.CAMPAIGN, "waits for the idle limit of 60 s; with BLOCKFERRY_CAMPAIGN=1")
     def test_stall_after_begin(self) -> None:
-        """Silence ends a session after 60 s. PINGs alone must not keep it: bytes of content have to come (G6)."""
+        """Silence ends a session after 60 s. PINGs keep one, whose source may be slow, and its own volume; nobody else's
+        (ThreatModel: time)."""
         silent = self.vol.begun(self.vol.delta(1))
         alive = self.volumes["v0"].begun(self.volumes["v0"].delta(1))
         stop = threading.Event()
@@ -209,24 +197,30 @@ class Quotas(Standby):
 
         thread = threading.Thread(target=ping)
         thread.start()
-        began = time.monotonic()
-        silent.socket.settimeout(90)
         try:
-            self.assertIn(silent.answer(), (CLOSED, CUT))
-            ended = time.monotonic() - began
+            ended = self.end_of(silent)
             print(f"a silent session ended after {ended:.1f} s")
             self.assertTrue(55 <= ended <= 70, ended)
-            alive.socket.settimeout(60)
-            try:
-                kind, _ = alive.answer()
-            except TimeoutError:
-                kind = None
-            self.assertIsNotNone(kind, f"PINGs alone kept a session for {time.monotonic() - began:.0f} s")
+            time.sleep(15)
+            self.others(5, "PINGs")
         finally:
             stop.set()
             thread.join()
-            silent.close()
-            alive.close()
+        # A PING may have been sent just now.
+        ended = self.end_of(alive)
+        print(f"a session ended {ended:.1f} s after its last PING")
+        self.assertTrue(50 <= ended <= 70, ended)
+
+    @staticmethod
+    def end_of(peer: Peer) -> float:
+        """Seconds until a session ends that says nothing more."""
+        began = time.monotonic()
+        peer.socket.settimeout(90)
+        try:
+            assert peer.answer() in (CLOSED, CUT)
+        finally:
+            peer.close()
+        return time.monotonic() - began
 
 
 if __name__ == "__main__":

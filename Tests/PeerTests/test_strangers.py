@@ -25,12 +25,14 @@ class Strangers(Standby):
             return [pid, *map(int, listing.read().split())]
 
     def memory(self) -> int:
-        """Resident bytes of the supervisor and all workers."""
+        """Resident bytes that the supervisor and all workers have for themselves: not those of the program's file, which
+        they share, and of which a stranger whose record becomes whole makes one worker more."""
         total = 0
         for pid in self.processes():
             try:
                 with open(f"/proc/{pid}/statm") as numbers:
-                    total += int(numbers.read().split()[1]) * 4096
+                    _, resident, shared, *_ = map(int, numbers.read().split())
+                total += (resident - shared) * os.sysconf("SC_PAGE_SIZE")
             except OSError:
                 pass
         return total
