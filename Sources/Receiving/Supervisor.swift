@@ -47,6 +47,9 @@ package final class Supervisor {
     /// - Parameters:
     ///   - listener: a listening socket.
     ///   - workerArguments: what makes this program a worker that serves descriptor 3.
+    /// Volumes that another process had when this one began.
+    private var unrecovered: [VolumeName] = []
+
     package init(
         _ home: StandbyHome, listener: consuming OwnedDescriptor, workerArguments: [String],
         log: @escaping (String) -> Void
@@ -57,24 +60,29 @@ package final class Supervisor {
         self.log = log
     }
 
-    /// Finishes what an earlier run left behind: every volume is brought to a complete generation.
+    /// Finishes what an earlier run left behind: every volume is brought to a complete generation. One that another
+    /// process has, such as a worker of the earlier run that has not ended yet, follows while this one serves.
     package func recover() throws {
-        for volume in try home.catalog.volumes() {
-            guard let writer = try VolumeWriter(home, volume.name) else {
-                log("volume \(volume.name): another process has it; not recovered here")
-                continue
-            }
-            let before = writer.volume.state
-            do {
-                try writer.recover()
-                if before == .applying { log("volume \(volume.name): finished applying") }
-                if let problem = writer.keepingProblem {
-                    log("volume \(volume.name): not kept as wanted: \(problem)")
-                }
-            } catch {
-                log("volume \(volume.name): \(error)")
-            }
+        for volume in try home.catalog.volumes() where try !recover(volume.name) {
+            log("volume \(volume.name): another process has it; recovered when that has ended")
+            unrecovered.append(volume.name)
         }
+    }
+
+    /// - Returns: whether no other process had it.
+    private func recover(_ name: VolumeName) throws -> Bool {
+        guard let writer = try VolumeWriter(home, name) else { return false }
+        let before = writer.volume.state
+        do {
+            try writer.recover()
+            if before == .applying { log("volume \(name): finished applying") }
+            if let problem = writer.keepingProblem {
+                log("volume \(name): not kept as wanted: \(problem)")
+            }
+        } catch {
+            log("volume \(name): \(error)")
+        }
+        return true
     }
 
     /// Serves until SIGTERM or SIGINT comes in on `signals`.
@@ -84,6 +92,8 @@ package final class Supervisor {
             let descriptors = [signals, listener.rawValue] + waiting.map { $0.socket.rawValue }
             let ready = Socket.waitReadable(descriptors, milliseconds: 500)
             reap()
+            // One that was removed meanwhile is nobody's.
+            unrecovered.removeAll { (try? recover($0)) != false }
             if ready.contains(0), Process.takeSignal(from: signals) != nil { return stop() }
             for index in ready.reversed() where index >= 2 { look(at: index - 2, program) }
             if ready.contains(1) { acceptAll() }

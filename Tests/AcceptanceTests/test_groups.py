@@ -77,8 +77,10 @@ class GroupSite(unittest.TestCase):
         return tuple(self.site.status(name).get("generation") for name in NAMES)
 
     def settle(self) -> None:
-        """Waits until no process of the standby has a volume: what is found then is what a crash has left."""
-        self.assertTrue(until(30, lambda: all(self.site.is_free(name) for name in NAMES)))
+        """Waits until no process of the standby has a volume, and a daemon has recovered what was to be recovered: what is
+        found then is what a crash has left."""
+        self.assertTrue(until(30, lambda: all(self.site.is_free(name) for name in NAMES)
+                              and (self.site.daemon is None or "applying" not in self.states())))
 
     def full_copies(self) -> None:
         result = self.send_group()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL at random moments: the target is the old or the new generation, and the next send completes."""
 
+import fcntl
 import os
 import random
 import time
@@ -80,6 +81,28 @@ class Kills(unittest.TestCase):
         self.assertGreaterEqual(kills, KILLS)
         self.assertGreaterEqual(mid, KILLS // 10)
         self.assertGreaterEqual(resumed, 1)
+
+    def test_what_another_process_had_at_the_start_is_recovered_later(self) -> None:
+        """A worker of an earlier run may end after the next daemon has begun. A log that no transfer owns is what there is
+        to recover here."""
+        site = Site()
+        self.addCleanup(site.close)
+        site.start_daemon()
+        plain = site.path / "plain"
+        plain.write_bytes(bytes(100_000))
+        site.pair("vol", site.path / "copy")
+        self.assertEqual(site.send("vol", plain).code, 0)
+        self.assertTrue(until(10, lambda: site.is_free("vol")))
+        site.kill_daemon()
+        left = site.standby / "staging/vol.log"
+        left.write_bytes(b"left")
+        with open(site.standby / "locks/vol") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            site.start_daemon()
+            self.assertIn("volume vol: another process has it", (site.path / "daemon.log").read_text())
+            time.sleep(1)
+            self.assertTrue(left.exists(), "recovered what another process has")
+        self.assertTrue(until(10, lambda: not left.exists()), "never recovered")
 
 
 if __name__ == "__main__":
