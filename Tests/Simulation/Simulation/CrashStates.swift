@@ -59,16 +59,7 @@ final class CrashStates {
     }
 
     func run() throws {
-        try work.set([:])
-        let setUp = try Trace.record(work.path) {
-            try scenario.prepare(try ModelStandby(work.path))
-        }
-        try work.forget(setUp)
-        let start = try work.image()
-        let operations = try Trace.record(work.path) {
-            try scenario.run(try ModelStandby(work.path))
-        }
-        try work.forget(operations)
+        let (start, operations) = try work.record(scenario)
         try explore(operations, from: start, depth: 0, Promises())
     }
 

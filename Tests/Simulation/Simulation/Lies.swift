@@ -95,14 +95,7 @@ final class LyingDisk {
     private var target: String { "\(work.path)/\(expected.name).copy" }
 
     func run(states: Int) throws {
-        try work.set([:])
-        try work.forget(
-            try Trace.record(work.path) { try scenario.prepare(try ModelStandby(work.path)) })
-        let start = try work.image()
-        let operations = try Trace.record(work.path) {
-            try scenario.run(try ModelStandby(work.path))
-        }
-        try work.forget(operations)
+        let (start, operations) = try work.record(scenario)
         for number in 0..<states {
             counts.states += 1
             do { try check(try cut(start, operations)) } catch let violation as Violation {
@@ -154,11 +147,8 @@ final class LyingDisk {
         var lost = Self.differing(content, found.target)
         let named = found.scrub.offsets.map { Int($0) }
         // The last one is missing if the file is too short.
-        if found.target.count < content.count,
-            lost.last != (content.count - 1) / Content.block * Content.block
-        {
-            lost.append((content.count - 1) / Content.block * Content.block)
-        }
+        let last = (content.count - 1) / Content.block * Content.block
+        if found.target.count < content.count, lost.last != last { lost.append(last) }
         if lost.isEmpty { counts.whole += 1 } else { counts.lossy += 1 }
         if found.scrub.wasMapMissing, !lost.isEmpty { counts.byRoot += 1 }
         guard found.scrub.isClean == lost.isEmpty else {

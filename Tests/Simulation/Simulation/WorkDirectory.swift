@@ -47,6 +47,18 @@ final class WorkDirectory {
         known = image
     }
 
+    /// Plays a scenario.
+    ///
+    /// - Returns: what was there after its preparation, and what it then did.
+    func record(_ scenario: Scenario) throws -> (start: Image, operations: [Operation]) {
+        try set([:])
+        try forget(try Trace.record(path) { try scenario.prepare(try ModelStandby(path)) })
+        let start = try image()
+        let operations = try Trace.record(path) { try scenario.run(try ModelStandby(path)) }
+        try forget(operations)
+        return (start, operations)
+    }
+
     /// Says that the real code has changed files since `set`.
     func forget(_ operations: [Operation]) throws {
         var handles: [UInt64: String] = [:]
