@@ -51,6 +51,7 @@ final class Store: Sendable {
             // By name only: opening and closing the file here would drop the locks that other
             // connections of this process hold on it.
             try Self.checkFiles(path)
+            try Self.checkDescriptors(directory)
             let queue = try DatabaseQueue(path: path, configuration: Self.configuration)
             try queue.inDatabase { db in
                 try Self.checkPurpose(db, purpose)
@@ -159,6 +160,13 @@ final class Store: Sendable {
             }
             try check(file, mode: mode.uint32Value, owner: owner.uint32Value, wanted: "0600")
         }
+    }
+
+    /// SQLite needs three descriptors: file, log and index. Where it gets fewer, GRDB lets go of its queue, and
+    /// libdispatch, which wants two for that, ends the process by an illegal instruction if it does not get them.
+    private static func checkDescriptors(_ directory: String) throws {
+        let spare = try (0..<3).map { _ in try File(path: directory) }
+        withExtendedLifetime(spare) {}
     }
 
     private static func check(_ path: String, mode: UInt32, owner: UInt32, wanted: String) throws {

@@ -159,6 +159,16 @@ class Limits(unittest.TestCase):
     def test_descriptors(self) -> None:
         self.enumerate("NOFILE")
 
+    def test_a_catalog_that_gets_no_descriptors_is_told(self) -> None:
+        """libdispatch, below the SQLite library, ends a process that has too few, some of the times."""
+        site = self.site()
+        for limit in range(3, 10):
+            for _ in range(40):
+                result = site.bounded("blockferry", "status", "--state", str(site.source),
+                                      prepare=limited("NOFILE", limit, site.user), seconds=40)
+                if loaded(result):
+                    ended_well(self, result, f"NOFILE {limit}: status", lines=3)
+
     def test_address_space(self) -> None:
         self.enumerate("AS")
 
