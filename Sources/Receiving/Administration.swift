@@ -153,11 +153,4 @@ package struct Administration {
         let writer = try writer(name)
         try writer.reset()
     }
-
-    /// Finishes an interrupted apply, as the daemon does when it starts.
-    package func recover(_ name: VolumeName) throws -> StandbyVolume {
-        let writer = try writer(name)
-        try writer.recover()
-        return writer.volume
-    }
 }

@@ -1,10 +1,8 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Catalog
 package import Platform
-internal import Synchronization
-internal import Wire
+package import Wire
 
 /// Accepts connections, limits them, and gives each to a worker process of its own.
 ///
@@ -21,11 +19,11 @@ package final class Supervisor {
     private static let greetingNanoseconds =
         UInt64(Limits.greetingSeconds) * nanosecondsPerSecond
 
-    private let home: StandbyHome
     private let listener: OwnedDescriptor
-    private let workerArguments: [String]
+    private let arguments: [String]
     private let log: (String) -> Void
     private var waiting: [Waiting] = []
+    /// Where those are that each process serves.
     private var workers: [Int32: String] = [:]
     private var strangers = Strangers()
 
@@ -46,54 +44,31 @@ package final class Supervisor {
 
     /// - Parameters:
     ///   - listener: a listening socket.
-    ///   - workerArguments: what makes this program a worker that serves descriptor 3.
-    /// Volumes that another process had when this one began.
-    private var unrecovered: [VolumeName] = []
-
+    ///   - arguments: what this program is told, beside its command, when it is started as `worker`, which serves
+    ///     descriptor 3, or as `recover`.
     package init(
-        _ home: StandbyHome, listener: consuming OwnedDescriptor, workerArguments: [String],
+        listener: consuming OwnedDescriptor, arguments: [String],
         log: @escaping (String) -> Void
     ) {
-        self.home = home
         self.listener = listener
-        self.workerArguments = workerArguments
+        self.arguments = arguments
         self.log = log
     }
 
-    /// Finishes what an earlier run left behind: every volume is brought to a complete generation. One that another
-    /// process has, such as a worker of the earlier run that has not ended yet, follows while this one serves.
-    package func recover() throws {
-        for volume in try home.catalog.volumes() where try !recover(volume.name) {
-            log("volume \(volume.name): another process has it; recovered when that has ended")
-            unrecovered.append(volume.name)
-        }
-    }
-
-    /// - Returns: whether no other process had it.
-    private func recover(_ name: VolumeName) throws -> Bool {
-        guard let writer = try VolumeWriter(home, name) else { return false }
-        let before = writer.volume.state
-        do {
-            try writer.recover()
-            if before == .applying { log("volume \(name): finished applying") }
-            if let problem = writer.keepingProblem {
-                log("volume \(name): not kept as wanted: \(problem)")
-            }
-        } catch {
-            log("volume \(name): \(error)")
-        }
-        return true
-    }
-
     /// Serves until SIGTERM or SIGINT comes in on `signals`.
-    package func run(signals: CInt) throws {
+    ///
+    /// - Parameter held: volumes that another process had when they were to be recovered, such as a worker of an
+    ///   earlier run that has not ended yet. A process of their own waits for that.
+    package func run(signals: CInt, held: [VolumeName]) throws {
         let program = try Process.executablePath
+        if !held.isEmpty {
+            let process = try Process.spawn(program, ["recover"] + arguments + held.map(\.text))
+            workers[process] = "recovery"
+        }
         while true {
             let descriptors = [signals, listener.rawValue] + waiting.map { $0.socket.rawValue }
             let ready = Socket.waitReadable(descriptors, milliseconds: 500)
             reap()
-            // One that was removed meanwhile is nobody's.
-            unrecovered.removeAll { (try? recover($0)) != false }
             if ready.contains(0), Process.takeSignal(from: signals) != nil { return stop() }
             for index in ready.reversed() where index >= 2 { look(at: index - 2, program) }
             if ready.contains(1) { acceptAll() }
@@ -150,7 +125,7 @@ package final class Supervisor {
         do {
             let process = try Process.spawn(
                 program,
-                workerArguments + ["--from", connection.from] + (isQuiet ? ["--quiet"] : []),
+                ["worker"] + arguments + ["--from", connection.from] + (isQuiet ? ["--quiet"] : []),
                 passing: connection.socket.rawValue)
             workers[process] = connection.from
         } catch {

@@ -31,6 +31,7 @@ internal import Wire
             UnpairCommand.self,
             StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
             PromoteCommand.self, ResetCommand.self, IDCommand.self, WorkerCommand.self,
+            RecoverCommand.self,
         ])
 
     static func main() {

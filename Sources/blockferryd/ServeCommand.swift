@@ -5,6 +5,7 @@ internal import ArgumentParser
 internal import CommandLine
 internal import Platform
 internal import Receiving
+internal import Wire
 
 struct ServeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -33,16 +34,14 @@ struct ServeCommand: ParsableCommand {
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
         let supervisor = Supervisor(
-            home, listener: listener,
-            workerArguments: [
-                "worker", "--state", state.path, "--supervisor", "\(Process.identifier)",
-            ]
+            listener: listener,
+            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"]
         ) { Terminal.error($0) }
-        try supervisor.recover()
+        let held = try Recovery(home) { Terminal.error($0) }.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
         Terminal.error("listening on \(listen), port \(port)")
         Process.notifyServiceManager("READY=1")
-        try supervisor.run(signals: signals.rawValue)
+        try supervisor.run(signals: signals.rawValue, held: held)
         Process.notifyServiceManager("STOPPING=1")
     }
 }
@@ -76,5 +75,22 @@ struct WorkerCommand: ParsableCommand {
             tell("\(error)")
             throw ExitCode(ExitStatus.failed.rawValue)
         }
+    }
+}
+
+/// What `serve` starts for volumes that another process had when it began.
+struct RecoverCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "recover", shouldDisplay: false)
+
+    @OptionGroup var state: StateOptions
+
+    @Option var supervisor: Int32
+
+    @Argument var volumes: [String]
+
+    func run() throws {
+        guard Process.endWithParent(supervisor, 9) else { return }
+        Recovery(try state.home()) { Terminal.error($0) }
+            .recover(held: volumes.compactMap { VolumeName($0) })
     }
 }

@@ -72,6 +72,10 @@ class Site:
         self.log.close()
         shutil.rmtree(self.path)
 
+    def journal(self) -> str:
+        """What the daemon and its workers said."""
+        return (self.path / "daemon.log").read_text(errors="replace")
+
     # Programs
 
     def run(self, program: str, *arguments: str | os.PathLike, state: pathlib.Path | None = None,
@@ -89,7 +93,7 @@ class Site:
             [BIN / "blockferryd", "serve", "--listen", f"127.0.0.1:{self.port}", "--port-file", ports],
             stderr=self.log, env={**os.environ, "BLOCKFERRYD_STATE": str(self.standby)}, start_new_session=True)
         if not until(20, ports.exists):
-            raise AssertionError("the daemon does not listen: " + (self.path / "daemon.log").read_text())
+            raise AssertionError("the daemon does not listen: " + self.journal())
         self.port = int(ports.read_text())
 
     def kill_daemon(self) -> None:

@@ -180,7 +180,7 @@ class Groups(GroupSite):
                     self.assertTrue(now == old or "prepared" not in states, place)
                     self.assertTrue({"prepared", "staging", "consistent"}.issuperset(states), place)
                 result = self.send_group()
-                self.assertEqual(result.code, 0, (place, result))
+                self.assertEqual(result.code, 0, (place, result, self.site.journal()[-2000:]))
                 self.assertEqual(self.digests(self.target), new, place)
                 self.assertEqual(self.states(), ("consistent",) * 2, place)
                 generation = tuple(number + 1 for number in generation)

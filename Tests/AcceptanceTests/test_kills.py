@@ -99,7 +99,7 @@ class Kills(unittest.TestCase):
         with open(site.standby / "locks/vol") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             site.start_daemon()
-            self.assertIn("volume vol: another process has it", (site.path / "daemon.log").read_text())
+            self.assertIn("volume vol: another process has it", site.journal())
             time.sleep(1)
             self.assertTrue(left.exists(), "recovered what another process has")
         self.assertTrue(until(10, lambda: not left.exists()), "never recovered")

@@ -104,9 +104,6 @@ class HostSite(Site):
         code = HUNG if hung else daemon.returncode
         return Result(subprocess.CompletedProcess(daemon.args, code, "", words))
 
-    def journal(self) -> str:
-        return (self.path / "daemon.log").read_text(errors="replace")
-
     def settled(self, volume: str = "vol", seconds: float = 20) -> bool:
         """Whether no process has the volume any more, after waiting for it."""
         return until(seconds, lambda: not (self.standby / "locks" / volume).exists() or self.is_free(volume))

@@ -300,7 +300,7 @@ class Standby(unittest.TestCase):
         return decode_invitation(self.site.invite(name, self.site.path / f"{name}.copy"))["secret"]
 
     def journal(self) -> str:
-        return (self.site.path / "daemon.log").read_text(errors="replace")
+        return self.site.journal()
 
     def check(self, *case) -> None:
         """After every case: the targets hold what was committed, byte by byte, and the daemon is there."""

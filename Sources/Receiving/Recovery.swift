@@ -1,0 +1,58 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Platform
+package import Wire
+
+/// Finishes what earlier processes left behind: brings volumes to a complete generation (`VolumeWriter.recover`), and
+/// says in the journal what that came to.
+package struct Recovery {
+    private let home: StandbyHome
+    private let log: (String) -> Void
+
+    package init(_ home: StandbyHome, log: @escaping (String) -> Void) {
+        self.home = home
+        self.log = log
+    }
+
+    /// Recovers every volume that no other process has.
+    ///
+    /// - Returns: the others.
+    package func recoverAll() throws -> [VolumeName] {
+        try home.catalog.volumes().map(\.name).filter { name in
+            let isHeld = try !recover(name)
+            if isHeld {
+                log("volume \(name): another process has it; recovered when that has ended")
+            }
+            return isHeld
+        }
+    }
+
+    /// Recovers each of the volumes as soon as no other process has it.
+    package func recover(held: [VolumeName]) {
+        let pauseMilliseconds = 500
+        var held = held
+        while !held.isEmpty {
+            // One that was removed meanwhile is nobody's.
+            held.removeAll { (try? recover($0)) != false }
+            _ = Socket.waitReadable([], milliseconds: pauseMilliseconds)
+        }
+    }
+
+    /// - Returns: whether no other process had it.
+    private func recover(_ name: VolumeName) throws -> Bool {
+        guard let writer = try VolumeWriter(home, name) else { return false }
+        let before = writer.volume.state
+        do {
+            try writer.recover()
+            if before == .applying { log("volume \(name): finished applying") }
+            if let problem = writer.keepingProblem {
+                log("volume \(name): not kept as wanted: \(problem)")
+            }
+        } catch {
+            log("volume \(name): \(error)")
+        }
+        return true
+    }
+}
