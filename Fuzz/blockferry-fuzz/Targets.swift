@@ -21,6 +21,7 @@ let targets: [(name: String, length: Int, make: @Sendable () -> Target)] = [
     ("transfer", 256, { fuzzTransfer }),
     ("receiver-session", 256, { fuzzReceiverSession }),
     ("sender-session", 256, { fuzzSenderSession }),
+    ("device-mapper", 256, { fuzzDeviceMapper }),
     ("send-plan", 256, { SendPlanTarget().run }),
     ("invitation", 512, { fuzzInvitation }),
     ("snapshot-store", 256, { SnapshotStoreTarget().run }),

@@ -88,11 +88,6 @@ package enum DeviceMapper {
         return words.dropFirst(2).map(String.init)
     }
 
-    private static func strange(_ words: [String], _ device: DeviceNumber) -> LVMError {
-        .unexpected(
-            "device-mapper says of device \(device): " + words.joined(separator: " "))
-    }
-
     /// The active device with a UUID, and what it is called.
     static func device(uuid: String) throws(LVMError) -> (number: DeviceNumber, name: String)? {
         let output: Command.Output
@@ -116,25 +111,57 @@ package enum DeviceMapper {
 
     /// The table of an active thin volume.
     package static func thinTable(_ device: DeviceNumber) throws(LVMError) -> ThinTable {
-        let words = try table(device)
-        guard words[0] == "thin", words.count >= 3, let pool = DeviceNumber(words[1]),
-            let id = UInt32(words[2])
-        else { throw strange(words, device) }
-        return ThinTable(pool: pool, deviceID: id, hasExternalOrigin: words.count > 3)
+        try ThinTable(try table(device), of: device)
     }
 
     /// The table of an active pool.
     package static func poolTable(_ device: DeviceNumber) throws(LVMError) -> PoolTable {
-        let words = try table(device)
-        guard words[0] == "thin-pool", words.count >= 4, let metadata = DeviceNumber(words[1])
-        else { throw strange(words, device) }
-        return PoolTable(metadata: metadata)
+        try PoolTable(try table(device), of: device)
     }
 
     /// The status of an active pool.
     package static func poolStatus(_ device: DeviceNumber) throws(LVMError) -> PoolStatus {
-        let words = try status(device)
-        guard words[0] == "thin-pool", words.count >= 6 else {
+        try PoolStatus(try status(device), of: device)
+    }
+
+    /// The table of an active classic snapshot.
+    package static func snapshotTable(_ device: DeviceNumber) throws(LVMError) -> SnapshotTable {
+        try SnapshotTable(try table(device), of: device)
+    }
+
+    /// The status of an active classic snapshot.
+    package static func snapshotStatus(_ device: DeviceNumber) throws(LVMError) -> SnapshotStatus {
+        try SnapshotStatus(try status(device), of: device)
+    }
+}
+
+// MARK: - Decoding
+
+private func strange(_ words: [String], _ device: DeviceNumber) -> LVMError {
+    .unexpected("device-mapper says of device \(device): " + words.joined(separator: " "))
+}
+
+extension DeviceMapper.ThinTable {
+    /// Decodes type and parameters of the table of `device`, as do those below.
+    package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
+        guard words.count >= 3, words[0] == "thin", let pool = DeviceNumber(words[1]),
+            let id = UInt32(words[2])
+        else { throw strange(words, device) }
+        self.init(pool: pool, deviceID: id, hasExternalOrigin: words.count > 3)
+    }
+}
+
+extension DeviceMapper.PoolTable {
+    package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
+        guard words.count >= 4, words[0] == "thin-pool", let metadata = DeviceNumber(words[1])
+        else { throw strange(words, device) }
+        self.init(metadata: metadata)
+    }
+}
+
+extension DeviceMapper.PoolStatus {
+    package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
+        guard words.count >= 6, words[0] == "thin-pool" else {
             if words.last == "Fail" || words.last == "Error" {
                 throw .refused("the thin pool has failed: dmsetup status says \(words.last ?? "")")
             }
@@ -142,33 +169,34 @@ package enum DeviceMapper {
         }
         let held = words[4]
         guard held == "-" || UInt64(held) != nil else { throw strange(words, device) }
-        return PoolStatus(
+        self.init(
             metadataSnapshot: UInt64(held), mode: words[5],
             needsCheck: words.contains("needs_check"))
     }
+}
 
-    /// The table of an active classic snapshot.
-    package static func snapshotTable(_ device: DeviceNumber) throws(LVMError) -> SnapshotTable {
-        let words = try table(device)
-        guard words[0] != "snapshot-merge" else {
+extension DeviceMapper.SnapshotTable {
+    package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
+        guard words.first != "snapshot-merge" else {
             throw .refused("the snapshot is being merged into its origin")
         }
-        guard words[0] == "snapshot", words.count >= 5, let origin = DeviceNumber(words[1]),
+        guard words.count >= 5, words[0] == "snapshot", let origin = DeviceNumber(words[1]),
             let store = DeviceNumber(words[2])
         else { throw strange(words, device) }
-        return SnapshotTable(
+        self.init(
             origin: origin, store: store, persistence: words[3],
             features: Array(words.dropFirst(5)))
     }
+}
 
-    /// The status of an active classic snapshot.
-    package static func snapshotStatus(_ device: DeviceNumber) throws(LVMError) -> SnapshotStatus {
-        let words = try status(device)
-        guard words[0] == "snapshot", words.count >= 2 else { throw strange(words, device) }
+extension DeviceMapper.SnapshotStatus {
+    package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
+        guard words.count >= 2, words[0] == "snapshot" else { throw strange(words, device) }
         let parts = words[1].split(separator: "/")
         guard parts.count == 2, let used = UInt64(parts[0]), let total = UInt64(parts[1]) else {
-            return .invalid(words.dropFirst().joined(separator: " "))
+            self = .invalid(words.dropFirst().joined(separator: " "))
+            return
         }
-        return .valid(used: used, total: total)
+        self = .valid(used: used, total: total)
     }
 }

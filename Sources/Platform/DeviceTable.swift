@@ -42,20 +42,23 @@ package struct DeviceTable: Equatable, Sendable {
         let count = unsafe clinux_device_table(
             control.descriptor, device.major, device.minor, reply.baseAddress, reply.count)
         guard count >= 0 else { throw SystemCallError("DM_TABLE_STATUS", "device \(device)") }
-        let lines = memory.withBytes(count: memory.byteCount) {
-            Self.lines(in: $0, count: Int(count))
+        let table = memory.withBytes(count: memory.byteCount) {
+            Self(reply: $0, count: Int(count))
         }
-        guard let lines else {
+        guard let table else {
             throw SystemCallError("DM_TABLE_STATUS", "device \(device)", code: EINVAL)
         }
-        self.lines = lines
+        self = table
     }
 
-    /// Decodes `count` of `struct dm_target_spec`, each followed by its parameters and a zero byte.
-    private static func lines(in bytes: RawSpan, count: Int) -> [Line]? {
-        var lines: [Line] = []
+    /// Decodes what the kernel answers: `count` of `struct dm_target_spec`, each followed by its parameters and a
+    /// zero byte. Nothing if it is not that.
+    ///
+    /// Source: include/uapi/linux/dm-ioctl.h of Linux.
+    package init?(reply bytes: RawSpan, count: Int) {
+        lines = []
         var place = 0
-        for _ in 0..<count {
+        while lines.count < count {
             guard let start = try? bytes.littleEndian(at: place, as: UInt64.self),
                 let length = try? bytes.littleEndian(at: place + 8, as: UInt64.self),
                 let next = try? bytes.littleEndian(at: place + 20, as: UInt32.self),
@@ -72,6 +75,5 @@ package struct DeviceTable: Equatable, Sendable {
                     parameters: parameters.split(separator: " ").map(String.init)))
             place = Int(next)
         }
-        return lines
     }
 }
