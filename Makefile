@@ -41,6 +41,7 @@ campaign: build ## Hours: every step, every cut, ten million crash states, 20,00
 	cd Tests/PowerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	BLOCKFERRY_CAMPAIGN=1 Tests/KernelTests/run NetworkTests
 	Fuzz/run 100000000
+	FUZZ_SANITIZER=address Fuzz/run 1000000 handshake
 
 planted-bugs: packages ## Plant one bug after the other and see which harness finds it
 	Tests/PlantedBugs/run

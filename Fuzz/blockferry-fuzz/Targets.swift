@@ -13,6 +13,7 @@ typealias Target = @Sendable ([UInt8]) -> Void
 let targets: [(name: String, length: Int, make: @Sendable () -> Target)] = [
     ("identity", 128, { IdentityTarget().run }),
     ("map-file", 256, { MapFileTarget().run }),
+    ("handshake", 256, { HandshakeTarget().run }),
     ("lvm", 512, { fuzzLVM }),
     ("thin-metadata", 256, { ThinMetadataTarget().run }),
     ("tag-map", 512, { fuzzTagMap }),

@@ -23,7 +23,7 @@ package final class Supervisor {
     private let arguments: [String]
     private let log: (String) -> Void
     private var waiting: [Waiting] = []
-    /// Where those are that each process serves.
+    /// What was started, and for whom: an address, or "recovery".
     private var workers: [Int32: String] = [:]
     private var strangers = Strangers()
 
@@ -62,8 +62,8 @@ package final class Supervisor {
     package func run(signals: CInt, held: [VolumeName]) throws {
         let program = try Process.executablePath
         if !held.isEmpty {
-            let process = try Process.spawn(program, ["recover"] + arguments + held.map(\.text))
-            workers[process] = "recovery"
+            // What is not recovered here is when the volume is opened next.
+            start(program, "recover", held.map(\.text), for: "recovery")
         }
         while true {
             let descriptors = [signals, listener.rawValue] + waiting.map { $0.socket.rawValue }
@@ -122,14 +122,21 @@ package final class Supervisor {
             if !isQuiet { log("\(connection.from): too many sessions; closed") }
             return noteStranger(from: connection.from)
         }
+        start(
+            program, "worker", ["--from", connection.from] + (isQuiet ? ["--quiet"] : []),
+            for: connection.from, passing: connection.socket.rawValue)
+    }
+
+    private func start(
+        _ program: String, _ command: String, _ more: [String], for whom: String,
+        passing descriptor: CInt? = nil
+    ) {
         do {
             let process = try Process.spawn(
-                program,
-                ["worker"] + arguments + ["--from", connection.from] + (isQuiet ? ["--quiet"] : []),
-                passing: connection.socket.rawValue)
-            workers[process] = connection.from
+                program, [command] + arguments + more, passing: descriptor)
+            workers[process] = whom
         } catch {
-            log("\(connection.from): \(error)")
+            log("\(whom): \(error)")
         }
     }
 

@@ -10,6 +10,7 @@ how long they take is printed, not judged."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import random
@@ -165,6 +166,45 @@ class Replies(Standby):
         print(f"hostile text: {cases} cases (at least 100), {len(lines)} lines in the journal, {told} of the tools",
               flush=True)
         self.assertGreaterEqual(cases, 100)
+
+    def test_every_character(self) -> None:
+        """A reason that a peer gives for ending comes into the journal: as it is, but for what would change the line."""
+
+        def is_shown(char: str) -> bool:
+            return unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp")
+
+        every = [chr(code) for code in itertools.chain(range(0x20, 0x7F), range(0x80, 0xD800), range(0xE000, 0x11_0000))]
+        wanted = [char for char in every if not is_shown(char)]
+        wanted += random.Random(rogue.SEED).sample(every, 3000) if count(1, 0) else [c for c in every if is_shown(c)]
+
+        def pieces(chars: list[str]) -> list[str]:
+            return ["".join(chars[at:at + 60]) for at in range(0, len(chars), 60)]
+
+        # What is not assigned in the tables here may be in those of the program.
+        known = pieces([char for char in wanted if unicodedata.category(char) != "Cn"])
+        texts = known + pieces([char for char in wanted if unicodedata.category(char) == "Cn"])
+        before = len(self.journal())
+
+        def tell(text: str) -> None:
+            peer = self.session()
+            peer.hello()
+            peer.send("REFUSE", b"\1\0\0\0\4\0rule" + len(text.encode()).to_bytes(2, "little") + text.encode())
+            peer.answer()
+            peer.close()
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(tell, texts))
+        # ASCII's own are not text for the protocol.
+        for code in (*range(0x20), 0x7F):
+            tell(f"x{chr(code)}y")
+        self.assertTrue(until(5, lambda: not self.workers()))
+        journal = self.journal()[before:]
+        self.assertEqual(raw(journal), [])
+        told = {line.split(": ", 4)[-1].removesuffix(" (rule rule)") for line in journal.split("\n")}
+        shown = ["".join(char if is_shown(char) else "?" for char in text) for text in known]
+        print(f"characters in the journal: {len(wanted) + 33} in {len(texts) + 33} reasons (at least 3000)", flush=True)
+        self.assertEqual([text for text in shown if text not in told], [])
+        self.assertGreaterEqual(len(wanted), 3000)
 
     def workers(self) -> list[int]:
         pid = self.site.daemon.pid
