@@ -76,7 +76,7 @@ def share_of(tests: list[unittest.TestCase], share: int, shares: int) -> list[un
     """Longest first, each to the share that has least so far; in the order of their names again. A test method may say
     how many seconds it takes (`cost`)."""
     def cost(test: unittest.TestCase) -> int:
-        return getattr(getattr(test, test._testMethodName, None), "cost", 8)
+        return getattr(getattr(test, test._testMethodName, None), "cost", 10)
 
     loads, mine = [0] * shares, []
     for test in sorted(tests, key=lambda test: (-cost(test), test.id())):

@@ -164,7 +164,7 @@ class ErrorTests(DeviceTest):
         self.hosts.pair("db", TARGET)
         self.hosts.pair("other", self.hosts.path / "other.copy")
 
-    test_errors_while_a_generation_comes_in.cost = 60
+    test_errors_while_a_generation_comes_in.cost = 75
 
 
 class ChangedDeviceTests(DeviceTest):
@@ -247,8 +247,8 @@ class ChangedDeviceTests(DeviceTest):
         self.device.load(self.device.healthy())
         self.assert_equal("slow")
 
-    test_changed_between_two_sends.cost = 40
-    test_changed_in_the_middle.cost = 60
+    test_changed_between_two_sends.cost = 35
+    test_changed_in_the_middle.cost = 40
     test_slow.cost = 25
 
 
@@ -289,7 +289,7 @@ class BlockSizeTests(KernelTest):
         self.assertGreaterEqual(cases, 34)
         self.assertGreaterEqual(refused, 10)
 
-    test_sizes_and_blocks.cost = 90
+    test_sizes_and_blocks.cost = 105
 
 
 if __name__ == "__main__":

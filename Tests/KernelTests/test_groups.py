@@ -181,8 +181,8 @@ class GroupTests(LiveTest):
         print(f"groups killed: {self.kills}, afterwards old {old}, new {new}")
 
 
-GroupTests.test_killed_anywhere_all_or_none.cost = 200
-GroupTests.test_thin_and_classic_volumes_of_one_moment.cost = 40
+GroupTests.test_killed_anywhere_all_or_none.cost = 120
+GroupTests.test_thin_and_classic_volumes_of_one_moment.cost = 60
 
 
 class HookTests(LiveTest):

@@ -53,5 +53,5 @@ class IncrementTests(LiveTest):
         self.increments("classic", self.source.thick("o"), self.standby.thick("copy"), "o", False,
                         "--cow-size", "40M")
 
-    test_live_increments_thin.cost = 100
-    test_live_increments_classic.cost = 100
+    test_live_increments_thin.cost = 140
+    test_live_increments_classic.cost = 140

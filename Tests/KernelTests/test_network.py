@@ -104,7 +104,7 @@ class NetworkTests(KernelTest):
         time.sleep(seconds)
         self.shape("rate 20mbit")
 
-    test_bad_networks.cost = 80
+    test_bad_networks.cost = 90
     test_nothing_for_a_while.cost = 35
 
 

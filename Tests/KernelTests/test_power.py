@@ -59,7 +59,7 @@ class PowerTests(powercuts.PowerCuts, unittest.TestCase):
     def test_prefixes(self) -> None:
         self.try_all(self.record(), IMAGES, NESTED, PIECES)
 
-    test_prefixes.cost = 120
+    test_prefixes.cost = 95
 
 
 if __name__ == "__main__":

@@ -139,8 +139,8 @@ class FailoverTests(ResyncTest):
         self.standby.thick("copy")
         self.change_places("o", *CLASSIC)
 
-    test_thin_volumes_change_places_under_a_writer.cost = 40
-    test_classic_volumes_change_places_under_a_writer.cost = 40
+    test_thin_volumes_change_places_under_a_writer.cost = 60
+    test_classic_volumes_change_places_under_a_writer.cost = 50
 
 
 class LostBaseTests(ResyncTest):
@@ -270,8 +270,8 @@ class DivergedTests(ResyncTest):
         self.standby.pool()
         self.scenario("o", self.standby.thin("copy"), *CLASSIC)
 
-    test_thin_whole_blocks.cost = 20
-    test_classic_chunks_of_4k.cost = 20
+    test_thin_whole_blocks.cost = 45
+    test_classic_chunks_of_4k.cost = 40
 
 
 class VerifyTests(ResyncTest):
@@ -358,7 +358,7 @@ class VerifyTests(ResyncTest):
         self.source.remove(self.base("t"))
         self.assert_code(site.live("verify", f"{SOURCE}/t", "db"), LINEAGE, "snapshot")
 
-    test_thin_volume_in_use.cost = 25
+    test_thin_volume_in_use.cost = 35
     test_classic_volume_in_use.cost = 25
 
 
@@ -567,7 +567,7 @@ class InterruptedTests(ResyncTest):
     for cut in (test_sender_killed_in_the_transfer, test_sender_killed_in_the_transfer_in_place,
                 test_daemon_killed_in_the_transfer, test_daemon_killed_in_the_transfer_in_place):
         cut.cost = 20
-    test_daemon_killed_at_random_while_it_commits.cost = 40
+    test_daemon_killed_at_random_while_it_commits.cost = 30
 
 
 class ChoiceTests(ResyncTest):

@@ -292,7 +292,7 @@ class RetentionTests(KernelTest):
         command("umount", where)
         self.assertEqual(self.kept(), [2, 1])
 
-    test_the_last_generations_are_kept_and_the_oldest_go.cost = 50
-    test_a_crash_around_the_snapshot_leaves_it_made_once.cost = 40
-    test_nothing_is_removed_but_what_this_standby_made_for_this_volume.cost = 30
-    test_a_kept_generation_that_is_in_use_stays_until_it_is_not.cost = 30
+    test_the_last_generations_are_kept_and_the_oldest_go.cost = 30
+    test_a_crash_around_the_snapshot_leaves_it_made_once.cost = 30
+    test_nothing_is_removed_but_what_this_standby_made_for_this_volume.cost = 15
+    test_a_kept_generation_that_is_in_use_stays_until_it_is_not.cost = 35

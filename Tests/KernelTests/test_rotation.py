@@ -120,7 +120,7 @@ class ThinRotationTests(RotationTests):
             self.assertIn("reserve_metadata_snap", step)
             self.assert_released(seconds=2)
 
-    test_kill_at_every_step_thin.cost = 330
+    test_kill_at_every_step_thin.cost = 340
 
 
 class ClassicRotationTests(RotationTests):
@@ -134,7 +134,7 @@ class ClassicRotationTests(RotationTests):
         self.assert_steps(killed, "before lvs", "before lvcreate", "during lvcreate", "after lvcreate",
                           "during lvremove", "after lvremove", "catalog.sqlite")
 
-    test_kill_at_every_step_classic.cost = 240
+    test_kill_at_every_step_classic.cost = 230
 
 
 class PrepareTests(LiveTest):

@@ -233,8 +233,8 @@ class ZeroingTests(KernelTest):
         self.assertEqual(self.mapped_bytes("copy"), SIZE // 2)
         self.assertEqual(devices.sha256(kept), before, "the snapshot has changed")
 
-    test_zeros_with_pool_blocks_of_another_size.cost = 50
-    test_a_discard_that_keeps_the_content_is_found_and_zeros_are_written.cost = 30
+    test_zeros_with_pool_blocks_of_another_size.cost = 20
+    test_a_discard_that_keeps_the_content_is_found_and_zeros_are_written.cost = 15
 
 
 class GrowthTests(KernelTest):
