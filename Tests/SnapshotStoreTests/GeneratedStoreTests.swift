@@ -10,37 +10,40 @@ import Testing
 struct GeneratedStoreTests {
     @Test("every generated store gives the list that the independent generator names")
     func generated() throws {
-        let run = try ToolRun(
-            "/usr/bin/python3", "\(FixtureFiles.root)/generate/cow_stores.py", "20", "2500")
         var (listed, refused, relaxed) = (0, 0, 0)
-        for line in run.lines {
-            let answer = try JSON(Array(line.utf8))
-            let volume = try #require(answer["volume_bytes"].number)
-            let source = CheckedBytes(try bytes(of: answer))
-            let expected = answer["extents"].rows.compactMap {
-                Extent(offset: $0[0], length: $0[1]).map { Change($0, .data) }
-            }
-            if answer["refused"].bool == true {
-                #expect(throws: SnapshotStoreError.self, "\(answer["damage"])") {
-                    try SnapshotStoreReader(source, volumeByteCount: volume, order: .any)
+        for round in 0..<LongRun.rounds {
+            let run = try ToolRun(
+                "/usr/bin/python3", "\(FixtureFiles.root)/generate/cow_stores.py", "\(20 + round)",
+                "2500")
+            for line in run.lines {
+                let answer = try JSON(Array(line.utf8))
+                let volume = try #require(answer["volume_bytes"].number)
+                let source = CheckedBytes(try bytes(of: answer))
+                let expected = answer["extents"].rows.compactMap {
+                    Extent(offset: $0[0], length: $0[1]).map { Change($0, .data) }
                 }
-                refused += 1
-                continue
-            }
-            if answer["sequential"].bool == false {
-                #expect(throws: SnapshotStoreError.self) {
-                    try SnapshotStoreReader(source, volumeByteCount: volume)
+                if answer["refused"].bool == true {
+                    #expect(throws: SnapshotStoreError.self, "\(answer["damage"])") {
+                        try SnapshotStoreReader(source, volumeByteCount: volume, order: .any)
+                    }
+                    refused += 1
+                    continue
                 }
-                relaxed += 1
+                if answer["sequential"].bool == false {
+                    #expect(throws: SnapshotStoreError.self) {
+                        try SnapshotStoreReader(source, volumeByteCount: volume)
+                    }
+                    relaxed += 1
+                }
+                let order: AllocationOrder = answer["sequential"].bool == true ? .sequential : .any
+                let reader = try SnapshotStoreReader(source, volumeByteCount: volume, order: order)
+                #expect(try reader.changes().collected() == expected)
+                #expect(source.isAligned)
+                try checkMap(reader, volume)
+                listed += 1
             }
-            let order: AllocationOrder = answer["sequential"].bool == true ? .sequential : .any
-            let reader = try SnapshotStoreReader(source, volumeByteCount: volume, order: order)
-            #expect(try reader.changes().collected() == expected)
-            #expect(source.isAligned)
-            try checkMap(reader, volume)
-            listed += 1
         }
-        #expect(listed + refused == 2500)
+        #expect(listed + refused == 2500 * LongRun.rounds)
         #expect(refused > 250 && relaxed > 100)
         print("generated stores: \(listed) listed, \(refused) refused, \(relaxed) out of order")
     }

@@ -53,7 +53,7 @@ struct GeneratedPoolTests {
     @Test("20,000 random pairs of snapshots differ as the model says, and thin_delta agrees")
     func pairs() throws {
         var (pairs, restored, agreed, unshared) = (0, 0, 0, 0)
-        for seed in 0..<8 {
+        for seed in 0..<8 * LongRun.rounds {
             let folder = try TemporaryFolder()
             let image = "\(folder.path)/pool"
             let capacity = [6, 9, 30, 252][seed % 4]
@@ -102,7 +102,7 @@ struct GeneratedPoolTests {
             }
             #expect(source.isAligned)
         }
-        #expect(pairs >= 20_000)
+        #expect(pairs >= 20_000 * LongRun.rounds)
         #expect(unshared >= pairs * 3 / 4)
         print(
             "random pairs: \(pairs) in trees that share nodes (\(unshared) with a difference), "
