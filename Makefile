@@ -34,7 +34,7 @@ soak: build ## 500 live increments of each kind, thin and classic, each compared
 campaign: build ## Hours: every step, every cut, ten million crash states, 20,000 histories, every power cut, 10^8 inputs a fuzz target
 	$(SWIFT_BUILD) --build-tests
 	BLOCKFERRY_ROUNDS=40 swift test -c release --skip-build --filter 'GeneratedStoreTests|GeneratedPoolTests'
-	LEAST=10000000 SEEDS="1 2 3 4 5 6 7 8 9 10" Tests/Simulation/run
+	LEAST=10000000 SEEDS="1 2 3 4 5 6 7 8 9 10 11 12 13" Tests/Simulation/run
 	.build/release/blockferry-simulation histories --seeds 20000
 	.build/release/blockferry-simulation lies --states 10000
 	cd Tests/FaultTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
