@@ -34,8 +34,13 @@ package struct Recovery {
         let pauseMilliseconds = 500
         var held = held
         while !held.isEmpty {
-            // One that was removed meanwhile is nobody's.
-            held.removeAll { (try? recover($0)) != false }
+            held.removeAll { name in
+                do { return try recover(name) } catch {
+                    // What is not recovered here is when the volume is opened next.
+                    log("volume \(name): \(error)")
+                    return true
+                }
+            }
             _ = Socket.waitReadable([], milliseconds: pauseMilliseconds)
         }
     }

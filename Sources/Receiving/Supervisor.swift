@@ -62,7 +62,6 @@ package final class Supervisor {
     package func run(signals: CInt, held: [VolumeName]) throws {
         let program = try Process.executablePath
         if !held.isEmpty {
-            // What is not recovered here is when the volume is opened next.
             start(program, "recover", held.map(\.text), for: "recovery")
         }
         while true {
