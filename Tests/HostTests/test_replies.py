@@ -145,8 +145,7 @@ class Replies(Standby):
                     pass
                 cases += 1
         until(5, lambda: not self.workers())
-        journal = (self.site.path / "daemon.log").read_bytes()[before:]
-        words = journal.decode()
+        words = (self.site.path / "daemon.log").read_bytes().decode()[before:]
         self.assertEqual(raw(words), [], "raw in the journal")
         lines = words.splitlines()
         self.assertLessEqual(len(lines), cases)
