@@ -17,22 +17,23 @@ package final class AlignedBuffer: @unchecked Sendable {
     /// Size in bytes.
     package let byteCount: Int
     private let base: UnsafeMutableRawPointer
+    private let mappedByteCount: Int
 
-    /// Allocates `byteCount` zero bytes.
+    /// Allocates `byteCount` zero bytes, which cost memory when they are first used.
     package init(byteCount: Int) {
         self.byteCount = byteCount
-        var pointer: UnsafeMutableRawPointer?
-        let rounded = (byteCount + Self.alignment - 1) / Self.alignment * Self.alignment
-        // SAFETY: posix_memalign writes the pointer it returns; failure is checked.
-        let result = unsafe posix_memalign(&pointer, Self.alignment, max(rounded, Self.alignment))
-        guard result == 0, let base = unsafe pointer else {
+        mappedByteCount = max(1, (byteCount + Self.alignment - 1) / Self.alignment) * Self.alignment
+        // SAFETY: a new mapping at a place of the kernel's choice; a failure, which is the address -1, is checked.
+        let base = unsafe mmap(
+            nil, mappedByteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        guard let base = unsafe base, Int(bitPattern: base) != -1 else {
             Process.giveUp("out of memory: \(byteCount) bytes for a buffer cannot be had")
         }
-        unsafe memset(base, 0, rounded)
         unsafe self.base = base
     }
 
-    deinit { unsafe free(base) }
+    // SAFETY: the mapping that `init` made, which nobody uses any more.
+    deinit { unsafe munmap(base, mappedByteCount) }
 
     /// The memory from `offset`; traps if it lies outside.
     ///
