@@ -242,18 +242,11 @@ final class History {
                     .full, content, ranges: Content.everything(content.count), perSegment: 2,
                     lineage: lineage, parent: nil))
         }
-        let ranges = differing(committed.content, content)
+        let ranges = Content.differing(committed.content, content)
         return try made(
             ModelGeneration(
                 .delta, content, ranges: ranges, perSegment: 3, lineage: lineage,
                 parent: committed.record))
-    }
-
-    private func differing(_ old: [UInt8], _ new: [UInt8]) -> [Range<Int>] {
-        let ranges = stride(from: 0, to: new.count, by: 4096).map { $0..<min($0 + 4096, new.count) }
-        let found = ranges.filter { old[$0] != new[$0] }
-        // A generation without a record has no segment; one block more does no harm.
-        return found.isEmpty ? [0..<4096] : found
     }
 
     private func made(_ generation: ModelGeneration) -> ModelGeneration {

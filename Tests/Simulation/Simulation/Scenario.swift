@@ -51,6 +51,13 @@ enum Content {
         return content
     }
 
+    /// The units of 4 KiB that differ; one if none does, as a generation without a record has no segment.
+    static func differing(_ old: [UInt8], _ new: [UInt8]) -> [Range<Int>] {
+        let units = stride(from: 0, to: new.count, by: 4096).map { $0..<min($0 + 4096, new.count) }
+        let found = units.filter { old[$0] != new[$0] }
+        return found.isEmpty ? [0..<4096] : found
+    }
+
     /// Changes ranges of 4 KiB and whole blocks, some to zeros; gives them back, ascending.
     static func change(_ content: inout [UInt8], _ count: Int, _ seed: inout Seeded) -> [Range<Int>]
     {
