@@ -29,15 +29,8 @@ package struct Worker {
     }
 
     private enum Job: Sendable {
-        case open(VolumeName)
-        case pair(Pair)
-        case begin(Begin)
-        case abandon(TransferID)
-        case compare(Compare)
-        case ask(NodeRange)
+        case step(ReceiverSession.Action)
         case record(RecordHeader, RecordMemory, start: Int)
-        case seal(Seal)
-        case commit(GenerationRecord)
     }
 
     /// The exit code of a worker whose connection had no known peer: that of all programs for `identity`.
@@ -153,16 +146,9 @@ package struct Worker {
 
     private static func perform(_ job: Job, _ transfer: IncomingTransfer) throws {
         switch job {
-        case .open(let name): try transfer.open(name)
-        case .pair(let pair): try transfer.pair(pair)
-        case .begin(let begin): try transfer.begin(begin)
-        case .abandon(let id): try transfer.abandon(id)
-        case .compare(let compare): try transfer.compare(compare)
-        case .ask(let range): try transfer.ask(range)
+        case .step(let action): try transfer.perform(action)
         case .record(let record, let memory, let start):
             try transfer.record(record, memory, start: start)
-        case .seal(let seal): try transfer.seal(seal)
-        case .commit(let record): try transfer.commit(record)
         }
     }
 
@@ -214,14 +200,8 @@ package struct Worker {
             do { try connection.send(welcome) } catch {
                 throw .broken(Refusal(.stopping, "\(error)"))
             }
-        case .open(let name): jobs.push(.open(name))
-        case .pair(let pair): jobs.push(.pair(pair))
-        case .begin(let begin): jobs.push(.begin(begin))
-        case .abandon(let id): jobs.push(.abandon(id))
-        case .compare(let compare): jobs.push(.compare(compare))
-        case .ask(let range): jobs.push(.ask(range))
-        case .seal(let seal): jobs.push(.seal(seal))
-        case .commit(let record): jobs.push(.commit(record))
+        case .open, .pair, .begin, .abandon, .compare, .ask, .seal, .commit:
+            jobs.push(.step(action))
         case .stopped(let refusal): throw .refused(refusal)
         }
         return true
@@ -233,37 +213,9 @@ package struct Worker {
         _ connection: FrameConnection
     ) throws -> String? {
         switch outcome {
-        case .opened(let state):
-            session.opened()
-            try connection.send(state)
-        case .paired(let volume):
-            session.paired()
-            try connection.send(Paired(volume: volume))
-        case .ready(let ready):
-            session.ready()
-            try connection.send(ready)
-        case .ack(let ack): try connection.send(ack)
-        case .progress(let progress):
-            // Recovery at OPEN reports progress too, for which the sender has no use.
-            if session.isCommitting || session.isComparing && progress.phase == .reading {
-                try connection.send(progress)
-            }
-        case .compared(let compared):
-            session.compared()
-            try connection.send(compared)
-        case .nodes(let nodes):
-            session.answered()
-            try connection.send(nodes)
-        case .committed(let committed):
-            session.committed()
-            try connection.send(committed)
-        case .prepared(let prepared):
-            session.prepared()
-            try connection.send(prepared)
-        case .refuse(let refusal):
-            return try end(.broken(refusal), connection)
+        case .refuse(let refusal): return try end(.broken(refusal), connection)
         case .note(let text): log(text)
-        case .memory: break
+        default: if let message = session.answer(to: outcome) { try connection.send(message) }
         }
         return nil
     }

@@ -71,7 +71,7 @@ final class CrashStates {
         var overlays: [UInt64: Overlay] = [:]
         for operation in operations {
             if case .mark(let number) = operation {
-                if number == ModelStandby.Mark.committed {
+                if number == Conversation.Mark.committed {
                     promises.committed += 1
                 } else {
                     promises.acknowledged = number
@@ -323,14 +323,14 @@ final class CrashStates {
         let operations = try Trace.record(work.path) {
             let standby = try ModelStandby(work.path)
             for expected in scenario.volumes {
-                let session = standby.connect(expected.peer)
-                let state = try standby.open(session, expected.name)
+                let session = standby.connect(expected.peer, expected.name)
+                let state = try session.open()
                 let isNew = state.committedID == expected.generation.record.id
                 if !isNew, !scenario.isGroup, state.durableSegments < promises.acknowledged {
                     throw Violation(
                         "of \(promises.acknowledged) segments \(state.durableSegments) are left")
                 }
-                standby.close()
+                session.close()
                 // A prepared one waits for the other member.
                 if state.state == .prepared { continue }
                 try standby.send(expected.generation, to: expected.name, expected.peer)

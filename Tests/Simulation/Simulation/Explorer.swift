@@ -184,9 +184,9 @@ final class Explorer {
         var sent: ModelGeneration?
         var refusal: Lineage.Rule?
         try recording { standby in
-            let session = standby.connect(peer)
-            defer { standby.close() }
-            let state = try standby.open(session, Content.volume)
+            let session = standby.connect(peer, Content.volume)
+            defer { session.close() }
+            let state = try session.open()
             var decision = Lineage.decide(sender.memory, state)
             if case .pendingIsCommitted = decision, let pending = sender.pending {
                 sender.arrived(pending)
@@ -194,7 +194,8 @@ final class Explorer {
             }
             if case .refuse(let rule) = decision {
                 refusal = rule
-                return try force(sender, truth, standby, session)
+                session.close()
+                return try force(sender, truth, standby)
             }
             let generation = try sender.pending ?? next(&sender)
             switch decision {
@@ -207,7 +208,9 @@ final class Explorer {
             sender.pending = generation
             sent = generation
             do {
-                try transfer(generation, standby, session)
+                guard try session.transfer(generation) else {
+                    throw Violation("prepared without a group")
+                }
             } catch let refused as Refusal where refused.rule == Lineage.Rule.diverged.rawValue {
                 (refusal, sender.pending) = (.diverged, nil)
             }
@@ -236,10 +239,7 @@ final class Explorer {
 
     /// A sender that does not care for what it has decided; also one that lies about everything but the generation that it
     /// has.
-    private func force(
-        _ sender: ModelSender, _ truth: Truth, _ standby: ModelStandby,
-        _ session: ModelStandby.Session
-    ) throws {
+    private func force(_ sender: ModelSender, _ truth: Truth, _ standby: ModelStandby) throws {
         var begins: [Begin] = []
         if sender.committed != nil {
             var sender = sender
@@ -255,8 +255,11 @@ final class Explorer {
         }
         for var begin in begins {
             begin.heldSegments = begin.plannedSegments
+            let session = standby.connect(peer, Content.volume)
+            defer { session.close() }
+            _ = try session.open()
             do {
-                _ = try standby.begin(session, begin)
+                _ = try session.begin(begin)
                 throw Violation("a \(begin.head.kind) generation is begun that nobody may send")
             } catch let refused as Refusal {
                 guard refused.code == .lineage else { throw Violation("refused: \(refused)") }
@@ -285,18 +288,17 @@ final class Explorer {
         var sender = ModelSender(content: world.senders[0].content)
         var sent: ModelGeneration?
         try recording { standby in
-            let session = standby.connect(peer)
-            defer { standby.close() }
-            _ = try standby.open(session, Content.volume)
-            let root = try standby.compare(
-                session,
+            let session = standby.connect(peer, Content.volume)
+            defer { session.close() }
+            _ = try session.open()
+            let root = try session.compare(
                 Compare(
                     mode: .read, algorithm: ModelLineage.algorithm,
                     volumeSize: UInt64(sender.content.count), tagKey: sender.lineage.key))
             let generation = try ModelGeneration(
                 .resync, sender.content, ranges: Content.everything(sender.content.count),
                 perSegment: 2, lineage: sender.lineage, parent: nil, comparedRoot: root)
-            try transfer(generation, standby, session)
+            _ = try session.transfer(generation)
             sent = generation
         }
         guard let sent else { return }
@@ -313,20 +315,6 @@ final class Explorer {
         world.standby.target = generation.content
         world.standbyBefore = (old.image, old.standby)
         counts.committed += 1
-    }
-
-    private func transfer(
-        _ generation: ModelGeneration, _ standby: ModelStandby, _ session: ModelStandby.Session
-    ) throws {
-        var begin = generation.begin
-        begin.heldSegments = begin.plannedSegments
-        let first = try standby.begin(session, begin)
-        for index in Int(first)..<generation.segments.count {
-            try standby.segment(session, generation, index)
-        }
-        guard try standby.commit(session, generation) else {
-            throw Violation("prepared without a group")
-        }
     }
 
     // MARK: The standby

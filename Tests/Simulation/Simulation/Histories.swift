@@ -46,10 +46,14 @@ struct Histories: ParsableCommand {
         }
         print(
             "histories: \(seeds) from seed \(seed), \(total.steps) sessions, \(total.committed) generations committed "
-                + "(\(total.resyncs) resyncs begun); faults: \(total.cuts) cuts, \(total.powerCuts) power cuts, "
+                + "(\(total.resyncs) resyncs begun), \(total.decisions) decisions compared; faults: \(total.cuts) cuts (\(total.stalls) after a stall), "
+                + "\(total.damaged) damaged frames, \(total.connectedAgain) repeated connections, \(total.powerCuts) power cuts, "
                 + "\(total.errors) disks that failed, \(total.rotten) rotten bits, \(total.rotFound) of them told as "
                 + "diverged; \(total.comparedBytes >> 20) MiB compared; \(again) run twice")
-        guard total.committed > seeds, total.powerCuts > seeds / 4, total.errors > seeds / 4 else {
+        guard total.stalls > seeds / 8, total.damaged > seeds / 8,
+            total.connectedAgain > seeds / 4, total.committed > seeds, total.powerCuts > seeds / 4,
+            total.errors > seeds / 4
+        else {
             throw Violation("too little happened")
         }
     }
@@ -60,7 +64,11 @@ extension History.Counts {
         steps += other.steps
         committed += other.committed
         resyncs += other.resyncs
+        decisions += other.decisions
         cuts += other.cuts
+        stalls += other.stalls
+        damaged += other.damaged
+        connectedAgain += other.connectedAgain
         powerCuts += other.powerCuts
         errors += other.errors
         rotten += other.rotten

@@ -13,13 +13,17 @@ import Wire
 /// A random life of one volume under a seed: generations, and between and in them faults of the network, of the power, of
 /// disks. First with faults, where nothing false may be said; then without, where everything must end well.
 ///
-/// The sender is a model that has no disk and remembers what it was told. What it decides, `Lineage.decide` decides.
+/// The sender is a model that has no disk and remembers what it was told; its session's states are the product's.
 final class History {
     struct Counts {
         var steps = 0
         var committed = 0
         var resyncs = 0
+        var decisions = 0
         var cuts = 0
+        var stalls = 0
+        var damaged = 0
+        var connectedAgain = 0
         var powerCuts = 0
         var errors = 0
         var rotten = 0
@@ -35,6 +39,8 @@ final class History {
     private var seeded: Seeded
     private var lineage = ModelLineage()
     private let peer = KeyID(.zero)
+    /// Seconds since the beginning.
+    private var clock = 0
     /// What the volume holds now.
     private var content: [UInt8]
     /// By generation, what it is.
@@ -62,7 +68,7 @@ final class History {
     }
 
     private enum Fault {
-        case none, cut(afterFrames: Int), power(at: UInt64), error(
+        case none, network(Network.Fault), power(at: UInt64), error(
             at: UInt64, count: UInt64, code: CInt)
     }
 
@@ -74,6 +80,7 @@ final class History {
         try work.forget(setUp)
         for _ in 0..<steps {
             counts.steps += 1
+            clock += Int.random(in: 1...3600, using: &seeded)
             try step()
         }
         // From here on nothing goes wrong any more.
@@ -97,7 +104,7 @@ final class History {
     private func step() throws {
         switch Int.random(in: 0..<12, using: &seeded) {
         case 0: try rot()
-        case 1...3: try send(.cut(afterFrames: Int.random(in: 0..<14, using: &seeded)))
+        case 1...3: try send(.network(networkFault()))
         case 4...6: try send(.power(at: UInt64.random(in: 1...90, using: &seeded)))
         case 7, 8:
             let code = [EIO, ENOSPC].randomElement(using: &seeded) ?? EIO
@@ -115,24 +122,30 @@ final class History {
     private func send(_ fault: Fault) throws {
         let start = try work.image()
         var told = ""
-        var frames = 0
+        var network = Network()
+        if case .network(let fault) = fault { network = Network(fault) }
         let operations = try Trace.record(work.path) {
             switch fault {
             case .power(let at): disktrace_fail(at, 1 << 40, EIO)
             case .error(let at, let count, let code): disktrace_fail(at, count, code)
-            case .none, .cut: break
+            case .none, .network: break
             }
             do {
                 let standby = try ModelStandby(work.path)
-                defer { standby.close() }
-                try converse(standby) {
-                    frames += 1
-                    if case .cut(let after) = fault, frames > after { throw Cut() }
+                let session = standby.connect(peer, Content.volume, over: network)
+                defer { session.close() }
+                network.connectAgain = { [unowned self] in try connectAgain(standby, session) }
+                do { try converse(session) } catch is Network.Stalled {
+                    try outwait(standby, session)
+                    throw Network.Cut()
                 }
                 told = "done"
-            } catch is Cut {
+            } catch is Network.Cut {
                 counts.cuts += 1
-                told = "cut after \(frames) frames"
+                told = "cut"
+            } catch is Network.Damaged {
+                counts.damaged += 1
+                told = "damaged"
             } catch let refusal as Refusal {
                 told = "refused \(refusal.rule)"
                 if refusal.code == .corrupt, !isDoubtful {
@@ -159,10 +172,47 @@ final class History {
             }
         }
         let found = try check()
-        log.append("\(fault) \(told) \(frames) frames, \(operations.count) operations: \(found)")
+        log.append(
+            "\(clock) s: \(fault) \(told) \(network.frames) frames, \(operations.count) operations: \(found)"
+        )
     }
 
-    private struct Cut: Error {}
+    private func networkFault() -> Network.Fault {
+        let frame = Int.random(in: 0..<22, using: &seeded)
+        return switch Int.random(in: 0..<6, using: &seeded) {
+        case 0: .stall(frame: frame)
+        case 1: .damage(frame: frame, bit: Int.random(in: 0..<1 << 20, using: &seeded))
+        case 2: .again(frame: frame)
+        default: .cut(frame: frame)
+        }
+    }
+
+    /// The sender connects while a session of its own lives: who has the volume keeps it.
+    private func connectAgain(_ standby: ModelStandby, _ session: Conversation) throws {
+        let second = standby.connect(peer, Content.volume)
+        defer { second.close() }
+        let isTaken = session.hasVolume
+        do {
+            _ = try second.open()
+            if isTaken { throw Violation("two sessions have the volume") }
+        } catch let refusal as Refusal {
+            guard refusal.code == .busy || !isTaken else {
+                throw Violation("another session has the volume, and it is told: \(refusal)")
+            }
+            counts.connectedAgain += 1
+        }
+    }
+
+    /// Nothing comes any more: the sender tries again and again, and is refused until the standby has waited long enough.
+    private func outwait(_ standby: ModelStandby, _ session: Conversation) throws {
+        counts.stalls += 1
+        let due = clock + Int(Limits.idleSeconds)
+        while clock < due {
+            try connectAgain(standby, session)
+            clock += 20
+        }
+        session.close()
+    }
 
     /// Leaves of what was not flushed a random part.
     private func cutPower(_ start: Image, _ operations: [Operation]) throws {
@@ -200,11 +250,8 @@ final class History {
 
     // MARK: The sender
 
-    private func converse(_ standby: ModelStandby, _ frame: () throws -> Void) throws {
-        try frame()
-        let session = standby.connect(peer)
-        let state = try standby.open(session, Content.volume)
-        try frame()
+    private func converse(_ session: Conversation) throws {
+        let state = try session.open()
         // What was in doubt is settled first.
         if let pending = current, isPending, state.committedID == pending.record.id {
             if state.state == .consistent || state.state == .staging { arrived(pending) }
@@ -215,9 +262,11 @@ final class History {
         {
             return
         }
-        if [.suspect, .diverged].contains(state.state) || lost(state) || mustResync {
+        let isLost = [.suspect, .diverged].contains(state.state) || lost(state)
+        try checkDecision(state, isLost)
+        if isLost || mustResync {
             mustResync = false
-            return try resync(standby, session, state, frame)
+            return try resync(session)
         }
         if current == nil
             || (current?.begin.comparedRoot != nil && state.transfer != current?.begin.transfer)
@@ -226,7 +275,31 @@ final class History {
             isPending = false
         }
         guard let current else { return }
-        try transfer(current, standby, session, frame)
+        try transfer(current, session)
+    }
+
+    /// The product's sender would decide the same; not while it resyncs, which somebody must have wanted.
+    private func checkDecision(_ state: StandbyState, _ isLost: Bool) throws {
+        guard current?.record.head.kind != .resync,
+            committed.map({ $0.record.head.lineage == lineage.id }) ?? true
+        else { return }
+        let memory = Lineage.SourceMemory(
+            lineage: committed == nil && current == nil ? nil : lineage.id,
+            committed: committed?.point, pending: isPending ? current?.point : nil,
+            transfer: current?.begin.transfer)
+        counts.decisions += 1
+        switch Lineage.decide(memory, state) {
+        case .refuse where isLost: break
+        case .full(let resume) where !isLost && committed == nil:
+            guard resume == (current != nil && state.transfer == current?.begin.transfer) else {
+                throw Violation("resume \(resume)")
+            }
+        case .delta(let base, let resume) where !isLost && base == committed?.point:
+            guard resume == (current != nil && state.transfer == current?.begin.transfer) else {
+                throw Violation("resume \(resume)")
+            }
+        case let decision: throw Violation("the sender would decide \(decision)")
+        }
     }
 
     /// Whether the standby is not where the sender left it.
@@ -254,18 +327,12 @@ final class History {
         return generation
     }
 
-    private func resync(
-        _ standby: ModelStandby, _ session: ModelStandby.Session, _ state: StandbyState,
-        _ frame: () throws -> Void
-    ) throws {
-        try frame()
+    private func resync(_ session: Conversation) throws {
         let fresh = ModelLineage()
-        let root = try standby.compare(
-            session,
+        let root = try session.compare(
             Compare(
                 mode: .read, algorithm: ModelLineage.algorithm, volumeSize: UInt64(content.count),
                 tagKey: fresh.key))
-        try frame()
         lineage = fresh
         let resync = made(
             try ModelGeneration(
@@ -276,29 +343,24 @@ final class History {
         isPending = false
         wentInPlace = wentInPlace || resync.begin.inPlace
         counts.resyncs += 1
-        try transfer(resync, standby, session, frame)
+        try transfer(resync, session)
     }
 
-    private func transfer(
-        _ generation: ModelGeneration, _ standby: ModelStandby, _ session: ModelStandby.Session,
-        _ frame: () throws -> Void
-    ) throws {
+    private func transfer(_ generation: ModelGeneration, _ session: Conversation) throws {
         var begin = generation.begin
         begin.heldSegments = begin.plannedSegments
         let first: UInt64
-        do { first = try standby.begin(session, begin) } catch let refusal as Refusal {
+        do { first = try session.begin(begin) } catch let refusal as Refusal {
             // A resync whose comparison is gone begins anew.
             if refusal.rule == "not-compared" { current = nil }
             throw refusal
         }
         for index in Int(first)..<generation.segments.count {
-            try frame()
-            try standby.segment(session, generation, index)
+            try session.segment(generation, index)
         }
-        try frame()
         isPending = true
         isRottenSinceCommit = false
-        do { _ = try standby.commit(session, generation) } catch let refusal as Refusal {
+        do { _ = try session.commit(generation) } catch let refusal as Refusal {
             // Nothing of it is on the standby any more.
             if refusal.rule == "root-mismatch" || refusal.rule == "not-compared"
                 || refusal.rule == "diverged"
@@ -312,7 +374,6 @@ final class History {
             }
             throw refusal
         }
-        try frame()
         arrived(generation)
     }
 

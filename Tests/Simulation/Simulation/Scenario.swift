@@ -254,11 +254,11 @@ extension Scenario {
         return Scenario(
             name: "promotion", prepare: { try prepared($0, Content.volume, first, lineage) },
             run: { standby in
-                let session = standby.connect(lineage.sender)
-                _ = try standby.open(session, Content.volume)
-                _ = try standby.begin(session, next.begin)
-                try standby.segment(session, next, 0)
-                standby.close()
+                let session = standby.connect(lineage.sender, Content.volume)
+                _ = try session.open()
+                _ = try session.begin(next.begin)
+                try session.segment(next, 0)
+                session.close()
                 try standby.promote(Content.volume)
             },
             volumes: [
