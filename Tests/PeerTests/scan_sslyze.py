@@ -39,7 +39,7 @@ class Sslyze(Standby):
         self.assertFalse(result["session_renegotiation"]["is_vulnerable_to_client_renegotiation_dos"])
         self.assertEqual({curve["name"] for curve in result["elliptic_curves"]["supported_curves"]}, {"X25519", "secp256r1"})
         for kind in ("session_id", "tls_ticket"):
-            self.assertEqual(result["session_resumption"][f"{kind}_resumption_result"], "NOT_SUPPORTED", kind)
+            self.assertEqual(result["session_resumption"][f"{kind}_resumption_result"], "SERVER_IS_TLS_1_3_ONLY", kind)
 
 
 if __name__ == "__main__":
