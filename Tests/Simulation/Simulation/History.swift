@@ -133,7 +133,10 @@ final class History {
             do {
                 let standby = try ModelStandby(work.path)
                 let session = standby.connect(peer, Content.volume, over: network)
-                defer { session.close() }
+                defer {
+                    session.close()
+                    network.connectAgain = {}
+                }
                 network.connectAgain = { [unowned self] in try connectAgain(standby, session) }
                 do { try converse(session) } catch is Network.Stalled {
                     try outwait(standby, session)
