@@ -111,14 +111,14 @@ final class Conversation {
 
     // MARK: Frames
 
-    private func say(_ message: some Message) throws {
+    private func say<Frame: Message>(_ message: Frame) throws {
         actions = []
         let payload = try deliver(
-            Self.type(of: message), message.encoded(), &sentFrames)
-        guard let arrived = try decoded({ try SenderMessage(Self.type(of: message), $0) }, payload)
+            Frame.type, message.encoded(), &sentFrames)
+        guard let arrived = try decoded({ try SenderMessage(Frame.type, $0) }, payload)
         else { throw Violation("\(message) is not a sender's") }
         let action: ReceiverSession.Action
-        do { action = try receiver.receive(arrived, type: Self.type(of: message)) } catch {
+        do { action = try receiver.receive(arrived, type: Frame.type) } catch {
             throw Violation("the standby does not take \(message): \(error)")
         }
         switch action {
@@ -156,18 +156,16 @@ final class Conversation {
         }
     }
 
-    private func answer(_ message: some Message) throws {
-        let payload = try deliver(Self.type(of: message), message.encoded(), &answeredFrames)
+    private func answer<Frame: Message>(_ message: Frame) throws {
+        let payload = try deliver(Frame.type, message.encoded(), &answeredFrames)
         guard
-            let arrived = try decoded({ try ReceiverMessage(Self.type(of: message), $0) }, payload)
+            let arrived = try decoded({ try ReceiverMessage(Frame.type, $0) }, payload)
         else { throw Violation("\(message) is not a receiver's") }
-        do { actions.append(try sender.receive(arrived, type: Self.type(of: message))) } catch {
+        do { actions.append(try sender.receive(arrived, type: Frame.type)) } catch {
             if case SessionError.refused(let refusal) = error { throw refusal }
             throw Violation("the sender does not take \(message): \(error)")
         }
     }
-
-    private static func type<Frame: Message>(of message: Frame) -> FrameType { Frame.type }
 
     /// - Returns: the payload, as it arrives.
     private func deliver(
