@@ -201,6 +201,8 @@ package final class LiveSender {
                 group.members == volumes.count
             else { return nil }
         }
+        // LVM takes its time to answer, and mostly there is nothing to ask.
+        guard try volumes.allSatisfy({ try $0.unfinishedID() != nil }) else { return nil }
         let found = try zip(volumes, try groups()).map { try $0.unfinishedSnapshot(in: $1) }
         let ids = found.compactMap { $0?.uuid }
         guard ids.count == volumes.count else { return nil }

@@ -181,10 +181,15 @@ package final class LiveVolume {
     /// The group of the unfinished generation.
     func unfinishedGroup() throws -> Group? { try replica()?.transfer?.begin.group }
 
+    /// LVM's id of the snapshot of the unfinished generation.
+    func unfinishedID() throws -> String? {
+        try replica()?.transfer.flatMap { LiveIdentity.snapshotUUID($0.base) }
+    }
+
     /// The snapshot of the unfinished generation, active; nothing if there is none or it is of no use any more.
     func unfinishedSnapshot(in group: VolumeGroup) throws -> LogicalVolume? {
-        guard let uuid = try replica()?.transfer.flatMap({ LiveIdentity.snapshotUUID($0.base) }),
-            let snapshot = group.volume(uuid: uuid), snapshot.originUUID == volume.uuid,
+        guard let uuid = try unfinishedID(), let snapshot = group.volume(uuid: uuid),
+            snapshot.originUUID == volume.uuid,
             !snapshot.isMerging
         else { return nil }
         if snapshot.kind == .snapshot, let device = snapshot.device,
