@@ -37,6 +37,7 @@ campaign: build ## Hours: every step, every cut, ten million crash states, 20,00
 	LEAST=10000000 SEEDS="1 2 3 4 5 6 7 8 9 10 11 12 13" Tests/Simulation/run
 	.build/release/blockferry-simulation histories --seeds 20000
 	.build/release/blockferry-simulation lies --states 10000
+	.build/release/blockferry-simulation rot --bits 50000
 	.build/release/blockferry-simulation sequences --length 6 --least 200000
 	cd Tests/FaultTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	Tests/PeerTests/campaign

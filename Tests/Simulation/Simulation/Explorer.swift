@@ -115,7 +115,7 @@ final class Explorer {
     func explore(from generations: Int) throws {
         let content = Content.random(Content.block + 4096, &seeded)
         try work.set([:])
-        try recording { try $0.add(Content.volume, peer, content) }
+        try work.recording { try $0.add(Content.volume, peer, content) }
         var world = World(
             image: try work.image(),
             senders: [ModelSender(content: content), ModelSender(content: content)],
@@ -183,7 +183,7 @@ final class Explorer {
         let mayGoOn = !truth.isDiverged && (holdsIt || doubtsIt)
         var sent: ModelGeneration?
         var refusal: Lineage.Rule?
-        try recording { standby in
+        try work.recording { standby in
             let session = standby.connect(peer, Content.volume)
             defer { session.close() }
             let state = try session.open()
@@ -287,7 +287,7 @@ final class Explorer {
         let old = world
         var sender = ModelSender(content: world.senders[0].content)
         var sent: ModelGeneration?
-        try recording { standby in
+        try work.recording { standby in
             let session = standby.connect(peer, Content.volume)
             defer { session.close() }
             _ = try session.open()
@@ -319,14 +319,9 @@ final class Explorer {
 
     // MARK: The standby
 
-    private func recording(_ body: (ModelStandby) throws -> Void) throws {
-        let operations = try Trace.record(work.path) { try body(try ModelStandby(work.path)) }
-        try work.forget(operations)
-    }
-
     /// The standby is what it must be, to the byte.
     private func check(_ truth: Truth) throws {
-        try recording { standby in
+        try work.recording { standby in
             let volume = try standby.recover(Content.volume)
             guard volume.committed?.id == truth.committed?.record.id else {
                 throw Violation("another generation is committed")

@@ -12,7 +12,7 @@ struct Simulation: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "blockferry-simulation",
         abstract: "Enumerate what crashes and faults can leave of a standby.",
-        subcommands: [States.self, Histories.self, Sequences.self, Lies.self])
+        subcommands: [States.self, Histories.self, Sequences.self, Lies.self, Rot.self])
 }
 
 struct States: ParsableCommand {

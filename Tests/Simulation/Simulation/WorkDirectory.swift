@@ -52,11 +52,16 @@ final class WorkDirectory {
     /// - Returns: what was there after its preparation, and what it then did.
     func record(_ scenario: Scenario) throws -> (start: Image, operations: [Operation]) {
         try set([:])
-        try forget(try Trace.record(path) { try scenario.prepare(try ModelStandby(path)) })
+        try recording(scenario.prepare)
         let start = try image()
         let operations = try Trace.record(path) { try scenario.run(try ModelStandby(path)) }
         try forget(operations)
         return (start, operations)
+    }
+
+    /// Does something with what is there.
+    func recording(_ body: (ModelStandby) throws -> Void) throws {
+        try forget(try Trace.record(path) { try body(try ModelStandby(path)) })
     }
 
     /// Says that the real code has changed files since `set`.
