@@ -41,9 +41,10 @@ campaign: build ## Hours: every step, every cut, ten million crash states, 20,00
 	.build/release/blockferry-simulation sequences --length 6 --least 200000
 	cd Tests/FaultTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	Tests/PeerTests/campaign
+	cd Tests/AcceptanceTests && BLOCKFERRY_DIVERGENCES=10000 BLOCKFERRY_KILLS=1000 python3 -W ignore -m unittest test_resync test_kills
 	cd Tests/HostTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/PowerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
-	BLOCKFERRY_CAMPAIGN=1 Tests/KernelTests/run NetworkTests
+	BLOCKFERRY_CAMPAIGN=1 KERNEL_TEST_PATIENCE=2000 Tests/KernelTests/run NetworkTests PowerTests
 	Fuzz/run 100000000
 	FUZZ_SANITIZER=address Fuzz/run 1000000 handshake
 
