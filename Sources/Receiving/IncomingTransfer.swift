@@ -81,7 +81,7 @@ package final class IncomingTransfer {
         report(.paired(volume))
     }
 
-    package func open(_ name: VolumeName) throws {
+    func open(_ name: VolumeName) throws {
         guard try home.catalog.volume(name, of: peer) != nil else {
             throw Refusal(.notAuthorised, "there is no volume \(name) for this peer")
         }
@@ -95,7 +95,7 @@ package final class IncomingTransfer {
     /// Drops the unfinished transfer if it is the one named; then says where the volume stands.
     ///
     /// A group that has become complete since STATE was sent cannot be dropped any more: it is applied.
-    package func abandon(_ transfer: TransferID) throws {
+    func abandon(_ transfer: TransferID) throws {
         guard let writer else { return }
         try writer.refresh()
         let isUnfinished = [.initialising, .staging, .prepared].contains(writer.volume.state)
@@ -155,14 +155,14 @@ package final class IncomingTransfer {
     // MARK: Comparing
 
     /// Makes the map of the target, or takes the one that is kept.
-    package func compare(_ compare: Compare) throws {
+    func compare(_ compare: Compare) throws {
         guard let writer else { return }
         let made = try targeting { try Comparison(compare, writer) { report(.progress($0)) } }
         comparison = made
         report(.compared(Compared(root: made.root, read: made.read)))
     }
 
-    package func ask(_ range: NodeRange) throws {
+    func ask(_ range: NodeRange) throws {
         guard let comparison else { return }
         report(.nodes(Nodes(range: range, content: try comparison.nodes(range))))
     }
@@ -173,7 +173,7 @@ package final class IncomingTransfer {
 
     // MARK: Beginning
 
-    package func begin(_ begin: Begin) throws {
+    func begin(_ begin: Begin) throws {
         guard let writer else { return }
         guard begin.head.volumeSize <= Limits.mappedVolumeSize else {
             throw Refusal(.limit, "the volume is larger than a tag map can be")
@@ -326,7 +326,7 @@ package final class IncomingTransfer {
         }
     }
 
-    package func seal(_ seal: Seal) throws {
+    func seal(_ seal: Seal) throws {
         guard let active else { return }
         do { try active.checker.seal(expecting: seal) } catch {
             throw Refusal(.corrupt, "\(error)")
@@ -338,7 +338,7 @@ package final class IncomingTransfer {
         report(.ack(Ack(durableSegments: active.checker.segmentIndex)))
     }
 
-    package func commit(_ record: GenerationRecord) throws {
+    func commit(_ record: GenerationRecord) throws {
         guard let active, let writer else { return }
         do { try active.checker.check(record, sender: peer) } catch {
             throw Refusal(.corrupt, "the generation is not what was announced and sent: \(error)")

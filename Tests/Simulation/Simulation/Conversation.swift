@@ -97,9 +97,7 @@ final class Conversation {
 
     /// Everything from BEGIN to COMMIT, from where the standby is.
     func transfer(_ generation: ModelGeneration) throws -> Bool {
-        var begin = generation.begin
-        begin.heldSegments = begin.plannedSegments
-        for index in Int(try self.begin(begin))..<generation.segments.count {
+        for index in Int(try begin(generation.announcement))..<generation.segments.count {
             try segment(generation, index)
         }
         return try commit(generation)

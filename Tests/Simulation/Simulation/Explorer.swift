@@ -243,7 +243,7 @@ final class Explorer {
         var begins: [Begin] = []
         if sender.committed != nil {
             var sender = sender
-            begins = Array(repeating: try next(&sender).begin, count: 2)
+            begins = Array(repeating: try next(&sender).announcement, count: 2)
             if let there = truth.committed?.record.head {
                 (begins[1].head.number, begins[1].head.lineage) = (there.number + 1, there.lineage)
             }
@@ -251,10 +251,9 @@ final class Explorer {
         // Where nothing is, a full copy replaces nothing.
         if truth.committed != nil {
             var stranger = ModelSender(content: sender.content)
-            begins.append(try next(&stranger).begin)
+            begins.append(try next(&stranger).announcement)
         }
-        for var begin in begins {
-            begin.heldSegments = begin.plannedSegments
+        for begin in begins {
             let session = standby.connect(peer, Content.volume)
             defer { session.close() }
             _ = try session.open()

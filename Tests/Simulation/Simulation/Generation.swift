@@ -102,6 +102,15 @@ struct ModelGeneration {
     }
 }
 
+extension ModelGeneration {
+    /// The announcement by a sender that has all segments.
+    var announcement: Begin {
+        var begin = begin
+        begin.heldSegments = begin.plannedSegments
+        return begin
+    }
+}
+
 extension RecordMemory {
     /// Takes a record as it comes from the network.
     ///

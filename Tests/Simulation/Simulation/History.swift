@@ -350,10 +350,8 @@ final class History {
     }
 
     private func transfer(_ generation: ModelGeneration, _ session: Conversation) throws {
-        var begin = generation.begin
-        begin.heldSegments = begin.plannedSegments
         let first: UInt64
-        do { first = try session.begin(begin) } catch let refusal as Refusal {
+        do { first = try session.begin(generation.announcement) } catch let refusal as Refusal {
             // A resync whose comparison is gone begins anew.
             if refusal.rule == "not-compared" { current = nil }
             throw refusal

@@ -103,7 +103,7 @@ final class RottingDisk {
                     try standby.send(new, to: Content.volume, lineage.sender)
                 } else {
                     _ = try session.open()
-                    guard try session.begin(held) == held.plannedSegments else {
+                    guard try session.begin(new.announcement) == new.begin.plannedSegments else {
                         throw Violation("a log that is whole is not believed")
                     }
                     for (path, bytes) in rotten where path.contains("/staging/") {
@@ -120,13 +120,6 @@ final class RottingDisk {
             }
             if isNew { arrived += 1 } else { kept += 1 }
         }
-    }
-
-    /// The new generation's announcement by a sender that has all of it.
-    private var held: Begin {
-        var begin = new.begin
-        begin.heldSegments = begin.plannedSegments
-        return begin
     }
 
     private func rot(_ image: Image, _ isWanted: (String) -> Bool) throws -> Int {
