@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -43,6 +44,22 @@ def until(seconds: float, condition) -> bool:
     return True
 
 
+def adopt_orphans() -> None:
+    """Makes this process the parent of what its children leave behind, so that it can wait for that too: prctl(2)."""
+    PR_SET_CHILD_SUBREAPER = 36
+    assert ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, os.strerror(ctypes.get_errno())
+
+
+def is_reaped(group: int) -> bool:
+    """Whether all of a process group that are this process's children have ended."""
+    try:
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
+
 class Result:
     """What a program did."""
 
@@ -61,6 +78,7 @@ class Site:
     """Both hosts. `close` ends what was started, by pid."""
 
     def __init__(self) -> None:
+        adopt_orphans()
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="blockferry-acceptance."))
         self.standby, self.source = self.path / "standby", self.path / "source"
         self.daemon: subprocess.Popen | None = None
@@ -97,11 +115,13 @@ class Site:
         self.port = int(ports.read_text())
 
     def kill_daemon(self) -> None:
-        """SIGKILL to the daemon and its workers, which are the only processes of its session."""
+        """SIGKILL to the daemon and its workers, which are the only processes of its session; when it returns, none of
+        them has a file open or writes any more."""
         if self.daemon:
             os.killpg(self.daemon.pid, signal.SIGKILL)
             self.daemon.wait()
-            self.daemon = None
+            group, self.daemon = self.daemon.pid, None
+            assert until(20, lambda: is_reaped(group)), "a worker does not end after SIGKILL"
 
     def invite(self, volume: str, target: os.PathLike, *more: str, port: int | None = None) -> str:
         result = self.run("blockferryd", "invite", volume, "--target", target, "--create", "--address",
