@@ -110,7 +110,7 @@ package struct Administration {
     /// - Returns: what could not be done at once.
     package func keep(_ name: VolumeName, _ retention: Retention) throws -> String? {
         try setRetention(name, retention)
-        guard let writer = try VolumeWriter(home, name) else {
+        guard let writer = try VolumeWriter.soon(home, name) else {
             return "\(AdministrationError.busy(name))"
         }
         return try Keeper(home, writer.volume).keepNow()
@@ -120,7 +120,7 @@ package struct Administration {
         guard try home.catalog.volume(name) != nil else {
             throw AdministrationError.unknownVolume(name)
         }
-        guard let writer = try VolumeWriter(home, name) else {
+        guard let writer = try VolumeWriter.soon(home, name) else {
             throw AdministrationError.busy(name)
         }
         return writer

@@ -69,6 +69,12 @@ package final class IncomingTransfer {
         self.report = report
     }
 
+    deinit {
+        // Whoever finds the volume free finds its target free too.
+        comparison = nil
+        active = nil
+    }
+
     // MARK: Before a transfer
 
     func pair(_ pair: Pair) throws {

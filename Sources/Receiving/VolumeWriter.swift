@@ -33,6 +33,19 @@ package final class VolumeWriter {
         self.volume = volume
     }
 
+    /// Takes the volume, if need be a little later: who ends a session or a command lets go of the volume only after its
+    /// last answer.
+    ///
+    /// - Returns: nothing if another process still has it after three seconds.
+    static func soon(_ home: StandbyHome, _ name: VolumeName) throws -> VolumeWriter? {
+        let due = Clock.monotonic() + 3 * nanosecondsPerSecond
+        while Clock.monotonic() < due {
+            if let writer = try VolumeWriter(home, name) { return writer }
+            Clock.sleep(milliseconds: 20)
+        }
+        return try VolumeWriter(home, name)
+    }
+
     var logPath: String { home.logPath(volume.name) }
 
     func refresh() throws {
@@ -143,7 +156,7 @@ package final class VolumeWriter {
     /// It is committed whatever happens here: what is not done now is done at the next chance, and an error is found
     /// in the volume's state, or by whoever tries again.
     private func finish(_ name: VolumeName, _ progress: (Progress) -> Void) {
-        guard let writer = try? VolumeWriter(home, name) else { return }
+        guard let writer = try? VolumeWriter.soon(home, name) else { return }
         try? writer.recover(progress)
     }
 
