@@ -60,6 +60,15 @@ def is_reaped(group: int) -> bool:
     return False
 
 
+def end_listener(listener: socket.socket, thread: threading.Thread) -> None:
+    """Ends a thread that accepts connections, and closes what it listens to. If it were still in accept(2), a signal to this
+    process could make the kernel begin that call again, with what has the descriptor's number by then."""
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join(20)
+    assert not thread.is_alive(), "it does not end"
+    listener.close()
+
+
 class Result:
     """What a program did."""
 
@@ -82,12 +91,17 @@ class Site:
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="blockferry-acceptance."))
         self.standby, self.source = self.path / "standby", self.path / "source"
         self.daemon: subprocess.Popen | None = None
-        self.port = 0
+        # Bound here and never listened to, so that nobody else is given the daemon's port while there is no daemon.
+        self.reserved = socket.socket()
+        self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.reserved.bind(("127.0.0.1", 0))
+        self.port = self.reserved.getsockname()[1]
         self.log = open(self.path / "daemon.log", "ab")
 
     def close(self) -> None:
         self.kill_daemon()
         self.log.close()
+        self.reserved.close()
         shutil.rmtree(self.path)
 
     def journal(self) -> str:
@@ -110,7 +124,9 @@ class Site:
         self.daemon = subprocess.Popen(
             [BIN / "blockferryd", "serve", "--listen", f"127.0.0.1:{self.port}", "--port-file", ports],
             stderr=self.log, env={**os.environ, "BLOCKFERRYD_STATE": str(self.standby)}, start_new_session=True)
-        if not until(20, ports.exists):
+        # Recovery comes first, and a start takes long in a guest.
+        until(120, lambda: ports.exists() or self.daemon.poll() is not None)
+        if not ports.exists():
             raise AssertionError("the daemon does not listen: " + self.journal())
         self.port = int(ports.read_text())
 
@@ -197,10 +213,11 @@ class Proxy:
             lambda data, at: data)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
 
     def close(self) -> None:
-        self.listener.close()
+        end_listener(self.listener, self.thread)
 
     def _accept(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import Callable
 
 import rogue
+from harness import end_listener  # found by way of rogue
 from rogue import TYPE, encode
 
 
@@ -90,10 +91,11 @@ class Receiver:
         self.error: BaseException | None = None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
 
     def close(self) -> None:
-        self.listener.close()
+        end_listener(self.listener, self.thread)
 
     def play(self, step: str, occurrence: int, action: Action) -> None:
         self.step, self.action, self.seen, self.error = (step, occurrence), action, Counter(), None
