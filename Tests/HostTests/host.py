@@ -168,7 +168,7 @@ class HostSite(Site):
                 return data
             # The first segment is acknowledged while the second one waits.
             until(10, lambda: log.exists() and b"BFSEGMT1" in log.read_bytes())
-            time.sleep(0.5)
+            time.sleep(3)
             return None
 
         proxy = Proxy(self.port, tamper)

@@ -150,20 +150,20 @@ class Files(unittest.TestCase):
         site.restore()
         old, new = sha256(site.target), sha256(site.plain)
         replaced = Replacement(site, side, name, kind)
-        failed = site.begin_daemon(seconds=8)
+        failed = site.begin_daemon(seconds=20)
         logged = len(site.journal())
         if failed:
             self.assertEqual(side, "standby", f"{told}: {failed}")
             ended_well(self, failed, f"{told}: serve", lines=2)
         else:
-            result = site.bounded("blockferry", *site.sending(), seconds=15)
+            result = site.bounded("blockferry", *site.sending(), seconds=40)
             ended_well(self, result, f"{told}: send")
             found = sha256(site.target)
             self.assertIn(found, (old, new), f"{told}: torn")
             if result.code == 0:
                 self.assertEqual(found, new, f"{told}: success without the generation")
         program = {"standby": "blockferryd", "source": "blockferry"}[side]
-        ended_well(self, site.bounded(program, "status", "--json", seconds=8), f"{told}: status")
+        ended_well(self, site.bounded(program, "status", "--json", seconds=20), f"{told}: status")
         after = replaced.seen()
         paths = after.keys() | replaced.before.keys()
         changed = sorted(path for path in paths if after.get(path) != replaced.before.get(path))

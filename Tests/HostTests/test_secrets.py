@@ -218,7 +218,7 @@ class Secrets(unittest.TestCase):
         def end(name: str, arguments: list, number: int, environment: dict) -> None:
             process = subprocess.Popen(arguments, env=environment, preexec_fn=unlimited, stdout=subprocess.DEVNULL,
                                        stderr=subprocess.PIPE, start_new_session=True)
-            time.sleep(0.6)
+            time.sleep(2)
             os.kill(process.pid, number)
             waited = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             ended[name, number] = {os.CLD_DUMPED: "dumped", os.CLD_KILLED: "killed"}.get(waited.si_code, "exited")

@@ -211,7 +211,7 @@ class ChangedDeviceTests(DeviceTest):
                 with self.subTest(what):
                     before = self.committed()
                     self.change()
-                    self.device.load(self.device.slow(1500))
+                    self.device.load(self.device.slow(2500))
                     sender = subprocess.Popen(
                         self.arguments(verb), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                         env={**os.environ, "BLOCKFERRY_STATE": str(self.hosts.source)})

@@ -86,7 +86,7 @@ class NetworkTests(KernelTest):
         self.shape("rate 2mbit")
         sender = self.hosts.start_send("db", self.plain)
         try:
-            silent = threading.Thread(target=self.fall_silent, args=(3, 20))
+            silent = threading.Thread(target=self.fall_silent, args=(20,))
             silent.start()
             out, error = sender.communicate(timeout=120)
             silent.join()
@@ -97,8 +97,10 @@ class NetworkTests(KernelTest):
         self.assertEqual(self.target.read_bytes(), self.plain.read_bytes())
         self.assertLess(result.json["bytes_on_wire"], 2 * MIB + 65536)
 
-    def fall_silent(self, after: float, seconds: float) -> None:
-        time.sleep(after)
+    def fall_silent(self, seconds: float) -> None:
+        """While the transfer is under way, which takes over 8 s."""
+        until(60, (self.hosts.standby / "staging/db.log").exists)
+        time.sleep(1)
         self.shape("loss 100%")
         time.sleep(seconds)
         self.shape("rate 20mbit")

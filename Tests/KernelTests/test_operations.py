@@ -195,7 +195,7 @@ class Host:
         with open(log, "ab") as sink:
             self.daemon = subprocess.Popen(self.arguments(user, f". {environment}; exec {facts['ExecStart']}"),
                                            stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
-        until(20, lambda: log.read_text().count("listening on ") > before or self.daemon.poll() is not None)
+        until(120, lambda: log.read_text().count("listening on ") > before or self.daemon.poll() is not None)
         if self.daemon.poll() is not None or log.read_text().count("listening on ") == before:
             raise AssertionError("the daemon does not listen: " + log.read_text())
 

@@ -132,7 +132,7 @@ class SignalTests(RotationTests):
                 result = self.site_.send_live(f"{SOURCE}/tlv_source", "db", env={
                     **self.environment(reserved), "STEPS_SIGNAL": str(int(number))})
                 self.assertTrue(any(line.startswith(f"{reserved} ") for line in self.steps()), result)
-                until(5, lambda: self.source.held("tpool") == "-")
+                until(30, lambda: self.source.held("tpool") == "-")
                 if self.source.held("tpool") != "-":
                     self.source.message("release_metadata_snap", "tpool", check=False)
                     self.fail("the metadata snapshot was left reserved")
