@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that must be refused: its own exit code, one sentence, and the target as it was."""
 
+import fcntl
 import os
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import unittest
 
@@ -167,6 +169,19 @@ class Refusals(unittest.TestCase):
         self.addCleanup(subprocess.run, ["losetup", "-d", device], check=True)
         self.change()
         self.refused(self.site.send("vol", self.plain), 9, "in use")
+
+    def test_volume_in_use(self) -> None:
+        """A session lets go of its volume only after its last answer: a command waits for that, but not for long."""
+        self.assertTrue(until(20, lambda: self.site.is_free("vol")))
+        lock = open(self.site.standby / "locks/vol")
+        self.addCleanup(lock.close)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.refused(self.site.run("blockferryd", "scrub", "vol"), 3, "a session has the volume")
+        soon = threading.Timer(0.5, lock.close)
+        soon.start()
+        result = self.site.run("blockferryd", "scrub", "vol")
+        soon.join()
+        self.assertEqual(result.code, 0, result)
 
     def test_mounted_small_and_read_only_devices(self) -> None:
         device = self.loop(8 << 20)
