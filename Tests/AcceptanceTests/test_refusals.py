@@ -197,6 +197,7 @@ class Refusals(unittest.TestCase):
         self.assertEqual((small.code, "too-small" in small.error), (9, True), small)
         os.truncate(big, 8 << 20)
         self.assertEqual(self.site.send("dev", big).code, 0)
+        self.assertTrue(until(20, lambda: self.site.is_free("dev")))
         subprocess.run(["mkfs.ext4", "-q", device], check=True)
         mount = self.site.path / "mnt"
         mount.mkdir()
