@@ -60,7 +60,7 @@ class Quotas(Standby):
         """As many sessions as the daemon gives to one peer, and another peer's increment within five seconds."""
         held = self.hold(70)
         try:
-            took = self.others(15, f"while one peer holds {len(held)} sessions")
+            took = self.others(5, f"while one peer holds {len(held)} sessions")
             print(f"another peer's increment took {took:.2f} s while one peer held {len(held)} sessions")
         finally:
             self.end_sessions(held)
@@ -88,7 +88,7 @@ class Quotas(Standby):
         peer.send("ABANDON", encode.abandon(state[72:88]))
         kind, state = peer.answer()
         self.assertEqual((kind, any(state[72:])), (rogue.STATE, False))
-        took = self.others(15, "abandons")
+        took = self.others(5, "abandons")
         peer.close()
         logs = [path.name for path in (self.site.standby / "staging").iterdir()]
         self.assertLessEqual(len([name for name in logs if name.startswith("vol")]), 1, logs)
@@ -105,7 +105,7 @@ class Quotas(Standby):
             peer.send("RECORD", encode.zero_record(number * 512, 512))
             peer.write(b"".join(peer.frame("PING") for _ in range(count(20, 400))))
             frames += 1 + count(20, 400)
-        took = self.others(15, "tiny frames")
+        took = self.others(5, "tiny frames")
         grown = max(self.resident())
         peer.close()
         print(f"tiny frames: {frames}; another peer's increment took {took:.2f} s; greatest worker {grown >> 20} MiB")
@@ -150,7 +150,7 @@ class Quotas(Standby):
                 sent += 1
         except OSError:
             pass
-        took = self.others(15, "nobody reads")
+        took = self.others(5, "nobody reads")
         peer.close()
         self.vol.wait()
         print(f"frames that nobody read the answers of: {sent}; another peer's increment took {took:.2f} s")
@@ -168,7 +168,7 @@ class Quotas(Standby):
             if updates % 500 == 0:
                 memory.append(sum(self.resident()))
             if updates == 300:
-                took = self.others(15, "key updates")
+                took = self.others(5, "key updates")
                 rogue.until(5, lambda: len(self.resident()) <= 2)
             self.assertLess(time.monotonic() - began, limit, f"{updates} key updates, and the session goes on")
         print(f"key updates after {len(frames)} frames: {updates} in {time.monotonic() - began:.1f} s; another peer's increment "
@@ -203,7 +203,7 @@ class Quotas(Standby):
             print(f"a silent session ended after {ended:.1f} s")
             self.assertTrue(55 <= ended <= 70, ended)
             time.sleep(15)
-            self.others(15, "PINGs")
+            self.others(5, "PINGs")
         finally:
             stop.set()
             thread.join()
