@@ -48,7 +48,9 @@ package enum ProgramRunner {
         case let error as SystemCallError: error.call == "connect" ? .unreachable : .failed
         case let error as TLSError:
             switch error {
-            case .peerNotPinned, .ownKeyRefused, .noPeerCertificate, .wrongALPN: .identity
+            case .peerNotPinned, .ownKeyRefused, .noPeerCertificate, .unsupportedPeerKey,
+                .wrongALPN:
+                .identity
             case .timedOut, .truncated, .closed, .reset, .system, .damaged: .unreachable
             case .alert, .protocolFailure: .identity
             }

@@ -12,10 +12,30 @@ package struct KeyID: Hashable, Sendable, CustomStringConvertible {
         self.digest = digest
     }
 
-    /// The id of the key whose DER SubjectPublicKeyInfo is `bytes`.
-    package init(ofPublicKeyInfo bytes: RawSpan) {
+    /// The id of the key whose DER SubjectPublicKeyInfo is `bytes`; nothing, if they are not the one encoding of an
+    /// Ed25519 key (RFC 8410 4) or of an uncompressed point of P-256 (RFC 5480 2).
+    ///
+    /// libcrypto reads others: a bit string that ends with zeros, for instance, may call them unused. A key must not
+    /// have several ids.
+    package init?(ofPublicKeyInfo bytes: [UInt8]) {
+        guard
+            Self.encodings.contains(where: {
+                bytes.count == $0.start.count + $0.rest && bytes.starts(with: $0.start)
+            })
+        else { return nil }
         digest = .of(bytes)
     }
+
+    /// What an encoding starts with, and how many bytes of the key follow.
+    private static let encodings: [(start: [UInt8], rest: Int)] = [
+        ([0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], 32),
+        (
+            [
+                0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+                0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+            ], 64
+        ),
+    ]
 
     /// The peer id.
     package var description: String { peerID }

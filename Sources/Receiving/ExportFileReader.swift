@@ -55,8 +55,8 @@ final class ExportFileReader {
         }
     }
 
-    /// Whose file it is.
-    var sender: KeyID { header.publicKeyInfo.withRawSpan { KeyID(ofPublicKeyInfo: $0) } }
+    /// Whose file it is, if its key is one that an identity can have.
+    var sender: KeyID? { KeyID(ofPublicKeyInfo: header.publicKeyInfo) }
 
     /// Checks that the file is whole, and is what the owner of the key has signed. The key itself is judged by the
     /// caller before.

@@ -109,7 +109,8 @@ extension Administration {
         }
         guard let peer = volume.peer else { throw ImportError.noPeer(name) }
         let file = try ExportFileReader(path: path)
-        guard file.sender == peer else { throw ImportError.otherPeer(path, file.sender, name) }
+        guard let sender = file.sender else { throw ImportError.badSignature(path) }
+        guard sender == peer else { throw ImportError.otherPeer(path, sender, name) }
         guard file.header.volume == name else {
             throw ImportError.otherVolume(path, file.header.volume, name)
         }

@@ -9,7 +9,7 @@ package import Digests
 package enum IdentityError: Error, Equatable, Sendable {
     /// There is no unencrypted private key, or no certificate.
     case malformed
-    /// The key is neither Ed25519 nor on P-256.
+    /// The key in the certificate is neither Ed25519 nor on P-256, or is encoded otherwise than these are.
     case unsupportedKey
     /// The certificate is for another key.
     case mismatch
@@ -76,17 +76,17 @@ package enum IdentityError: Error, Equatable, Sendable {
         let certificate = unsafe Self.read(pem) {
             unsafe PEM_read_bio_X509($0, nil, { _, _, _, _ in -1 }, nil)
         }
-        guard let key = unsafe key, let certificate = unsafe certificate,
-            let keyID = unsafe KeyID(ofCertificate: certificate)
-        else {
+        let keyID = unsafe certificate.flatMap { unsafe KeyID(ofCertificate: $0) }
+        guard let key = unsafe key, let certificate = unsafe certificate, let keyID else {
+            let error: IdentityError =
+                unsafe key == nil || certificate == nil ? .malformed : .unsupportedKey
             // SAFETY: freeing nothing is allowed; the references are ours.
             unsafe EVP_PKEY_free(key)
             unsafe X509_free(certificate)
-            throw .malformed
+            throw error
         }
         // From here on the identity owns both.
         unsafe self.init(key: key, certificate: certificate, keyID: keyID)
-        guard unsafe Self.isSupported(key) else { throw .unsupportedKey }
         guard unsafe X509_check_private_key(certificate, key) == 1 else { throw .mismatch }
     }
 
@@ -100,18 +100,6 @@ package enum IdentityError: Error, Equatable, Sendable {
             defer { unsafe BIO_free(bio) }
             return unsafe body(bio)
         }
-    }
-
-    static func isSupported(_ key: OpaquePointer) -> Bool {
-        // SAFETY: the key is live; the name is a C string that fits.
-        if unsafe EVP_PKEY_is_a(key, "ED25519") == 1 { return true }
-        guard unsafe EVP_PKEY_is_a(key, "EC") == 1 else { return false }
-        var name = [CChar](repeating: 0, count: 64)
-        var length = 0
-        guard unsafe EVP_PKEY_get_group_name(key, &name, name.count, &length) == 1 else {
-            return false
-        }
-        return name.prefix(length).elementsEqual("prime256v1".utf8.map { CChar($0) })
     }
 
     /// The key as PKCS#8 and the certificate, for the identity file.
@@ -133,18 +121,21 @@ package enum IdentityError: Error, Equatable, Sendable {
 // SAFETY: nothing changes after init, and OpenSSL lets threads share keys and certificates.
 extension Identity: @unsafe @unchecked Sendable {}
 
+/// The DER SubjectPublicKeyInfo that stands in a certificate; empty, if it cannot be encoded.
+func publicKeyInfo(ofCertificate certificate: OpaquePointer) -> [UInt8] {
+    // SAFETY: the key info belongs to the certificate; the second call writes as many bytes as the
+    // first one counted.
+    let info = unsafe X509_get_X509_PUBKEY(certificate)
+    let count = unsafe max(0, Int(i2d_X509_PUBKEY(info, nil)))
+    return unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+        var cursor = buffer.baseAddress
+        initialized = unsafe max(0, Int(i2d_X509_PUBKEY(info, &cursor)))
+    }
+}
+
 extension KeyID {
-    /// The id of the key in a certificate, or nothing if the key has no encoding.
+    /// The id of the key in a certificate, or nothing if the key is none that an identity has.
     init?(ofCertificate certificate: OpaquePointer) {
-        // SAFETY: the key info belongs to the certificate; the second call writes as many bytes as
-        // the first one counted.
-        let info = unsafe X509_get_X509_PUBKEY(certificate)
-        let count = unsafe Int(i2d_X509_PUBKEY(info, nil))
-        guard count > 0 else { return nil }
-        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            var cursor = buffer.baseAddress
-            initialized = unsafe max(0, Int(i2d_X509_PUBKEY(info, &cursor)))
-        }
-        self = bytes.withRawSpan { KeyID(ofPublicKeyInfo: $0) }
+        unsafe self.init(ofPublicKeyInfo: publicKeyInfo(ofCertificate: certificate))
     }
 }

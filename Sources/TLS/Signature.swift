@@ -11,11 +11,8 @@ internal import Digests
 extension Identity {
     /// The public key: DER SubjectPublicKeyInfo, whose SHA-256 is the key id.
     package var publicKeyInfo: [UInt8] {
-        // SAFETY: the key is live.
-        guard let info = unsafe Signatures.publicKeyInfo(of: key) else {
-            preconditionFailure("libcrypto cannot encode a key")
-        }
-        return info
+        // SAFETY: the certificate is live.
+        unsafe TLS.publicKeyInfo(ofCertificate: certificate)
     }
 
     /// Signs a message: Ed25519, or ECDSA with SHA-256 in DER, as the key is.
@@ -43,6 +40,7 @@ package enum Signatures {
     package static func isValid(
         _ signature: [UInt8], of message: [UInt8], publicKeyInfo: [UInt8]
     ) -> Bool {
+        guard KeyID(ofPublicKeyInfo: publicKeyInfo) != nil else { return false }
         LibCrypto.start
         // SAFETY: the bytes outlive the call, which copies what it keeps; key and context belong to this call.
         let parsed = unsafe publicKeyInfo.withUnsafeBufferPointer { bytes -> OpaquePointer? in
@@ -59,22 +57,8 @@ package enum Signatures {
             unsafe EVP_MD_CTX_free(context)
             ERR_clear_error()
         }
-        // There is one encoding of a key; libcrypto reads others too, and does not mind what follows.
-        guard unsafe Self.publicKeyInfo(of: key) == publicKeyInfo, unsafe Identity.isSupported(key)
-        else { return false }
         return unsafe EVP_DigestVerifyInit(context, nil, digest(of: key), nil, key) == 1
             && EVP_DigestVerify(context, signature, signature.count, message, message.count) == 1
-    }
-
-    /// The encoding of a key.
-    fileprivate static func publicKeyInfo(of key: OpaquePointer) -> [UInt8]? {
-        // SAFETY: the key is live; the second call writes as many bytes as the first one counted.
-        let count = unsafe Int(i2d_PUBKEY(key, nil))
-        guard count > 0 else { return nil }
-        return unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            var cursor = buffer.baseAddress
-            initialized = unsafe max(0, Int(i2d_PUBKEY(key, &cursor)))
-        }
     }
 
     /// Ed25519 makes its own digest.

@@ -113,7 +113,7 @@ final class Judge {
             return false
         }
         guard let id else {
-            refusal = .noPeerCertificate
+            refusal = .unsupportedPeerKey
             return false
         }
         guard pinned.contains(id) || role == .receiver && chosen == .pairing else {

@@ -21,6 +21,8 @@ package enum TLSError: Error, Equatable, Sendable {
     case system(errno: CInt)
     /// The peer showed no certificate.
     case noPeerCertificate
+    /// The key in the peer's certificate is none that an identity has.
+    case unsupportedPeerKey
     /// The peer has proved a key that this side does not accept.
     case peerNotPinned(KeyID)
     /// The peer refused this side's key.
@@ -45,6 +47,7 @@ extension TLSError: CustomStringConvertible {
         // SAFETY: strerror gives a C string, which is copied.
         case .system(let code): unsafe String(cString: strerror(code))
         case .noPeerCertificate: "the peer has no certificate"
+        case .unsupportedPeerKey: "the peer's key is neither Ed25519 nor on P-256"
         case .peerNotPinned(let id): "the peer's key \(id) is not accepted here"
         case .ownKeyRefused: "the peer does not accept this host's key"
         case .wrongALPN: "the peer does not offer this protocol"

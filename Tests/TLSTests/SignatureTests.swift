@@ -13,7 +13,7 @@ import Testing
     func valid() {
         let identity = Identity.generate()
         let info = identity.publicKeyInfo
-        #expect(info.withRawSpan { KeyID(ofPublicKeyInfo: $0) } == identity.keyID)
+        #expect(KeyID(ofPublicKeyInfo: info) == identity.keyID)
         let signature = identity.signature(of: message)
         #expect(signature.count == 64)
         #expect(Signatures.isValid(signature, of: message, publicKeyInfo: info))

@@ -128,6 +128,32 @@ import Testing
         }
     }
 
+    @Test("a key in an encoding that is not the usual one is nobody's")
+    func otherEncodings() throws {
+        // libcrypto takes both for the key that they encode, which would have two ids.
+        let point = directory.path + "/point.pem"
+        let certificate = point + ".crt"
+        _ = try OpenSSL(
+            ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", point]
+        ).finish()
+        _ = try OpenSSL([
+            "ec", "-in", point, "-conv_form", "compressed", "-out", point,
+        ]).finish()
+        _ = try OpenSSL([
+            "req", "-x509", "-key", point, "-subj", "/CN=x", "-out", certificate,
+        ]).finish()
+        let compressed =
+            try Data(contentsOf: URL(fileURLWithPath: point))
+            + Data(contentsOf: URL(fileURLWithPath: certificate))
+        for pem in [[UInt8](compressed), try identityWithUnusedBits()] {
+            #expect(throws: IdentityError.unsupportedKey) { try Identity(pem: pem) }
+            let file = try directory.write("odd.pem", pem)
+            let (result, _) = try receive(
+                from: ["-cert", file, "-key", file, "-alpn", "blockferry/1"]) { _ in }
+            #expect(result.tlsError == .unsupportedPeerKey)
+        }
+    }
+
     @Test("a certificate above the limit is refused before it is looked at")
     func greatCertificate() throws {
         let file = directory.path + "/great.pem"

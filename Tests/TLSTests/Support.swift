@@ -170,3 +170,24 @@ struct OpenSSL {
         return String(decoding: data, as: UTF8.self)
     }
 }
+
+/// An identity file for a key that ends with a zero bit, whose certificate calls that bit unused.
+func identityWithUnusedBits() throws -> [UInt8] {
+    var identity = Identity.generate()
+    while identity.publicKeyInfo.last.map({ $0 & 1 }) != 0 { identity = .generate() }
+    let begin = "-----BEGIN CERTIFICATE-----"
+    let end = "-----END CERTIFICATE-----"
+    let parts = String(decoding: identity.pem, as: UTF8.self).components(separatedBy: begin)
+    try #require(parts.count == 2)
+    var certificate = try #require(
+        Data(
+            base64Encoded: parts[1].replacing(end, with: ""), options: .ignoreUnknownCharacters))
+    let key = try #require(certificate.firstRange(of: identity.publicKeyInfo))
+    let unused = key.upperBound - 33
+    try #require(certificate[unused] == 0)
+    certificate[unused] = 1
+    let text = certificate.base64EncodedString(options: [
+        .lineLength64Characters, .endLineWithLineFeed,
+    ])
+    return [UInt8]("\(parts[0])\(begin)\n\(text)\n\(end)\n".utf8)
+}
