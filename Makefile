@@ -28,8 +28,8 @@ test: packages ## Build and run all tests but the long campaigns
 test-kernel: build ## Test with the device-mapper of a real kernel, in guests that need no privileges
 	Tests/KernelTests/run
 
-soak: build ## 500 live increments of each kind, thin and classic, each compared
-	BLOCKFERRY_INCREMENTS=500 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=7200 Tests/KernelTests/run live_increments
+soak: build ## 1000 live increments of each kind, thin and classic, each compared
+	BLOCKFERRY_INCREMENTS=1000 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=7200 Tests/KernelTests/run live_increments
 
 campaign: build ## Hours: every step, every cut, ten million crash states, 20,000 histories, every power cut, 10^8 inputs a fuzz target
 	$(SWIFT_BUILD) --build-tests

@@ -15,6 +15,17 @@ package enum IdentityError: Error, Equatable, Sendable {
     case mismatch
 }
 
+extension IdentityError: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .malformed: "a private key that is not encrypted and a certificate are not both there"
+        case .unsupportedKey:
+            "its key is neither an Ed25519 nor a P-256 key in the usual encoding"
+        case .mismatch: "the certificate is for another key"
+        }
+    }
+}
+
 /// What this host proves itself with: a private key and a self-signed certificate around its public
 /// half.
 ///

@@ -36,7 +36,7 @@ extension IdentityFileError: CustomStringConvertible {
             case .mode(let mode):
                 "it has mode 0\(String(mode, radix: 8)), and others must not reach it; set 0600"
             case .tooLong: "it is too long for an identity"
-            case .content(let error): "it holds no identity (\(error))"
+            case .content(let error): "it holds no identity: \(error)"
             }
         return "the identity file identity.pem: \(problem)"
     }

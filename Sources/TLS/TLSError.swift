@@ -47,7 +47,8 @@ extension TLSError: CustomStringConvertible {
         // SAFETY: strerror gives a C string, which is copied.
         case .system(let code): unsafe String(cString: strerror(code))
         case .noPeerCertificate: "the peer has no certificate"
-        case .unsupportedPeerKey: "the peer's key is neither Ed25519 nor on P-256"
+        case .unsupportedPeerKey:
+            "the peer's key is neither an Ed25519 nor a P-256 key in the usual encoding"
         case .peerNotPinned(let id): "the peer's key \(id) is not accepted here"
         case .ownKeyRefused: "the peer does not accept this host's key"
         case .wrongALPN: "the peer does not offer this protocol"

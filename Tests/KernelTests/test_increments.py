@@ -1,7 +1,7 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
 """Live increments, one after the other, a writer running all the time; each is compared, byte for byte, with the
-snapshot it came from. `BLOCKFERRY_INCREMENTS` says how many of each kind; `make soak` wants 500."""
+snapshot it came from. `BLOCKFERRY_INCREMENTS` says how many of each kind; `make soak` wants 1,000."""
 
 from __future__ import annotations
 
