@@ -112,13 +112,8 @@ import Testing
             try #require(unsafe chmod(path, 0o600) == 0)
             return path
         }
-        func parts(_ identity: Identity) -> [String] {
-            let text = String(decoding: identity.pem, as: UTF8.self)
-            return text.components(separatedBy: "-----BEGIN CERTIFICATE-----")
-                .enumerated().map { $0 == 0 ? $1 : "-----BEGIN CERTIFICATE-----" + $1 }
-        }
-        let one = parts(.generate())
-        let two = parts(.generate())
+        let one = pemParts(of: .generate())
+        let two = pemParts(of: .generate())
         let plain = try content([UInt8](one.joined().utf8))
         let encrypted = try OpenSSL([
             "pkcs8", "-topk8", "-in", plain, "-passout", "pass:secret",

@@ -99,6 +99,11 @@ import Testing
         #expect(output.contains("alert certificate required"))
     }
 
+    /// What an identity file would hold: a key, and the certificate beside it.
+    private func pem(_ key: String) throws -> [UInt8] {
+        try [key, key + ".crt"].flatMap { try Data(contentsOf: URL(fileURLWithPath: $0)) }
+    }
+
     @Test("a P-256 key is as good as Ed25519, an RSA key is not")
     func otherKeys() throws {
         for (kind, isAllowed) in [
@@ -112,16 +117,14 @@ import Testing
                 ]
                     + kind
             ).finish()
-            let pem =
-                try Data(contentsOf: URL(fileURLWithPath: file))
-                + Data(contentsOf: URL(fileURLWithPath: file + ".crt"))
+            let pem = try pem(file)
             let arguments = ["-cert", file + ".crt", "-key", file, "-alpn", "blockferry/1"]
             if isAllowed {
-                let key = try Identity(pem: [UInt8](pem))
+                let key = try Identity(pem: pem)
                 let (result, _) = try receive(from: arguments, pins: [key.keyID]) { $0.peer }
                 #expect(try result.get() == key.keyID, "\(output)")
             } else {
-                #expect(throws: IdentityError.unsupportedKey) { try Identity(pem: [UInt8](pem)) }
+                #expect(throws: IdentityError.unsupportedKey) { try Identity(pem: pem) }
                 let (result, _) = try receive(from: arguments) { _ in }
                 #expect(result.tlsError != nil)
             }
@@ -132,7 +135,6 @@ import Testing
     func otherEncodings() throws {
         // libcrypto takes both for the key that they encode, which would have two ids.
         let point = directory.path + "/point.pem"
-        let certificate = point + ".crt"
         _ = try OpenSSL(
             ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", point]
         ).finish()
@@ -140,12 +142,9 @@ import Testing
             "ec", "-in", point, "-conv_form", "compressed", "-out", point,
         ]).finish()
         _ = try OpenSSL([
-            "req", "-x509", "-key", point, "-subj", "/CN=x", "-out", certificate,
+            "req", "-x509", "-key", point, "-subj", "/CN=x", "-out", point + ".crt",
         ]).finish()
-        let compressed =
-            try Data(contentsOf: URL(fileURLWithPath: point))
-            + Data(contentsOf: URL(fileURLWithPath: certificate))
-        for pem in [[UInt8](compressed), try identityWithUnusedBits()] {
+        for pem in [try pem(point), try identityWithUnusedBits()] {
             #expect(throws: IdentityError.unsupportedKey) { try Identity(pem: pem) }
             let file = try directory.write("odd.pem", pem)
             let (result, _) = try receive(

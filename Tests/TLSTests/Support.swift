@@ -171,17 +171,25 @@ struct OpenSSL {
     }
 }
 
+private let certificateBegin = "-----BEGIN CERTIFICATE-----"
+private let certificateEnd = "-----END CERTIFICATE-----"
+
+/// The key and the certificate of an identity file.
+func pemParts(of identity: Identity) -> [String] {
+    let text = String(decoding: identity.pem, as: UTF8.self)
+    return text.components(separatedBy: certificateBegin)
+        .enumerated().map { $0 == 0 ? $1 : certificateBegin + $1 }
+}
+
 /// An identity file for a key that ends with a zero bit, whose certificate calls that bit unused.
 func identityWithUnusedBits() throws -> [UInt8] {
     var identity = Identity.generate()
     while identity.publicKeyInfo.last.map({ $0 & 1 }) != 0 { identity = .generate() }
-    let begin = "-----BEGIN CERTIFICATE-----"
-    let end = "-----END CERTIFICATE-----"
-    let parts = String(decoding: identity.pem, as: UTF8.self).components(separatedBy: begin)
+    let parts = pemParts(of: identity)
     try #require(parts.count == 2)
+    let body = parts[1].replacing(certificateBegin, with: "").replacing(certificateEnd, with: "")
     var certificate = try #require(
-        Data(
-            base64Encoded: parts[1].replacing(end, with: ""), options: .ignoreUnknownCharacters))
+        Data(base64Encoded: body, options: .ignoreUnknownCharacters))
     let key = try #require(certificate.firstRange(of: identity.publicKeyInfo))
     let unused = key.upperBound - 33
     try #require(certificate[unused] == 0)
@@ -189,5 +197,5 @@ func identityWithUnusedBits() throws -> [UInt8] {
     let text = certificate.base64EncodedString(options: [
         .lineLength64Characters, .endLineWithLineFeed,
     ])
-    return [UInt8]("\(parts[0])\(begin)\n\(text)\n\(end)\n".utf8)
+    return [UInt8]("\(parts[0])\(certificateBegin)\n\(text)\n\(certificateEnd)\n".utf8)
 }
