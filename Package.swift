@@ -73,7 +73,8 @@ let package = Package(
         // MARK: Vocabulary
         module("Blocks", ["CChecksum"]),
         module("Digests", ["Blocks", "COpenSSL", "CXXHash"]),
-        linuxModule("Platform", ["Blocks", "CLinux"]),
+        module("Objects"),
+        linuxModule("Platform", ["Blocks", "Objects", "CLinux"]),
         // MARK: Pure
         module("SnapshotStore", ["Blocks"]),
         module("ThinMetadata", ["Blocks"]),
@@ -86,26 +87,27 @@ let package = Package(
         module(
             "Catalog",
             [
-                "Blocks", "Digests", "Platform", "Wire",
+                "Blocks", "Objects", "Digests", "Platform", "Wire",
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
-        module("LVM", ["Blocks", "Digests", "Platform"]),
+        module("LVM", ["Blocks", "Objects", "Digests", "Platform"]),
         module("MapStore", ["Blocks", "Digests", "Platform", "TagMap", "Wire"]),
-        linuxModule("Staging", ["Blocks", "Digests", "Platform", "Wire", "Compression"]),
+        linuxModule(
+            "Staging", ["Blocks", "Objects", "Digests", "Platform", "Wire", "Compression"]),
         module("Connection", ["Blocks", "Digests", "Platform", "Wire", "TLS"]),
         // MARK: Engines
         linuxModule(
             "Sending",
             [
-                "Blocks", "Digests", "Platform", "SnapshotStore", "ThinMetadata", "Wire",
-                "Session", "TLS", "Connection", "Compression", "Catalog", "LVM", "TagMap",
+                "Blocks", "Objects", "Digests", "Platform", "SnapshotStore", "ThinMetadata",
+                "Wire", "Session", "TLS", "Connection", "Compression", "Catalog", "LVM", "TagMap",
                 "MapStore",
             ]),
         linuxModule(
             "Receiving",
             [
-                "Blocks", "Digests", "Platform", "Wire", "Session", "TLS", "Connection",
-                "Catalog", "Staging", "LVM", "TagMap", "MapStore",
+                "Blocks", "Objects", "Digests", "Platform", "Wire", "Session", "TLS",
+                "Connection", "Catalog", "Staging", "LVM", "TagMap", "MapStore",
             ]),
         // MARK: Programs
         module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
@@ -136,6 +138,7 @@ let package = Package(
             name: "TestSupport", dependencies: ["Blocks", "Platform"], path: "Tests/TestSupport",
             swiftSettings: settings),
         tests("BlocksTests", ["Blocks"]),
+        tests("ObjectsTests", ["Objects"]),
         tests("DigestsTests", ["Blocks", "Digests"]),
         tests("PlatformTests", ["Blocks", "Platform"]),
         tests("SnapshotStoreTests", ["Blocks", "Platform", "SnapshotStore"]),
@@ -175,15 +178,15 @@ if let sanitizers = Context.environment["FUZZ"] {
     // What is not to be explored is not traced: Blocks goes over every byte, and the targets themselves.
     let helpers = ["Blocks", "Platform", "blockferry-fuzz"]
     let parsers = [
-        "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap", "MapStore", "LVM",
-        "TLS", "Compression", "Sending",
+        "Objects", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap",
+        "MapStore", "LVM", "TLS", "Compression", "Sending",
     ]
     for target in package.targets where parsers.contains(target.name) {
         target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags([sanitize])]
         // Of Sending the files of a transfer, which need no catalog.
         guard target.name == "Sending" else { continue }
         target.sources = ["SealsFile.swift", "SendPlan.swift", "Source.swift"]
-        target.dependencies = ["Blocks", "Platform", "Wire"]
+        target.dependencies = ["Blocks", "Objects", "Platform", "Wire"]
     }
     package.targets += [
         .target(name: "CFuzzer", path: "Fuzz/CFuzzer"),

@@ -17,7 +17,9 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -153,3 +155,41 @@ int clinux_mode_is_directory(uint32_t mode) { return S_ISDIR(mode); }
 
 uint32_t clinux_major(unsigned long device) { return major(device); }
 uint32_t clinux_minor(unsigned long device) { return minor(device); }
+
+int clinux_file_generation(int fd, uint32_t *generation) {
+    // The number has the size of a long, the file systems write an int.
+    long value = 0;
+    if (ioctl(fd, FS_IOC_GETVERSION, &value) != 0) return -1;
+    memcpy(generation, &value, sizeof *generation);
+    return 0;
+}
+
+int clinux_file_system_uuid(int fd, uint8_t uuid[16]) {
+    // struct fsuuid2 of linux/fs.h since 6.9, which older headers lack: a length and 16 bytes.
+    uint8_t reply[17] = {0};
+    if (ioctl(fd, _IOR(0x15, 0, uint8_t[17]), reply) != 0) return -1;
+    if (reply[0] != 16) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    memcpy(uuid, reply + 1, 16);
+    return 0;
+}
+
+int clinux_file_system(int fd, uint64_t *type, uint64_t *identifier) {
+    struct statfs facts;
+    if (fstatfs(fd, &facts) != 0) return -1;
+    *type = (uint64_t)facts.f_type;
+    memcpy(identifier, &facts.f_fsid, sizeof *identifier);
+    return 0;
+}
+
+long clinux_get_attribute(int fd, const char *name, void *value, size_t count) {
+    return fgetxattr(fd, name, value, count);
+}
+
+int clinux_set_attribute(int fd, const char *name, const void *value, size_t count) {
+    return fsetxattr(fd, name, value, count, 0);
+}
+
+int clinux_remove_attribute(int fd, const char *name) { return fremovexattr(fd, name); }

@@ -1,6 +1,9 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
+package import Objects
+
 /// The number by which the kernel knows a block device, until the device goes.
 package struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
     package var major: UInt32
@@ -37,9 +40,7 @@ package struct BlockDevice: Sendable {
 
     /// The kernel's name of its node, below `/dev`.
     package var nodeName: String? {
-        let name = Self.lines(folder + "/uevent").first { $0.hasPrefix("DEVNAME=") }?
-            .dropFirst("DEVNAME=".count)
-        return name.flatMap { $0.isEmpty ? nil : String($0) }
+        uevent("DEVNAME")
     }
 
     /// Whether it is a logical volume as LVM shows it to its users, and not a part of one.
@@ -67,6 +68,86 @@ package struct BlockDevice: Sendable {
             let unit = number("queue/discard_granularity"), unit > 0
         else { return nil }
         return unit
+    }
+
+    /// Facts that name the device, and stay what they are when the host is started anew. Empty where nothing does.
+    ///
+    /// - `dm`: its device-mapper uuid, which of a logical volume holds LVM's ids of group and volume;
+    /// - `partition`: of a partition, its UUID in the table if the kernel tells it, else its number; the other facts are
+    ///   those of the disk;
+    /// - `wwid`, `serial`: what the disk says of itself;
+    /// - `backing`, `backing-inode`, `backing-offset`: of a loop device, path and inode of the file, and where in that it
+    ///   begins.
+    package var objectFacts: ObjectIdentity.Facts {
+        var facts: ObjectIdentity.Facts = [:]
+        if let uuid = mapperUUID { facts["dm"] = uuid }
+        if let number = Self.text(folder + "/partition") {
+            facts = disk?.objectFacts ?? [:]
+            // A disk without a name makes a partition's number no better.
+            if let uuid = uevent("PARTUUID") ?? linkedPartitionUUID {
+                facts["partition"] = uuid
+            } else if !facts.isEmpty {
+                facts["partition"] = number
+            }
+            return facts
+        }
+        let wwid = Self.text(folder + "/wwid") ?? Self.text(folder + "/device/wwid")
+        facts["wwid"] = wwid.flatMap(Self.meaningful)
+        let serial = Self.text(folder + "/serial") ?? Self.text(folder + "/device/serial")
+        facts["serial"] = serial.flatMap(Self.meaningful)
+        if let path = backingFile {
+            facts["backing"] = path
+            facts["backing-offset"] = Self.text(folder + "/loop/offset") ?? "0"
+            if let status = try? File(path: path).status() {
+                facts["backing-inode"] = status.identity.split(separator: ":").last.map(String.init)
+            }
+        }
+        return facts
+    }
+
+    /// The file of a loop device; one that was removed has " (deleted)" at its end.
+    package var backingFile: String? { Self.text(folder + "/loop/backing_file") }
+
+    /// The disk that a partition is a part of; nothing for what is no partition.
+    package var disk: BlockDevice? {
+        guard Self.text(folder + "/partition") != nil else { return nil }
+        return Self.text(folder + "/../dev").flatMap { DeviceNumber($0) }.map { BlockDevice($0) }
+    }
+
+    private static func meaningful(_ text: String) -> String? {
+        let trimmed = text.split(separator: " ").joined(separator: " ")
+        // Emulated disks and bridges of USB say zeros, or nothing.
+        return trimmed.allSatisfy { $0 == "0" || $0 == " " } ? nil : trimmed
+    }
+
+    private func uevent(_ name: String) -> String? {
+        let value = Self.lines(folder + "/uevent").first { $0.hasPrefix(name + "=") }?
+            .dropFirst(name.utf8.count + 1)
+        return value.flatMap { $0.isEmpty ? nil : String($0) }
+    }
+
+    /// The UUID of the file system on it, as udev has linked it.
+    var linkedUUID: String? { link(in: "/dev/disk/by-uuid") }
+
+    private var linkedPartitionUUID: String? { link(in: "/dev/disk/by-partuuid") }
+
+    /// The name of the link to its node in a directory of udev's.
+    private func link(in directory: String) -> String? {
+        guard let node = nodeName else { return nil }
+        let names = (try? Directory.names(in: directory)) ?? []
+        return names.sorted().first { Directory.resolved("\(directory)/\($0)") == "/dev/\(node)" }
+    }
+
+    /// A mark of the mapping of a device-mapper device, or of any device's presence: it is given once while the host runs,
+    /// and gone with the device. `diskseq` where the kernel has it (since 5.15), else the inode of its folder in sysfs.
+    ///
+    /// It says nothing together with another `Host.bootID`.
+    package var presence: String? {
+        if let sequence = Self.text(folder + "/diskseq") { return "diskseq:" + sequence }
+        var raw = stat()
+        // SAFETY: writes the struct passed.
+        guard unsafe stat(folder + "/", &raw) == 0 else { return nil }
+        return "sysfs:\(raw.st_ino)"
     }
 
     private func number(_ name: String) -> UInt64? {

@@ -56,43 +56,8 @@ package enum Lineage {
         case refuse(Rule)
     }
 
-    /// Rules under the code `lineage` (Specification 8).
-    package enum Rule: String, Sendable, CaseIterable {
-        case baseMissing = "base-missing"
-        case parentMismatch = "parent-mismatch"
-        case diverged
-        case targetWentBack = "target-went-back"
-        case promoted
-        case sizeShrunk = "size-shrunk"
-        case numberMismatch = "number-mismatch"
-        case suspect
-        case notEmpty = "not-empty"
-        case prepared
-        case noMap = "no-map"
-        case notCompared = "not-compared"
-
-        /// What it means, for people.
-        package var meaning: String {
-            switch self {
-            case .baseMissing: "the standby holds no generation that a change could follow"
-            case .parentMismatch:
-                "the standby holds another generation than the change was made from"
-            case .diverged: "the standby's content does not come from what this source has sent"
-            case .targetWentBack:
-                "the standby holds an older generation than it confirmed earlier: it was restored or replaced"
-            case .promoted: "the standby was promoted and may have been written"
-            case .sizeShrunk:
-                "the volume is smaller than the committed generation; if that is meant, give --allow-shrink"
-            case .numberMismatch: "the generation's number does not follow the committed one"
-            case .suspect: "the standby had an I/O error and does not trust its copy"
-            case .notEmpty: "the standby already holds a generation that a full copy would replace"
-            case .noMap: "the standby has no tag map that could be trusted"
-            case .notCompared: "the standby's copy is not what the resync was compared with"
-            case .prepared:
-                "the standby holds a prepared generation, whose group is not complete yet"
-            }
-        }
-    }
+    /// The rules by which a generation is refused.
+    package typealias Rule = RefusalRule
 
     /// Decides what to send.
     package static func decide(_ memory: SourceMemory, _ standby: StandbyState) -> Decision {

@@ -24,6 +24,15 @@ int clinux_block_is_read_only(int fd, int *read_only);
 // how many targets that holds; -1 with ENOBUFS if it does not fit.
 int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply, size_t count);
 
+// FS_IOC_GETVERSION and FS_IOC_GETFSUUID are macros over casts; struct statfs has members that Swift cannot name; the
+// calls of sys/xattr.h are not in the Glibc module.
+int clinux_file_generation(int fd, uint32_t *generation);
+int clinux_file_system_uuid(int fd, uint8_t uuid[16]);
+int clinux_file_system(int fd, uint64_t *type, uint64_t *identifier);
+long clinux_get_attribute(int fd, const char *name, void *value, size_t count);
+int clinux_set_attribute(int fd, const char *name, const void *value, size_t count);
+int clinux_remove_attribute(int fd, const char *name);
+
 // Flags that need _GNU_SOURCE, under which other modules are not compiled.
 extern const int clinux_o_direct;
 extern const int clinux_o_nofollow;

@@ -1,0 +1,137 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+package import Objects
+
+extension File {
+    /// Facts that name a regular file, and stay what they are when the host is started anew: inode and generation
+    /// (`FS_IOC_GETVERSION`, which tells a file from an earlier one with its inode), and what names its file system.
+    ///
+    /// Of the file system its UUID where the kernel or udev tells it, and the id of `statfs(2)` where that is made from
+    /// the UUID (ext4, btrfs, f2fs). Device numbers are left out: the next boot may give them to something else.
+    package func objectFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
+        var raw = stat()
+        // SAFETY: writes the struct passed.
+        guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
+        var facts = ["inode": "\(raw.st_ino)"]
+        var generation: UInt32 = 0
+        // SAFETY: writes the value passed.
+        if unsafe clinux_file_generation(descriptor, &generation) == 0 {
+            facts["generation"] = "\(generation)"
+        }
+        let device = DeviceNumber(major: clinux_major(raw.st_dev), minor: clinux_minor(raw.st_dev))
+        facts["fs-uuid"] = fileSystemUUID ?? BlockDevice(device).linkedUUID
+        if let system = fileSystem, Self.identifiedByUUID.contains(system.type) {
+            facts["fsid"] = String(system.identifier, radix: 16)
+        }
+        return facts
+    }
+
+    /// Facts that prove the content of a regular file to whoever finds them again: size and times to the nanosecond. Empty
+    /// where they would not.
+    ///
+    /// The kernel sets `ctime` with each change of content, size or times, and no call sets it to what the caller likes. A
+    /// write through a mapping is seen because the file is flushed first: the next write to a clean page sets the times
+    /// again. Times only advance with the kernel's tick, so that a change within the tick of the last one could go unseen:
+    /// such a file is waited for, and one that keeps changing proves nothing. Nor does a file on a file system that is
+    /// not known to keep these rules (tmpfs, FUSE, NFS, overlay, FAT), or one whose times lie in the future.
+    package func contentFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
+        guard let system = fileSystem, Self.honestTimes.contains(system.type) else { return [:] }
+        // Three times the longest tick, which is 1/100 s.
+        let settled: UInt64 = 30_000_000
+        for _ in 0..<5 {
+            try sync()
+            var raw = stat()
+            // SAFETY: writes the struct passed.
+            guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
+            guard let changed = Self.nanoseconds(raw.st_ctim), raw.st_size >= 0 else { return [:] }
+            let now = Clock.wall()
+            guard changed <= now else { return [:] }
+            guard now - changed >= settled else {
+                let rest = settled - (now - changed)
+                Clock.sleep(milliseconds: UInt32(rest / 1_000_000 + 1))
+                continue
+            }
+            return [
+                "size": "\(raw.st_size)", "ctime": Self.text(raw.st_ctim),
+                "mtime": Self.text(raw.st_mtim),
+            ]
+        }
+        return [:]
+    }
+
+    private static func text(_ time: timespec) -> String { "\(time.tv_sec).\(time.tv_nsec)" }
+
+    /// Nothing for times before 1970 or after 2554.
+    private static func nanoseconds(_ time: timespec) -> UInt64? {
+        guard let seconds = UInt64(exactly: time.tv_sec),
+            let rest = UInt64(exactly: time.tv_nsec)
+        else { return nil }
+        let whole = seconds.multipliedReportingOverflow(by: nanosecondsPerSecond)
+        let sum = whole.partialValue.addingReportingOverflow(rest)
+        return whole.overflow || sum.overflow ? nil : sum.partialValue
+    }
+
+    /// Type (a number of linux/magic.h) and id of the file system.
+    private var fileSystem: (type: UInt64, identifier: UInt64)? {
+        var type: UInt64 = 0
+        var identifier: UInt64 = 0
+        // SAFETY: writes the values passed.
+        guard unsafe clinux_file_system(descriptor, &type, &identifier) == 0 else { return nil }
+        return (type, identifier)
+    }
+
+    private static let ext4: UInt64 = 0xEF53
+    private static let xfs: UInt64 = 0x5846_5342
+    private static let btrfs: UInt64 = 0x9123_683E
+    private static let f2fs: UInt64 = 0xF2F5_2010
+    /// ext2 and ext3 have ext4's number.
+    private static let honestTimes: Set = [ext4, xfs, btrfs, f2fs]
+    private static let identifiedByUUID: Set = [ext4, btrfs, f2fs]
+
+    private var fileSystemUUID: String? {
+        var uuid = [UInt8](repeating: 0, count: 16)
+        // SAFETY: the array has the 16 bytes that are written.
+        guard unsafe clinux_file_system_uuid(descriptor, &uuid) == 0 else { return nil }
+        let text = uuid.map { byte in
+            let digits = String(byte, radix: 16)
+            return digits.utf8.count == 1 ? "0" + digits : digits
+        }.joined()
+        let parts = [0..<8, 8..<12, 12..<16, 16..<20, 20..<32]
+        return parts.map { String(text.dropFirst($0.lowerBound).prefix($0.count)) }
+            .joined(separator: "-")
+    }
+}
+
+// MARK: - Extended attributes
+
+extension File {
+    /// An extended attribute of the file; nothing if it has none of this name, or its file system keeps none.
+    package func attribute(_ name: String, limit: Int = 4096) -> [UInt8]? {
+        var value = [UInt8](repeating: 0, count: limit)
+        // SAFETY: the array is passed with its length.
+        let count = unsafe clinux_get_attribute(descriptor, name, &value, limit)
+        return count < 0 ? nil : Array(value.prefix(count))
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// - Returns: false if the file system keeps none.
+    package func setAttribute(_ name: String, _ value: [UInt8]) throws(SystemCallError) -> Bool {
+        // SAFETY: the array is passed with its length.
+        if unsafe clinux_set_attribute(descriptor, name, value, value.count) == 0 { return true }
+        if errno == EOPNOTSUPP || errno == ENOSYS { return false }
+        throw SystemCallError("fsetxattr", path)
+    }
+
+    /// Removes an extended attribute, if there is one.
+    package func removeAttribute(_ name: String) throws(SystemCallError) {
+        // SAFETY: the name is passed as a C string for the length of the call.
+        if unsafe clinux_remove_attribute(descriptor, name) == 0 { return }
+        guard errno == ENODATA || errno == EOPNOTSUPP || errno == ENOSYS else {
+            throw SystemCallError("fremovexattr", path)
+        }
+    }
+}
