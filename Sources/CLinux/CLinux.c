@@ -193,3 +193,13 @@ int clinux_set_attribute(int fd, const char *name, const void *value, size_t cou
 }
 
 int clinux_remove_attribute(int fd, const char *name) { return fremovexattr(fd, name); }
+
+int clinux_lock_for_writing(int fd) {
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return fcntl(fd, F_OFD_SETLK, &whole);
+}
+
+int clinux_has_no_writer(int fd) {
+    if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return -1;
+    return fcntl(fd, F_SETLEASE, F_UNLCK);
+}

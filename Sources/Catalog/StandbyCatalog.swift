@@ -118,6 +118,16 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
+    /// The names of the volumes in a state, in their order.
+    package func volumes(in state: VolumeState) throws(CatalogError) -> [VolumeName] {
+        try store.read("list the volumes that are \(state)") { db in
+            try Row.fetchAll(
+                db, sql: "SELECT name FROM volume WHERE state = ? ORDER BY name",
+                arguments: [state.rawValue]
+            ).map { try Columns($0).volumeName("name") }
+        }
+    }
+
     /// The volume of this name, whoever's it is: for local use only.
     package func volume(_ name: VolumeName) throws(CatalogError) -> StandbyVolume? {
         try store.read("find volume \(name)") { db in try StandbyVolume.find(name, in: db) }

@@ -31,6 +31,7 @@ extension StandbyVolume {
         applying = try columns.message("applying", GenerationRecord.self)
         fence = try columns.number("fence")
         suspectReason = try columns.optionalText("suspect_reason")
+        isDemoted = try columns.flag("is_demoted")
     }
 
     static func find(_ name: VolumeName, in db: Database) throws -> StandbyVolume? {
@@ -65,14 +66,14 @@ extension StandbyVolume {
                 UPDATE volume SET
                     peer = ?, state = ?, lineage = ?, tag_algorithm = ?, tag_key = ?, committed = ?,
                     committed_at = ?, transfer_begin = ?, transfer_log = ?, transfer_in_place = ?,
-                    applying = ?, fence = ?, suspect_reason = ?
+                    applying = ?, fence = ?, suspect_reason = ?, is_demoted = ?
                 WHERE name = ?
                 """,
             arguments: [
                 peer?.stored, state.rawValue, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
                 try transfer?.begin.stored(), transfer?.logID.stored, transfer?.inPlace,
-                try applying?.stored(), fence.stored, suspectReason, name.text,
+                try applying?.stored(), fence.stored, suspectReason, isDemoted, name.text,
             ])
     }
 }

@@ -10,6 +10,7 @@ enum StandbySchema {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("standby-1") { db in try db.execute(sql: version1) }
         migrator.registerMigration("standby-2") { db in try db.execute(sql: version2) }
+        migrator.registerMigration("standby-demoted") { db in try db.execute(sql: demoted) }
         return migrator
     }
 
@@ -83,5 +84,9 @@ enum StandbySchema {
             snapshot_uuid TEXT NOT NULL,
             PRIMARY KEY (volume, generation)
         ) STRICT;
+        """
+    // Whether one resync may overwrite a promoted copy.
+    private static let demoted = """
+        ALTER TABLE volume ADD COLUMN is_demoted INTEGER NOT NULL DEFAULT FALSE
         """
 }

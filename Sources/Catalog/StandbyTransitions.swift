@@ -60,6 +60,9 @@ extension StandbyCatalog {
                 throw CatalogError.Kind.conflict(
                     "what has a parent goes to the staging log, a full generation in place")
             }
+            guard volume.state != .promoted || volume.isDemoted else {
+                throw CatalogError.Kind.conflict("the volume was promoted and not demoted")
+            }
             let untouched: [VolumeState] = [.promoted, .diverged, .suspect]
             let start: [VolumeState] = transfer.inPlace ? [.empty, .initialising] : []
             let staged: [VolumeState] = [.consistent, .staging]
@@ -81,6 +84,7 @@ extension StandbyCatalog {
                 volume.committedAt = nil
                 volume.lineage = nil
                 volume.suspectReason = nil
+                volume.isDemoted = false
             } else if !untouched.contains(volume.state) {
                 volume.state = .staging
             }
@@ -119,6 +123,7 @@ extension StandbyCatalog {
             }
             volume.applying = record
             volume.state = .applying
+            volume.suspectReason = nil
             return "generation \(record.head.number), \(record.id)"
         }
     }
@@ -144,8 +149,20 @@ extension StandbyCatalog {
             volume.committedAt = committedAt
             volume.transfer = nil
             volume.applying = nil
+            volume.isDemoted = false
             volume.state = .consistent
             return "generation \(record.head.number), \(record.id)"
+        }
+    }
+
+    /// Says why a committed generation could not be brought to the target yet: applying stays applying.
+    package func noteApplyingProblem(
+        _ name: VolumeName, fence: UInt64, reason: String
+    ) throws(CatalogError) {
+        try transition("note a problem of", name, fence, .notApplied) { volume in
+            try volume.expect([.applying])
+            volume.suspectReason = reason
+            return reason
         }
     }
 
@@ -186,8 +203,18 @@ extension StandbyCatalog {
         try transition("promote", name, fence, .promoted) { volume in
             try volume.expect([.consistent, .staging])
             volume.transfer = nil
+            volume.isDemoted = false
             volume.state = .promoted
             return volume.committed.map { "at generation \($0.head.number), \($0.id)" } ?? ""
+        }
+    }
+
+    /// Lets one resync overwrite what a promoted target holds, on the word of the standby's operator.
+    package func demote(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+        try transition("demote", name, fence, .demoted) { volume in
+            try volume.expect([.promoted])
+            volume.isDemoted = true
+            return "the next resync may overwrite it"
         }
     }
 

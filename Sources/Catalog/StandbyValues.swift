@@ -66,8 +66,10 @@ package struct StandbyVolume: Equatable, Sendable {
     package var applying: GenerationRecord?
     /// The number that a writer must present.
     package var fence: UInt64
-    /// Why it is suspect or diverged.
+    /// Why it is suspect or diverged, or, while it is applying, why the last attempt failed.
     package var suspectReason: String?
+    /// Whether the operator lets one resync overwrite a promoted copy.
+    package var isDemoted = false
     /// Nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
 
@@ -104,10 +106,12 @@ package struct StandbyEvent: Equatable, Sendable {
         case abandoned
         case prepared
         case applying
+        case notApplied = "not-applied"
         case committed
         case suspect
         case diverged
         case promoted
+        case demoted
         case reset
         case retention
         case kept

@@ -239,4 +239,22 @@ package final class File: Sendable {
         guard UInt64(start) < size else { return nil }
         return UInt64(start)..<min(UInt64(end), size)
     }
+
+    /// Takes all of a regular file for writing, for as long as this object lives: by `flock(2)` against other senders and
+    /// standbys, and by a lock of the open file on all its bytes against programs that lock parts, as emulators of
+    /// virtual machines do with their images.
+    ///
+    /// - Returns: false if another process holds a lock on it. A file system without locks of one kind has none that could
+    ///   be in the way.
+    package func takeForWriting() -> Bool {
+        if flock(descriptor, LOCK_EX | LOCK_NB) != 0, errno == EWOULDBLOCK { return false }
+        if clinux_lock_for_writing(descriptor) == 0 { return true }
+        return errno != EAGAIN && errno != EACCES
+    }
+
+    /// Whether another process has the regular file open for writing, as the kernel tells its owner; false where it does
+    /// not. This object must have been opened for reading alone.
+    package var hasWriter: Bool {
+        clinux_has_no_writer(descriptor) != 0 && errno == EAGAIN
+    }
 }

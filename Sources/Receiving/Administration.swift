@@ -20,6 +20,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case nothingToPromote(VolumeName, VolumeState)
     /// There is no complete generation to compare the target with.
     case nothingToScrub(VolumeName, VolumeState)
+    /// A volume that was not promoted needs no demotion.
+    case notPromoted(VolumeName, VolumeState)
     /// Generations cannot be kept on this target.
     case cannotKeep(String)
 
@@ -35,6 +37,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
             "volume \(name) is \(state): it holds no complete generation"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
+        case .notPromoted(let name, let state):
+            "volume \(name) is \(state), not promoted: a resync needs no leave to replace its content"
         case .cannotKeep(let path):
             "generations are kept as snapshots in a thin pool, and \(path) is no LVM thin volume"
         }
@@ -146,6 +150,18 @@ package struct Administration {
         }
         try writer.promote()
         return writer.volume
+    }
+
+    /// Lets one resync overwrite a promoted copy. Refused while anything has the target open or mounted.
+    ///
+    /// - Parameter isDryRun: checks, and allows nothing.
+    package func demote(_ name: VolumeName, isDryRun: Bool) throws {
+        let writer = try writer(name)
+        guard writer.volume.state == .promoted else {
+            throw AdministrationError.notPromoted(name, writer.volume.state)
+        }
+        _ = try writer.openTarget()
+        if !isDryRun { try writer.demote() }
     }
 
     /// Forgets every generation of a volume, so that a full copy may replace what its target holds.

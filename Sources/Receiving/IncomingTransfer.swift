@@ -188,7 +188,8 @@ package final class IncomingTransfer {
             state: try standbyState(writer),
             committedSize: writer.volume.committed?.head.volumeSize,
             unfinished: staged == nil ? nil : writer.volume.transfer?.begin,
-            comparedRoot: comparison?.root ?? knownRoot(begin, writer))
+            comparedRoot: comparison?.root ?? knownRoot(begin, writer),
+            isDemoted: writer.volume.isDemoted)
         switch Lineage.admit(begin, memory) {
         case .refuse(let refusal):
             // The target itself says the same, and how to mend it.
@@ -391,9 +392,11 @@ package final class IncomingTransfer {
         throw refusal(error)
     }
 
+    /// A target that cannot be written in place makes the volume suspect, but for lack of room: what is durable stays,
+    /// and the next send goes on from there.
     private func fail(_ error: TargetError) throws {
         active = nil
-        try writer?.suspect("\(error)")
+        if !error.isLackOfRoom { try writer?.suspect("\(error)") }
         throw refusal(error)
     }
 
@@ -421,7 +424,15 @@ package final class IncomingTransfer {
     }
 
     private func refusal(_ error: TargetError) -> Refusal {
-        if case .failed = error { return Refusal(.storage, "\(error)") }
+        if case .failed(let failure) = error {
+            guard failure.isNoSpace else { return Refusal(.storage, "\(error)") }
+            return Refusal(
+                .space,
+                writer?.volume.state == .applying
+                    ? "the generation is committed, and the target has no room for it (\(failure)). Make room: the "
+                        + "standby goes on by itself"
+                    : "the target has no room (\(failure)). Make room, then send again")
+        }
         return Refusal(.target, rule: error.rule, "\(error)")
     }
 

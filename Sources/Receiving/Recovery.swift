@@ -45,6 +45,13 @@ package struct Recovery {
         }
     }
 
+    /// The volumes with a committed generation that is not on its target, and that no process has.
+    package func interrupted() -> [VolumeName] {
+        let applying = (try? home.catalog.volumes(in: .applying)) ?? []
+        // Whoever applies one now holds its lock.
+        return applying.filter { ((try? home.lock($0)) ?? nil) != nil }
+    }
+
     /// - Returns: whether no other process had it.
     private func recover(_ name: VolumeName) throws -> Bool {
         guard let writer = try VolumeWriter(home, name) else { return false }

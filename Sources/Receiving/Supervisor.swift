@@ -16,12 +16,15 @@ package final class Supervisor {
     private static let workersPerAddress = 16
     /// The greatest ClientHello: one TLS record.
     private static let helloLimit = 5 + 16_384
+    /// In the place of an address.
+    private static let recovery = "recovery"
     private static let greetingNanoseconds =
         UInt64(Limits.greetingSeconds) * nanosecondsPerSecond
 
     private let listener: OwnedDescriptor
     private let arguments: [String]
     private let log: (String) -> Void
+    private var retries: Retries
     private var waiting: [Waiting] = []
     /// What was started, and for whom: an address, or "recovery".
     private var workers: [Int32: String] = [:]
@@ -46,12 +49,14 @@ package final class Supervisor {
     ///   - listener: a listening socket.
     ///   - arguments: what this program is told, beside its command, when it is started as `worker`, which serves
     ///     descriptor 3, or as `recover`.
+    ///   - interrupted: the volumes with a committed generation that is not on its target, and that no process has.
     package init(
         listener: consuming OwnedDescriptor, arguments: [String],
-        log: @escaping (String) -> Void
+        interrupted: @escaping () -> [VolumeName], log: @escaping (String) -> Void
     ) {
         self.listener = listener
         self.arguments = arguments
+        retries = Retries(interrupted)
         self.log = log
     }
 
@@ -62,17 +67,21 @@ package final class Supervisor {
     package func run(signals: CInt, held: [VolumeName]) throws {
         let program = try Process.executablePath
         if !held.isEmpty {
-            start(program, "recover", held.map(\.text), for: "recovery")
+            start(program, "recover", held.map(\.text), for: Self.recovery)
         }
         while true {
             let descriptors = [signals, listener.rawValue] + waiting.map { $0.socket.rawValue }
             let ready = Socket.waitReadable(descriptors, milliseconds: 500)
-            reap()
+            if reap() { retries.lookSoon(now: Clock.monotonic()) }
             if ready.contains(0), Process.takeSignal(from: signals) != nil { return stop() }
             for index in ready.reversed() where index >= 2 { look(at: index - 2, program) }
             if ready.contains(1) { acceptAll() }
             let now = Clock.monotonic()
             waiting.removeAll { $0.due < now }
+            if !workers.values.contains(Self.recovery) {
+                let due = retries.due(now: now)
+                if !due.isEmpty { start(program, "recover", due.map(\.text), for: Self.recovery) }
+            }
         }
     }
 
@@ -139,9 +148,12 @@ package final class Supervisor {
         }
     }
 
-    private func reap() {
+    /// - Returns: whether one has ended.
+    private func reap() -> Bool {
+        var hasEnded = false
         while let (process, ending) = Process.reap() {
             guard let from = workers.removeValue(forKey: process) else { continue }
+            hasEnded = true
             switch ending {
             case .signalled(let signal):
                 log("\(from): the worker \(process) was ended by signal \(signal)")
@@ -149,6 +161,7 @@ package final class Supervisor {
             case .exited: break
             }
         }
+        return hasEnded
     }
 
     private func noteStranger(from address: String) {
@@ -164,7 +177,7 @@ package final class Supervisor {
         let due = Clock.monotonic() + 4 * nanosecondsPerSecond
         while !workers.isEmpty, Clock.monotonic() < due {
             _ = Socket.waitReadable([], milliseconds: 20)
-            reap()
+            _ = reap()
         }
         for process in workers.keys { Process.send(9, to: process) }
     }

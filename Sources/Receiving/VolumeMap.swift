@@ -10,21 +10,22 @@ internal import Wire
 
 /// The tag map's part of a commit.
 extension VolumeWriter {
-    /// Proves the staging log, compares what the target holds with its map, and collects what the generation changes.
+    /// Proves the staging log, compares what the target holds with its map, reserves room there, and collects what the
+    /// generation changes.
     ///
     /// - Returns: the root that the target will have.
     func proveAndCollect(
-        _ record: GenerationRecord, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, _ room: Room, _ progress: (Progress) -> Void
     ) throws -> SHA256Digest {
-        do { return try collect(record, progress) } catch MapError.damaged {
+        do { return try collect(record, room, progress) } catch MapError.damaged {
             // It is made anew from the target, and its root tells whether that is what it should be.
             try map.removeCommitted()
-            return try collect(record, progress)
+            return try collect(record, room, progress)
         }
     }
 
     private func collect(
-        _ record: GenerationRecord, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, _ room: Room, _ progress: (Progress) -> Void
     ) throws -> SHA256Digest {
         guard let begin = volume.transfer?.begin else {
             throw Refusal(.storage, "the catalog has no transfer to commit")
@@ -35,6 +36,7 @@ extension VolumeWriter {
         var failure: (any Error)?
         try prove(try redo(record), progress) { record, content in
             guard failure == nil else { return }
+            room.reserve(record)
             do { try collection.add(record, content) } catch { failure = error }
         }
         if let failure { throw failure }
@@ -97,13 +99,22 @@ extension VolumeWriter {
 
     /// Brings the map to a generation that is on the target. One that cannot be written is given up; it is made anew by
     /// reading the target when it is needed.
+    ///
+    /// - Parameter isProven: whether nothing went wrong on the way. Else the kernel may have lost what it was given before
+    ///   an error, and the target is read.
     func keepMap(
-        _ record: GenerationRecord, _ transfer: StandbyTransfer, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, _ transfer: StandbyTransfer, isProven: Bool,
+        _ progress: (Progress) -> Void
     ) throws {
         var next = volume
         next.committed = record
-        if transfer.inPlace, map.committed(next) != nil { return }
-        do { try map.apply(record, transfer.begin) } catch {
+        if isProven, transfer.inPlace, map.committed(next) != nil { return }
+        do {
+            guard isProven else {
+                throw MapError.damaged(map.path, reason: "the target is to be read")
+            }
+            try map.apply(record, transfer.begin)
+        } catch {
             do {
                 try map.rebuild(record, volume.targetPath, try tagKey(), progress)
             } catch MapError.damaged(_, let reason) {

@@ -65,8 +65,9 @@ package final class VolumeWriter {
     ///    gone, so is the transfer.
     /// 3. *prepared*: the log is whole and waits for the other members of its group; it is kept. If it is gone,
     ///    so is the transfer.
-    /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. If it cannot
-    ///    be, the target may be torn: *suspect*.
+    /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. What room mends, or an
+    ///    I/O error that was not seen before, leaves it *applying*, with the reason; an attempt after a failed one is
+    ///    proven by reading the target. If the log is damaged, or the second attempt fails too: *suspect*.
     package func recover(_ progress: (Progress) -> Void = { _ in }) throws {
         switch volume.state {
         case _ where volume.hasUntouchedTransfer:
@@ -123,7 +124,9 @@ package final class VolumeWriter {
     ) throws -> Bool {
         let transfer = volume.transfer
         if transfer?.inPlace == false {
-            try checkRoot(try proveAndCollect(record, progress), record)
+            let room = Room(target)
+            try checkRoot(try proveAndCollect(record, room, progress), record)
+            try room.check(record, volume)
         } else {
             try checkInPlace(record, root, progress)
         }
@@ -134,7 +137,7 @@ package final class VolumeWriter {
                     try target.prepare(for: record.head.volumeSize)
                     try target.sync()
                 } catch {
-                    if case .failed = error { try suspect("\(error)") }
+                    if case .failed = error, !error.isLackOfRoom { try suspect("\(error)") }
                     throw error
                 }
             }
@@ -166,6 +169,12 @@ package final class VolumeWriter {
         try refresh()
         if Directory.exists(logPath) { try home.removeLog(volume.name) }
         try map.discard()
+    }
+
+    /// Lets one resync overwrite what a promoted target holds.
+    package func demote() throws {
+        try home.catalog.demote(volume.name, fence: fence)
+        try refresh()
     }
 
     /// Forgets every generation, so that a full copy may come again.
@@ -200,6 +209,9 @@ package final class VolumeWriter {
         }
     }
 
+    /// Brings the committed generation to the target. It may be done any number of times, and is done until it has
+    /// worked: what the log holds is the only whole generation that is left.
+    ///
     /// - Parameter proven: the target, open already, if the log was just proven.
     private func finishApplying(
         _ progress: (Progress) -> Void, onProven proven: Target? = nil
@@ -208,42 +220,63 @@ package final class VolumeWriter {
             throw Refusal(.storage, "the catalog says applying, but not what")
         }
         do {
-            if transfer.inPlace {
-                // Every segment was flushed before it was acknowledged.
-                let target = try proven ?? openTarget()
-                try target.prepare(for: record.head.volumeSize)
-                try target.trim(to: record.head.volumeSize)
-                try target.sync()
-            } else {
-                let redo = try redo(record)
-                if proven == nil { try prove(redo, progress) }
-                let target = try proven ?? openTarget()
-                let total = transfer.begin.plannedContent
-                var done: UInt64 = 0
-                try redo.apply(to: target) { more in
-                    done += more
-                    progress(Progress(phase: .applying, done: min(done, total), total: total))
-                }
-            }
+            try apply(record, transfer, onProven: proven, progress)
         } catch let error as TargetError {
             // A target that cannot be opened was not touched by this attempt, and may come back.
-            if case .failed = error { try suspect("\(error)") }
+            if case .failed(let failure) = error {
+                try failedToApply(failure, inPlace: transfer.inPlace)
+            }
             throw error
         } catch let error as Redo.Failure {
-            // A target that does not fit or cannot be opened was refused before its first byte.
-            if case .target(let refused) = error {
-                if case .failed = refused { try suspect("\(error)") }
-                throw refused
+            switch error {
+            case .target(.failed(let failure)), .log(.failed(let failure)):
+                try failedToApply(failure, inPlace: transfer.inPlace)
+            case .target: break
+            case .log, .otherGeneration: try suspect("\(error)")
             }
-            try suspect("\(error)")
+            if case .target(let refused) = error { throw refused }
             throw error
         }
-        try keepMap(record, transfer, progress)
+        try keepMap(record, transfer, isProven: volume.suspectReason == nil, progress)
         try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
         try home.removeLog(volume.name)
         try map.discard()
         try refresh()
         keepDue()
+    }
+
+    private func apply(
+        _ record: GenerationRecord, _ transfer: StandbyTransfer, onProven proven: Target?,
+        _ progress: (Progress) -> Void
+    ) throws {
+        if transfer.inPlace {
+            // Every segment was flushed before it was acknowledged.
+            let target = try proven ?? openTarget()
+            try target.prepare(for: record.head.volumeSize)
+            try target.trim(to: record.head.volumeSize)
+            return try target.sync()
+        }
+        let redo = try redo(record)
+        if proven == nil { try prove(redo, progress) }
+        let target = try proven ?? openTarget()
+        let total = transfer.begin.plannedContent
+        var done: UInt64 = 0
+        try redo.apply(to: target) { more in
+            done += more
+            progress(Progress(phase: .applying, done: min(done, total), total: total))
+        }
+    }
+
+    /// The target, or the log, gave an error while a committed generation was brought to the target. The target may hold
+    /// parts of two generations, and the log the whole of one: the volume stays *applying*, and is tried again. Only what
+    /// fails twice, and not for want of room, is given up; in place, where no log could write again what a failed flush has
+    /// lost, what fails once.
+    private func failedToApply(_ error: SystemCallError, inPlace: Bool) throws {
+        if !error.isNoSpace, inPlace || volume.suspectReason != nil {
+            return try suspect("\(error)")
+        }
+        try home.catalog.noteApplyingProblem(volume.name, fence: fence, reason: "\(error)")
+        try refresh()
     }
 
     /// Declares the copy untrustworthy; final until the operator acts.

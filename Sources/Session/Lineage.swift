@@ -94,15 +94,18 @@ package enum Lineage {
         package var unfinished: Begin?
         /// The root of the map that was made for COMPARE.
         package var comparedRoot: SHA256Digest?
+        /// Whether the operator lets one resync overwrite a promoted copy.
+        package var isDemoted: Bool
 
         package init(
             state: StandbyState, committedSize: UInt64?, unfinished: Begin?,
-            comparedRoot: SHA256Digest? = nil
+            comparedRoot: SHA256Digest? = nil, isDemoted: Bool = false
         ) {
             self.state = state
             self.committedSize = committedSize
             self.unfinished = unfinished
             self.comparedRoot = comparedRoot
+            self.isDemoted = isDemoted
         }
     }
 
@@ -125,6 +128,7 @@ package enum Lineage {
         switch standby.state {
         case .prepared: return no(.prepared)
         case .promoted where begin.head.kind != .resync: return no(.promoted)
+        case .promoted where !memory.isDemoted: return no(.notDemoted)
         case .diverged where begin.head.kind != .resync: return no(.diverged)
         case .suspect where begin.head.kind != .resync: return no(.suspect)
         default: break

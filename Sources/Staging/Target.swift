@@ -27,6 +27,10 @@ package final class Target {
     private let edge: AlignedBuffer
     private let zeroing: Zeroing
     private var failure: SystemCallError?
+    /// What `reserve` has given storage to; empty from the first write on.
+    private var reserved: [Range<UInt64>] = []
+    /// What goes beyond stays reserved after a refusal.
+    private static let reservedLimit = 4096
     /// For content that does not begin at a page's border, as in the staging log.
     private var bounce: AlignedBuffer?
 
@@ -69,6 +73,7 @@ package final class Target {
                 throw .foreign(path, registered: registered, found: description.identity)
             }
         }
+        if description.kind == .file, try Self.hasWriter(path) { throw .inUse(path) }
         var options: File.Options = .write
         if description.kind == .blockDevice { options.insert(.exclusive) }
         do throws(SystemCallError) {
@@ -94,12 +99,17 @@ package final class Target {
         guard identity == description.identity else {
             throw .foreign(path, registered: description.identity, found: identity)
         }
-        if kind == .file, try isHeldElsewhere() { throw .inUse(path) }
+        if kind == .file, isHeldElsewhere() { throw .inUse(path) }
+    }
+
+    /// Whether another process has a file open for writing: an emulator without locks, say.
+    private static func hasWriter(_ path: String) throws(TargetError) -> Bool {
+        do { return try File(path: path).hasWriter } catch { throw .failed(error) }
     }
 
     /// Whether a file is attached to a loop device, or locked by another process.
-    private func isHeldElsewhere() throws(TargetError) -> Bool {
-        if flock(file.descriptor, LOCK_EX | LOCK_NB) != 0 { return true }
+    private func isHeldElsewhere() -> Bool {
+        if !file.takeForWriting() { return true }
         let real = Directory.resolved(path)
         let devices = (try? Directory.names(in: "/sys/block")) ?? []
         for device in devices where device.hasPrefix("loop") {
@@ -122,6 +132,41 @@ package final class Target {
         try resize(to: needed)
     }
 
+    /// Makes sure that content can be written to a range later: of a file, gives storage to what has none. Neither its
+    /// content nor its size changes. Where the file system cannot reserve, or copies on write, this proves nothing.
+    package func reserve(_ offset: UInt64, count: UInt64) throws(SystemCallError) {
+        guard kind == .file, let end = Extent(offset: offset, length: count)?.end else { return }
+        var position = offset
+        while position < end {
+            let data = try file.nextData(from: position, size: byteCount)
+            let holeEnd = min(data?.lowerBound ?? end, end)
+            if position < holeEnd {
+                let before = try file.status().allocatedByteCount
+                let isReserved = try file.reserve(from: position, count: holeEnd - position)
+                guard isReserved else { return }
+                if try file.status().allocatedByteCount > before { note(position..<holeEnd) }
+            }
+            guard let data, data.lowerBound < end else { break }
+            position = max(holeEnd, data.upperBound)
+        }
+    }
+
+    /// Gives back what `reserve` has reserved, unless something was written since.
+    package func giveBackReserved() {
+        for range in reserved {
+            _ = try? file.punchHole(range.lowerBound, count: range.upperBound - range.lowerBound)
+        }
+        reserved = []
+    }
+
+    private func note(_ range: Range<UInt64>) {
+        if let last = reserved.last, last.upperBound == range.lowerBound {
+            reserved[reserved.count - 1] = last.lowerBound..<range.upperBound
+        } else if reserved.count < Self.reservedLimit {
+            reserved.append(range)
+        }
+    }
+
     /// Gives a file the size of the volume that was just written to it, before it is flushed; a device keeps its own.
     ///
     /// A crash leaves the size before or this one. The generation that asked for it is written again in both cases,
@@ -139,6 +184,7 @@ package final class Target {
     package func write(
         _ memory: AlignedBuffer, from position: Int, count: Int, at offset: UInt64
     ) throws(TargetError) {
+        reserved = []
         try guarded { () throws(SystemCallError) in
             let parts = split(offset, UInt64(count))
             var from = position

@@ -48,4 +48,10 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         case .failed: "storage"
         }
     }
+
+    /// Whether there was no room: more of it mends this.
+    package var isLackOfRoom: Bool {
+        if case .failed(let error) = self { return error.isNoSpace }
+        return false
+    }
 }

@@ -56,7 +56,8 @@ package enum RefusalRule: String, Sendable, CaseIterable {
         case .prepared:
             "the standby holds a prepared generation, whose group is not complete yet"
         case .notDemoted:
-            "the standby was promoted, and its operator has not said that the copy may be overwritten"
+            "the standby was promoted, and its operator has not said that the copy may be overwritten; there: "
+                + "blockferryd demote VOLUME"
         case .missing: "the target is not there"
         case .inUse: "the target is in use"
         case .readOnly: "the target is read-only"

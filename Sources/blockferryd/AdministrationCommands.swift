@@ -264,6 +264,28 @@ struct PromoteCommand: ParsableCommand {
     }
 }
 
+struct DemoteCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "demote",
+        abstract: "Let one resync from the source host replace a promoted copy.",
+        discussion: """
+            What was written to the copy since it was promoted is lost with that resync; until then it stays as it is. \
+            Refused while the copy is mounted or something has it open. On the source host then: blockferry resync \
+            SOURCE --to STANDBY --overwrite-promoted
+            """)
+
+    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Flag(help: "Check whether it may be done, and do nothing.") var dryRun = false
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        try Administration(try state.home()).demote(volume, isDryRun: dryRun)
+        Terminal.out(
+            "\(volume) \(dryRun ? "may be" : "is") demoted: one resync \(dryRun ? "could" : "may") replace it\n"
+        )
+    }
+}
+
 struct ResetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "reset",

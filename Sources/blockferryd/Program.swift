@@ -30,7 +30,8 @@ internal import Wire
             ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
             UnpairCommand.self,
             StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
-            PromoteCommand.self, ResetCommand.self, IDCommand.self, WorkerCommand.self,
+            PromoteCommand.self, DemoteCommand.self, ResetCommand.self, IDCommand.self,
+            WorkerCommand.self,
             RecoverCommand.self,
         ])
 
@@ -42,7 +43,7 @@ internal import Wire
                 case .badName: .usage
                 case .unknownVolume: .identity
                 case .busy: .busy
-                case .nothingToPromote, .nothingToScrub: .lineage
+                case .nothingToPromote, .nothingToScrub, .notPromoted: .lineage
                 case .cannotKeep: .target
                 }
             case let error as ImportError:
@@ -54,7 +55,11 @@ internal import Wire
                     refusal.code == .corrupt ? .failed : ExitStatus(refusal)
                 }
             case let error as TargetError:
-                if case .failed = error { .storage } else { .target }
+                if case .failed = error {
+                    error.isLackOfRoom ? .space : .storage
+                } else {
+                    .target
+                }
             default: nil
             }
         }

@@ -33,11 +33,13 @@ struct ServeCommand: ParsableCommand {
         _ = try home.identity()
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
+        let recovery = Recovery(home) { Terminal.error($0) }
         let supervisor = Supervisor(
             listener: listener,
-            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"]
+            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"],
+            interrupted: recovery.interrupted
         ) { Terminal.error($0) }
-        let held = try Recovery(home) { Terminal.error($0) }.recoverAll()
+        let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
         Terminal.error("listening on \(listen), port \(port)")
         Process.notifyServiceManager("READY=1")
@@ -78,7 +80,8 @@ struct WorkerCommand: ParsableCommand {
     }
 }
 
-/// What `serve` starts for volumes that another process had when it began.
+/// What `serve` starts for volumes that another process had when it began, and for those whose committed generation is
+/// not on its target.
 struct RecoverCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "recover", shouldDisplay: false)
 

@@ -348,11 +348,29 @@ class States(Comparing):
                                  "--overwrite-promoted", "--trust-map")
         self.assertEqual((trusting.code, "no-map" in trusting.error), (7, True), trusting)
         self.assertEqual(sha256(target), before)
+        # The word of the source's operator alone is not enough.
+        alone = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol",
+                              "--overwrite-promoted")
+        self.assertEqual((alone.code, "not-demoted" in alone.error), (7, True), alone)
+        with target.open("r+b"):
+            used = self.site.run("blockferryd", "demote", "vol")
+            self.assertEqual((used.code, "in use" in used.error), (9, True), used)
+        for dry in (("--dry-run",), ()):
+            self.assertEqual(self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol",
+                                           "--overwrite-promoted").code, 7)
+            self.assertEqual(self.site.run("blockferryd", "demote", "vol", *dry).code, 0)
+        self.assertEqual(sha256(target), before)
         facts = self.blockferry("resync", "vol", source, "--overwrite-promoted")
         self.assertEqual(extents(facts["difference"]), [7 * BLOCK])
         self.assertEqual(sha256(source), sha256(target))
         self.write(source, (0, b"on we go"))
         self.assertEqual(self.blockferry("send", "vol", source)["result"], "delta")
+        # It was for one resync.
+        self.assertEqual(self.site.run("blockferryd", "demote", "vol").code, 7)
+        self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+        again = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol",
+                              "--overwrite-promoted")
+        self.assertEqual((again.code, "not-demoted" in again.error), (7, True), again)
 
     def test_first_contact_with_an_older_copy(self) -> None:
         """The target holds most of the volume, and neither side knows anything of the other."""

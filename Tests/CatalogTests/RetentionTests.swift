@@ -129,7 +129,7 @@ import Wire
         try queue.write { db in
             try db.execute(
                 sql: """
-                    DROP TABLE retention; DROP TABLE kept;
+                    DROP TABLE retention; DROP TABLE kept; ALTER TABLE volume DROP COLUMN is_demoted;
                     DELETE FROM grdb_migrations WHERE identifier <> 'standby-1';
                     """)
         }

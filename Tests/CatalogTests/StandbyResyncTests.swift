@@ -101,9 +101,12 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
 
     private func bring(_ volume: VolumeName, to start: Start, _ fence: UInt64) throws {
         switch start {
-        case .plain(let state): try catalog.bring(volume, to: state, fence)
-        case .untouched(let state, let isFollowing):
+        case .plain(let state):
             try catalog.bring(volume, to: state, fence)
+            // Its operator has let a resync overwrite it.
+            if state == .promoted { try catalog.demote(volume, fence: fence) }
+        case .untouched(let state, let isFollowing):
+            try bring(volume, to: .plain(state), fence)
             let parent = try catalog.require(volume).committed
             try begin(volume, fence, resync(onto: isFollowing ? parent : nil))
         case .staged:
@@ -188,10 +191,13 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
             expected.committedAt = nil
             expected.lineage = nil
             expected.suspectReason = nil
+            expected.isDemoted = false
         case .abandon:
             expected.transfer = nil
             expected.applying = nil
-        case .apply: expected.applying = after.applying
+        case .apply:
+            expected.applying = after.applying
+            expected.suspectReason = nil
         default: return
         }
         #expect(after == expected, "\(step)")
@@ -203,7 +209,7 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
         for state in [VolumeState.consistent, .staging, .promoted, .diverged, .suspect] {
             for isFollowing in [true, false] {
                 let (volume, fence) = try create("\(state)-\(isFollowing)")
-                try catalog.bring(volume, to: state, fence)
+                try bring(volume, to: .plain(state), fence)
                 let before = try catalog.require(volume)
                 let parent = try #require(before.committed)
                 let begin = resync(onto: isFollowing ? parent : nil)
@@ -222,12 +228,13 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
                 try catalog.beginApplying(volume, fence: fence, next)
                 expected.state = .applying
                 expected.applying = next
+                expected.suspectReason = nil
                 #expect(try reopened() == expected)
                 try catalog.commit(volume, fence: fence, committedAt: 123)
                 expected.state = .consistent
                 expected.applying = nil
                 expected.transfer = nil
-                expected.suspectReason = nil
+                expected.isDemoted = false
                 expected.committed = next
                 expected.committedAt = 123
                 expected.lineage = begin.head.lineage
@@ -244,12 +251,43 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
         #expect(count == 10)
     }
 
+    @Test("a promoted copy is overwritten by one resync, and only where its operator has said so")
+    func demotion() throws {
+        var count = 0
+        for inPlace in [false, true] {
+            let (volume, fence) = try create("\(inPlace)")
+            let first = try catalog.commitFull(volume, fence)
+            #expect(refusal { try catalog.demote(volume, fence: fence) }.isConflict)
+            func promoteAndTry() throws {
+                try catalog.promote(volume, fence: fence)
+                let before = try catalog.require(volume)
+                let begin = resync(onto: inPlace ? nil : before.committed, inPlace: inPlace)
+                #expect(
+                    refusal { try self.begin(volume, fence, begin, inPlace: inPlace) }.isConflict)
+                #expect(try catalog.require(volume) == before)
+                try catalog.demote(volume, fence: fence)
+                #expect(
+                    try StandbyCatalog(directory: scratch.directory()).require(volume).isDemoted)
+                try self.begin(volume, fence, begin, inPlace: inPlace)
+                try catalog.beginApplying(volume, fence: fence, record(of: begin))
+                try catalog.commit(volume, fence: fence, committedAt: 9)
+                #expect(try !catalog.require(volume).isDemoted)
+                count += 1
+            }
+            try promoteAndTry()
+            #expect(try catalog.require(volume).committed != first)
+            // The word was for that one.
+            try promoteAndTry()
+        }
+        #expect(count == 4)
+    }
+
     @Test("in place, a resync gives up what was there before the first byte of it changes")
     func inPlace() throws {
         var count = 0
         for state in VolumeState.allCases where state != .applying && state != .prepared {
             let (volume, fence) = try create("\(state)")
-            try catalog.bring(volume, to: state, fence)
+            try bring(volume, to: .plain(state), fence)
             let begin = resync(onto: nil, inPlace: true)
             let transfer = try self.begin(volume, fence, begin, inPlace: true)
             let found = try StandbyCatalog(directory: scratch.directory()).require(volume)
@@ -270,7 +308,7 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
         var refused = 0
         for state in [VolumeState.consistent, .staging, .promoted, .diverged, .suspect] {
             let (volume, fence) = try create("\(state)")
-            try catalog.bring(volume, to: state, fence)
+            try bring(volume, to: .plain(state), fence)
             let before = try catalog.require(volume)
             let parent = try #require(before.committed)
             var wrong = resync(onto: parent)
@@ -297,7 +335,7 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
         for state in [VolumeState.applying, .prepared] {
             for inPlace in [false, true] {
                 let (volume, fence) = try create("\(state)-\(inPlace)")
-                try catalog.bring(volume, to: state, fence)
+                try bring(volume, to: .plain(state), fence)
                 try catalog.markSuspect(volume, reason: "pwrite: EIO")
                 let suspect = try catalog.require(volume)
                 #expect(suspect.applying == nil && suspect.transfer == nil)
@@ -324,7 +362,7 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
                 == .waiting(prepared: 1))
         for state in [VolumeState.promoted, .diverged, .suspect] {
             let (volume, fence) = try create("\(state)")
-            try catalog.bring(volume, to: state, fence)
+            try bring(volume, to: .plain(state), fence)
             let begin = resync(onto: try catalog.require(volume).committed, group: group)
             try self.begin(volume, fence, begin)
             let before = try catalog.require(volume)

@@ -310,6 +310,7 @@ class Promote(Scenario):
             self.test.fail(f"not promoted: {again}")
         self.test.assertEqual(self.digests(self.target), before)
         self.test.assertEqual(self.site.send("vol", self.source["vol"]).code, 7)
+        self.must(self.site.run("blockferryd", "demote", "vol"))
         self.must(self.site.run("blockferry", "resync", self.source["vol"], "--to", "standby", "--volume", "vol",
                                 "--overwrite-promoted"))
         self.test.assertEqual(self.digests(self.target), self.digests(self.source))

@@ -88,6 +88,8 @@ class FailoverTests(ResyncTest):
                 self.assert_nothing_written(
                     target, lambda: site.live("resync", *arguments), LINEAGE, "promoted", "--overwrite-promoted")
                 more = (*more, "--overwrite-promoted")
+                self.assert_nothing_written(target, lambda: site.live("resync", *arguments, more[-1]), LINEAGE, "not-demoted")
+                self.assert_code(site.run("blockferryd", "demote", "db"), 0)
             before = writer.writes
             facts = self.resync(site, target, name, *more, volumes=volumes)
             self.assert_little(facts)

@@ -29,13 +29,28 @@ private let found = SHA256Digest.of([7])
 
     private func memory(
         _ state: VolumeState, _ held: Lineage.GenerationPoint?, compared: SHA256Digest? = found,
-        unfinished: Begin? = nil, kind: TargetKind = .file, size: UInt64 = 1 << 20
+        unfinished: Begin? = nil, kind: TargetKind = .file, size: UInt64 = 1 << 20,
+        isDemoted: Bool = true
     ) -> Lineage.StandbyMemory {
         Lineage.StandbyMemory(
             state: standby(
                 state, held, transfer: unfinished?.transfer ?? .none, kind: kind, size: size),
             committedSize: held.map { _ in 1 << 20 }, unfinished: unfinished,
-            comparedRoot: compared)
+            comparedRoot: compared, isDemoted: isDemoted)
+    }
+
+    @Test("a promoted copy is overwritten only where its operator has said so")
+    func demotion() {
+        for parent in [nil, first] {
+            for inPlace in parent == nil ? [false, true] : [false] {
+                let begin = begin(parent) { $0.inPlace = inPlace }
+                let memory = memory(.promoted, first, isDemoted: false)
+                #expect(rule(Lineage.admit(begin, memory)) == "not-demoted")
+                var known = memory
+                known.unfinished = begin
+                #expect(rule(Lineage.admit(begin, known)) == "not-demoted")
+            }
+        }
     }
 
     @Test("every state, generation, parent, flag and comparison is admitted or refused by its rule")

@@ -24,6 +24,11 @@ int clinux_block_is_read_only(int fd, int *read_only);
 // how many targets that holds; -1 with ENOBUFS if it does not fit.
 int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply, size_t count);
 
+// fcntl(2) is variadic. A write lock of the open file on all of it: 0, or -1. And whether nobody has the file open for
+// writing, as a read lease tells that is let go at once: 0, or -1.
+int clinux_lock_for_writing(int fd);
+int clinux_has_no_writer(int fd);
+
 // FS_IOC_GETVERSION and FS_IOC_GETFSUUID are macros over casts; struct statfs has members that Swift cannot name; the
 // calls of sys/xattr.h are not in the Glibc module.
 int clinux_file_generation(int fd, uint32_t *generation);
