@@ -4,7 +4,7 @@
 package import Catalog
 internal import Digests
 internal import Platform
-internal import Staging
+package import Staging
 internal import TLS
 package import Wire
 
@@ -18,6 +18,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case busy(VolumeName)
     /// There is no complete generation to hand over.
     case nothingToPromote(VolumeName, VolumeState)
+    /// The committed generation is not on its target yet, and cannot be brought there now.
+    case notApplied(VolumeName, number: UInt64, TargetError)
     /// There is no complete generation to compare the target with.
     case nothingToScrub(VolumeName, VolumeState)
     /// A volume that was not promoted needs no demotion.
@@ -35,6 +37,9 @@ package enum AdministrationError: Error, CustomStringConvertible {
             "a session has the volume \(name); wait for it, or stop blockferryd"
         case .nothingToPromote(let name, let state):
             "volume \(name) is \(state): it holds no complete generation"
+        case .notApplied(let name, let number, let error):
+            "generation \(number) of volume \(name) is committed, but cannot be written to its target: \(error). The "
+                + "staging log holds all of it: mend the target or make room, then give the same command again"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
         case .notPromoted(let name, let state):
@@ -136,7 +141,12 @@ package struct Administration {
     /// group cannot become complete any more. Other members of the group are finished when they are promoted.
     package func promote(_ name: VolumeName) throws -> StandbyVolume {
         let writer = try writer(name)
-        try writer.recover()
+        do { try writer.recover() } catch let error as TargetError {
+            guard writer.volume.state == .applying, let record = writer.volume.applying else {
+                throw error
+            }
+            throw AdministrationError.notApplied(name, number: record.head.number, error)
+        }
         if writer.volume.state == .prepared {
             do { try writer.abandon() } catch let error as CatalogError {
                 // The last member came in meanwhile.

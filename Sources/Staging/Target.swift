@@ -142,9 +142,13 @@ package final class Target {
             let holeEnd = min(data?.lowerBound ?? end, end)
             if position < holeEnd {
                 let before = try file.status().allocatedByteCount
+                // What has no room may have got a part of it.
+                defer {
+                    let after = try? file.status().allocatedByteCount
+                    if after ?? before > before { note(position..<holeEnd) }
+                }
                 let isReserved = try file.reserve(from: position, count: holeEnd - position)
                 guard isReserved else { return }
-                if try file.status().allocatedByteCount > before { note(position..<holeEnd) }
             }
             guard let data, data.lowerBound < end else { break }
             position = max(holeEnd, data.upperBound)

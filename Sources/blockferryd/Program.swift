@@ -35,6 +35,11 @@ internal import Wire
             RecoverCommand.self,
         ])
 
+    private static func status(_ error: TargetError) -> ExitStatus {
+        guard case .failed = error else { return .target }
+        return error.isLackOfRoom ? .space : .storage
+    }
+
     static func main() {
         ProgramRunner.run(Program.self) { error in
             switch error {
@@ -45,6 +50,7 @@ internal import Wire
                 case .busy: .busy
                 case .nothingToPromote, .nothingToScrub, .notPromoted: .lineage
                 case .cannotKeep: .target
+                case .notApplied(_, _, let error): status(error)
                 }
             case let error as ImportError:
                 switch error {
@@ -54,12 +60,7 @@ internal import Wire
                     // There is no session that the next one could go on from.
                     refusal.code == .corrupt ? .failed : ExitStatus(refusal)
                 }
-            case let error as TargetError:
-                if case .failed = error {
-                    error.isLackOfRoom ? .space : .storage
-                } else {
-                    .target
-                }
+            case let error as TargetError: status(error)
             default: nil
             }
         }
