@@ -68,6 +68,9 @@ let package = Package(
         .systemLibrary(
             name: "CXXHash", pkgConfig: "libxxhash",
             providers: [.apt(["libxxhash-dev"]), .yum(["xxhash-devel"])]),
+        .systemLibrary(
+            name: "CBlkid", pkgConfig: "blkid",
+            providers: [.apt(["libblkid-dev"]), .yum(["libblkid-devel"])]),
         .target(name: "CLinux", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "CChecksum"),
         // MARK: Vocabulary
@@ -91,6 +94,7 @@ let package = Package(
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
         module("LVM", ["Blocks", "Objects", "Digests", "Platform"]),
+        module("Signatures", ["Platform", "CBlkid"]),
         module("MapStore", ["Blocks", "Digests", "Platform", "TagMap", "Wire"]),
         linuxModule(
             "Staging", ["Blocks", "Objects", "Digests", "Platform", "Wire", "Compression"]),
@@ -107,7 +111,7 @@ let package = Package(
             "Receiving",
             [
                 "Blocks", "Objects", "Digests", "Platform", "Wire", "Session", "TLS",
-                "Connection", "Catalog", "Staging", "LVM", "TagMap", "MapStore",
+                "Connection", "Catalog", "Staging", "LVM", "Signatures", "TagMap", "MapStore",
             ]),
         // MARK: Programs
         module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
@@ -121,7 +125,7 @@ let package = Package(
         .executableTarget(
             name: "blockferryd",
             dependencies: [
-                "CommandLine", "Receiving", "Digests", "Platform", "Staging", "Wire", "TLS",
+                "CommandLine", "Receiving", "Objects", "Digests", "Platform", "Staging", "Wire", "TLS",
                 "Catalog", arguments,
             ],
             swiftSettings: settings, linkerSettings: selfContained),

@@ -84,38 +84,48 @@ package final class StandbyCatalog: Sendable {
 
     /// Adds a volume that holds nothing.
     ///
+    /// - Parameters:
+    ///   - mayOverwrite: whether a first copy may replace what the target holds.
+    ///   - claim: takes the target, within the transaction: is given the other volumes, refuses by throwing, and gives the
+    ///     text of the target's identity.
     /// - Throws: `conflict` if the name or the target path is taken, `notFound` if the peer is not
     ///   known.
     package func createVolume(
         _ name: VolumeName, peer: KeyID?, targetPath: String, targetKind: TargetKind,
-        targetIdentity: String
+        mayOverwrite: Bool = false, claim: ([StandbyVolume]) throws -> String
     ) throws(CatalogError) {
         try store.write("add volume \(name)") { db in
             if try StandbyVolume.find(name, in: db) != nil {
                 throw CatalogError.Kind.conflict("there is a volume of this name")
             }
-            let user = try String.fetchOne(
-                db, sql: "SELECT name FROM volume WHERE target_path = ?", arguments: [targetPath])
-            if let user {
-                throw CatalogError.Kind.conflict("\(targetPath) is the target of volume \(user)")
-            }
+            try refuseTakenPath(targetPath, db)
             if let peer, try !hasPeer(peer, db) {
                 throw CatalogError.Kind.notFound("peer \(peer)")
             }
-            try StandbyVolume(
+            var volume = StandbyVolume(
                 name: name, peer: peer, targetPath: targetPath, targetKind: targetKind,
-                targetIdentity: targetIdentity, addedAt: now
-            ).insert(into: db)
+                targetIdentity: try claim(try allVolumes(db)), addedAt: now)
+            volume.mayOverwrite = mayOverwrite
+            try volume.insert(into: db)
             try record(.volumeAdded, name, "target \(targetPath)", db)
         }
     }
 
     /// All volumes, by name.
     package func volumes() throws(CatalogError) -> [StandbyVolume] {
-        try store.read("list the volumes") { db in
-            try Row.fetchAll(db, sql: "SELECT * FROM volume ORDER BY name")
-                .map { try StandbyVolume($0) }
-        }
+        try store.read("list the volumes") { db in try allVolumes(db) }
+    }
+
+    func allVolumes(_ db: Database) throws -> [StandbyVolume] {
+        try Row.fetchAll(db, sql: "SELECT * FROM volume ORDER BY name")
+            .map { try StandbyVolume($0) }
+    }
+
+    func refuseTakenPath(_ path: String, _ db: Database) throws {
+        let user = try String.fetchOne(
+            db, sql: "SELECT name FROM volume WHERE target_path = ?", arguments: [path])
+        guard let user else { return }
+        throw CatalogError.Kind.conflict("\(path) is the target of volume \(user)")
     }
 
     /// The names of the volumes in a state, in their order.
@@ -143,15 +153,6 @@ package final class StandbyCatalog: Sendable {
                 db, sql: "SELECT * FROM volume WHERE name = ? AND peer = ?",
                 arguments: [name.text, peer.stored]
             ).map { try StandbyVolume($0) }
-        }
-    }
-
-    /// Forgets a volume and its invitations; the target is left as it is.
-    package func removeVolume(_ name: VolumeName) throws(CatalogError) {
-        try store.write("remove volume \(name)") { db in
-            let volume = try StandbyVolume.require(name, in: db)
-            try db.execute(sql: "DELETE FROM volume WHERE name = ?", arguments: [name.text])
-            try record(.volumeRemoved, name, "it was \(volume.state)", db)
         }
     }
 

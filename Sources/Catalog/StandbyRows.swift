@@ -16,6 +16,8 @@ extension StandbyVolume {
             targetKind: try columns.enumerated("target_kind", TargetKind.self),
             targetIdentity: try columns.text("target_identity"),
             addedAt: try columns.number("added_at"))
+        mayOverwrite = try columns.flag("target_consent")
+        targetPresence = try columns.optionalText("target_presence")
         state = try columns.enumerated("state", VolumeState.self)
         lineage = try columns.lineage("lineage")
         tagAlgorithm = try columns.tagAlgorithm("tag_algorithm")
@@ -50,12 +52,13 @@ extension StandbyVolume {
         try db.execute(
             sql: """
                 INSERT INTO volume
-                    (name, peer, target_path, target_kind, target_identity, state, fence, added_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                    (name, peer, target_path, target_kind, target_identity, target_consent, state, fence,
+                     added_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [
                 name.text, peer?.stored, targetPath, targetKind.rawValue, targetIdentity,
-                state.rawValue, fence.stored, addedAt.stored,
+                mayOverwrite, state.rawValue, fence.stored, addedAt.stored,
             ])
     }
 
@@ -64,13 +67,15 @@ extension StandbyVolume {
         try db.execute(
             sql: """
                 UPDATE volume SET
-                    peer = ?, state = ?, lineage = ?, tag_algorithm = ?, tag_key = ?, committed = ?,
+                    peer = ?, target_path = ?, target_kind = ?, target_identity = ?,
+                    target_consent = ?, target_presence = ?, state = ?, lineage = ?, tag_algorithm = ?, tag_key = ?, committed = ?,
                     committed_at = ?, transfer_begin = ?, transfer_log = ?, transfer_in_place = ?,
                     applying = ?, fence = ?, suspect_reason = ?, is_demoted = ?
                 WHERE name = ?
                 """,
             arguments: [
-                peer?.stored, state.rawValue, lineage?.stored, tagAlgorithm?.rawValue,
+                peer?.stored, targetPath, targetKind.rawValue, targetIdentity, mayOverwrite,
+                targetPresence, state.rawValue, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
                 try transfer?.begin.stored(), transfer?.logID.stored, transfer?.inPlace,
                 try applying?.stored(), fence.stored, suspectReason, isDemoted, name.text,

@@ -11,6 +11,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-1") { db in try db.execute(sql: version1) }
         migrator.registerMigration("standby-2") { db in try db.execute(sql: version2) }
         migrator.registerMigration("standby-demoted") { db in try db.execute(sql: demoted) }
+        migrator.registerMigration("standby-targets") { db in try db.execute(sql: targets) }
         return migrator
     }
 
@@ -88,5 +89,10 @@ enum StandbySchema {
     // Whether one resync may overwrite a promoted copy.
     private static let demoted = """
         ALTER TABLE volume ADD COLUMN is_demoted INTEGER NOT NULL DEFAULT FALSE
+        """
+    // Whether what the target holds may be overwritten by a first copy, and when its mapping was looked at last.
+    private static let targets = """
+        ALTER TABLE volume ADD COLUMN target_consent INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE volume ADD COLUMN target_presence TEXT;
         """
 }

@@ -80,6 +80,8 @@ extension StandbyCatalog {
             volume.applying = nil
             if transfer.inPlace {
                 volume.state = .initialising
+                // What the target holds from now on is this copy's.
+                volume.mayOverwrite = true
                 volume.committed = nil
                 volume.committedAt = nil
                 volume.lineage = nil
@@ -228,6 +230,7 @@ extension StandbyCatalog {
                 targetKind: volume.targetKind, targetIdentity: volume.targetIdentity,
                 addedAt: volume.addedAt)
             empty.fence = volume.fence
+            empty.mayOverwrite = true
             volume = empty
             return text
         }
@@ -235,7 +238,7 @@ extension StandbyCatalog {
 
     /// One transition: finds the volume, checks the fence, changes it and records the event with
     /// the text that `body` gives.
-    private func transition(
+    func transition(
         _ verb: String, _ name: VolumeName, _ fence: UInt64?, _ kind: StandbyEvent.Kind,
         _ body: (inout StandbyVolume) throws -> String
     ) throws(CatalogError) {

@@ -47,8 +47,12 @@ package struct StandbyVolume: Equatable, Sendable {
     /// Device or file that holds the copy.
     package var targetPath: String
     package var targetKind: TargetKind
-    /// What fstat(2) said of the target when it was added.
+    /// Which object the target is: the text of an `ObjectIdentity`. Other texts are of former versions and say nothing.
     package var targetIdentity: String
+    /// Whether a first copy may replace what the target holds.
+    package var mayOverwrite = false
+    /// Of a thin volume: the run of the host and the presence of its mapping in which it was known to hold the copy.
+    package var targetPresence: String?
     package var state: VolumeState
     /// Lineage of the committed generation.
     package var lineage: LineageID?
@@ -100,6 +104,9 @@ package struct StandbyEvent: Equatable, Sendable {
         case peerRemoved = "peer-removed"
         case volumeAdded = "volume-added"
         case volumeRemoved = "volume-removed"
+        case volumeRenamed = "volume-renamed"
+        case targetChanged = "target-changed"
+        case overwrite
         case invited
         case paired
         case begun

@@ -28,10 +28,13 @@ package struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
 
 /// What sysfs tells of a block device. Needs no privilege.
 package struct BlockDevice: Sendable {
+    /// Its number.
+    package let deviceNumber: DeviceNumber
     private let folder: String
 
     /// The device of this number.
     package init(_ number: DeviceNumber) {
+        deviceNumber = number
         folder = "/sys/dev/block/\(number)"
     }
 
@@ -62,6 +65,24 @@ package struct BlockDevice: Sendable {
             && below[0].hasSuffix("-tpool")
     }
 
+    /// The id by which its pool knows a thin volume: LVM gives a volume another one when a snapshot is merged into it.
+    /// Nothing for other devices, and where device-mapper may not be asked.
+    package var thinDevice: String? {
+        guard isThin, let table = try? DeviceTable(of: deviceNumber), table.lines.count == 1,
+            let line = table.lines.first, line.type == "thin", line.parameters.count >= 2
+        else { return nil }
+        return line.parameters[1]
+    }
+
+    /// The devices right below it: those of a device-mapper or RAID device, the disk of a partition.
+    package var below: [BlockDevice] {
+        let names = (try? Directory.names(in: folder + "/slaves")) ?? []
+        let slaves = names.compactMap { name in
+            Self.text("\(folder)/slaves/\(name)/dev").flatMap { DeviceNumber($0) }
+        }
+        return slaves.map { BlockDevice($0) } + [disk].compactMap { $0 }
+    }
+
     /// In which units it can give storage back, in bytes; nothing if it takes no discards.
     package var discardUnit: UInt64? {
         guard let limit = number("queue/discard_max_bytes"), limit > 0,
@@ -76,8 +97,8 @@ package struct BlockDevice: Sendable {
     /// - `partition`: of a partition, its UUID in the table if the kernel tells it, else its number; the other facts are
     ///   those of the disk;
     /// - `wwid`, `serial`: what the disk says of itself;
-    /// - `backing`, `backing-inode`, `backing-offset`: of a loop device, path and inode of the file, and where in that it
-    ///   begins.
+    /// - `backing-…`: of a loop device, what names its file, or its path if that cannot be opened; with `+` and the offset,
+    ///   if it does not begin at the file's first byte.
     package var objectFacts: ObjectIdentity.Facts {
         var facts: ObjectIdentity.Facts = [:]
         if let uuid = mapperUUID { facts["dm"] = uuid }
@@ -96,11 +117,11 @@ package struct BlockDevice: Sendable {
         let serial = Self.text(folder + "/serial") ?? Self.text(folder + "/device/serial")
         facts["serial"] = serial.flatMap(Self.meaningful)
         if let path = backingFile {
-            facts["backing"] = path
-            facts["backing-offset"] = Self.text(folder + "/loop/offset") ?? "0"
-            if let status = try? File(path: path).status() {
-                facts["backing-inode"] = status.identity.split(separator: ":").last.map(String.init)
-            }
+            let offset = Self.text(folder + "/loop/offset") ?? "0"
+            let place = offset == "0" ? "" : "+" + offset
+            // Of a file that cannot be looked at there is only its path.
+            let backing = (try? File(path: path).objectFacts()) ?? ["path": path]
+            for (name, value) in backing { facts["backing-" + name] = value + place }
         }
         return facts
     }

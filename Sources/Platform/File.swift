@@ -161,6 +161,13 @@ package final class File: Sendable {
         }
     }
 
+    /// The same, and everything that the file system knows of the file: `fsync(2)`.
+    package func syncAll() throws(SystemCallError) {
+        guard retryingInterrupted({ Int(fsync(descriptor)) }) == 0 else {
+            throw SystemCallError("fsync", path)
+        }
+    }
+
     /// Sets the length: `ftruncate(2)`.
     package func truncate(to byteCount: UInt64) throws(SystemCallError) {
         guard retryingInterrupted({ Int(ftruncate(descriptor, off_t(clamping: byteCount))) }) == 0

@@ -20,6 +20,10 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case nothingToPromote(VolumeName, VolumeState)
     /// The committed generation is not on its target yet, and cannot be brought there now.
     case notApplied(VolumeName, number: UInt64, TargetError)
+    /// The target does not hold the generation that would be handed over; the text says why.
+    case notTheCopy(VolumeName, String)
+    /// The new target is not proven to hold the generation; the text says why.
+    case notRetargeted(VolumeName, String, String)
     /// There is no complete generation to compare the target with.
     case nothingToScrub(VolumeName, VolumeState)
     /// A volume that was not promoted needs no demotion.
@@ -40,6 +44,12 @@ package enum AdministrationError: Error, CustomStringConvertible {
         case .notApplied(let name, let number, let error):
             "generation \(number) of volume \(name) is committed, but cannot be written to its target: \(error). The "
                 + "staging log holds all of it: mend the target or make room, then give the same command again"
+        case .notTheCopy(let name, let reason):
+            "volume \(name) is not promoted: \(reason). Put the right target there, or mend the copy (on the source: "
+                + "blockferry resync); in an emergency: blockferryd promote \(name) --without-check"
+        case .notRetargeted(let name, let path, let reason):
+            "\(path) is not the target of volume \(name) now: \(reason). To make it the copy by a resync: "
+                + "blockferryd retarget \(name) \(path) --for-resync"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
         case .notPromoted(let name, let state):
@@ -63,10 +73,11 @@ package struct Administration {
     /// - Parameters:
     ///   - targetPath: where the copy goes; for a volume that is registered, nothing or the same path.
     ///   - createFile: makes an empty file if nothing is there.
+    ///   - mayOverwrite: says that what the target holds may be replaced, and accepts another standby's mark.
     ///   - retention: which generations to keep; nothing changes nothing.
     ///   - address: what the sender is to connect to.
     package func invite(
-        _ name: VolumeName, targetPath: String?, createFile: Bool, retention: Retention?,
+        _ name: VolumeName, targetPath: String?, createFile: Bool, mayOverwrite: Bool, retention: Retention?,
         address: String, seconds: UInt64
     ) throws -> Invitation {
         if try home.catalog.volume(name) == nil {
@@ -79,13 +90,14 @@ package struct Administration {
             // Opened as a writer would, so that what is mounted or read-only is found now.
             let target = try Target(path: targetPath, registered: nil)
             if retention != nil { try checkKeeping(on: targetPath) }
-            try home.catalog.createVolume(
-                name, peer: nil, targetPath: targetPath, targetKind: target.kind,
-                targetIdentity: target.identity)
+            try register(name, target, mayOverwrite: mayOverwrite)
         } else if let targetPath, try home.catalog.volume(name)?.targetPath != targetPath {
             throw CatalogError(
                 path: home.path, operation: "invite for volume \(name)",
-                kind: .conflict("the volume has another target"))
+                kind: .conflict(
+                    "the volume has another target; to change it: blockferryd retarget \(name)"))
+        } else if mayOverwrite, try home.catalog.volume(name)?.state == .empty {
+            try home.catalog.allowOverwriting(name)
         }
         if let retention { try setRetention(name, retention) }
         let secret = SecureRandom.bytes(16)
@@ -95,6 +107,48 @@ package struct Administration {
             expiresAt: now + seconds * nanosecondsPerSecond, now: now)
         return Invitation(
             receiver: try home.identity().keyID, secret: secret, volume: name, address: address)
+    }
+
+    /// Enters a volume with a target that is held open.
+    private func register(
+        _ name: VolumeName, _ target: Target, mayOverwrite: Bool
+    ) throws {
+        let object = try TargetObject(path: target.path)
+        let owner = try TargetOwner(home, object)
+        try owner.checkOwnState()
+        try owner.check(
+            name, among: try home.catalog.volumes(), mayTakeOver: mayOverwrite)
+        if !mayOverwrite, let content = try TargetContent.describe(object) {
+            throw TargetError.occupied(target.path, by: content, volume: name)
+        }
+        try claiming { claim in
+            try home.catalog.createVolume(
+                name, peer: nil, targetPath: target.path, targetKind: target.kind,
+                mayOverwrite: mayOverwrite
+            ) { others in
+                try claim {
+                    try owner.check(name, among: others, mayTakeOver: mayOverwrite)
+                    return "\(try owner.claim(for: name))"
+                }
+            }
+        }
+    }
+
+    /// Runs a transaction of the catalog in which a target is taken; what refuses that comes out as it is.
+    func claiming<Value>(
+        _ body: ((() throws -> String) throws -> String) throws -> Value
+    ) throws -> Value {
+        var refusal: TargetError?
+        do {
+            return try body { claim in
+                do { return try claim() } catch let error as TargetError {
+                    refusal = error
+                    throw error
+                }
+            }
+        } catch {
+            throw refusal ?? error
+        }
     }
 
     private func checkKeeping(on path: String) throws {
@@ -122,7 +176,7 @@ package struct Administration {
         guard let writer = try VolumeWriter.soon(home, name) else {
             return "\(AdministrationError.busy(name))"
         }
-        return try Keeper(home, writer.volume).keepNow()
+        return try writer.keepNow()
     }
 
     func writer(_ name: VolumeName) throws -> VolumeWriter {
@@ -139,7 +193,12 @@ package struct Administration {
     ///
     /// A generation whose group is complete is finished; one that waits for its group is dropped, so that the
     /// group cannot become complete any more. Other members of the group are finished when they are promoted.
-    package func promote(_ name: VolumeName) throws -> StandbyVolume {
+    ///
+    /// - Parameter isChecked: whether the target must be there, be the registered one, have the size of the generation and
+    ///   hold it where some blocks are compared.
+    package func promote(
+        _ name: VolumeName, isChecked: Bool, _ progress: (Progress) -> Void = { _ in }
+    ) throws -> StandbyVolume {
         let writer = try writer(name)
         do { try writer.recover() } catch let error as TargetError {
             guard writer.volume.state == .applying, let record = writer.volume.applying else {
@@ -157,6 +216,14 @@ package struct Administration {
         }
         guard writer.volume.state == .consistent || writer.volume.state == .staging else {
             throw AdministrationError.nothingToPromote(name, writer.volume.state)
+        }
+        if isChecked {
+            do { try writer.checkTarget(progress) } catch let error as TargetError {
+                throw AdministrationError.notTheCopy(name, "\(error)")
+            }
+            guard [.consistent, .staging].contains(writer.volume.state) else {
+                throw AdministrationError.notTheCopy(name, writer.volume.suspectReason ?? "")
+            }
         }
         try writer.promote()
         return writer.volume

@@ -142,7 +142,7 @@ extension Administration {
     private func admit(
         _ file: ExportFileReader, _ volume: StandbyVolume, _ result: inout ImportResult
     ) throws {
-        let target = try Target.describe(volume.targetPath)
+        let target = try TargetObject(path: volume.targetPath)
         let state = StandbyState(
             state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
             lineage: volume.lineage ?? .none, committedNumber: volume.committed?.head.number ?? 0,

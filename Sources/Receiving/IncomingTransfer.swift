@@ -119,7 +119,10 @@ package final class IncomingTransfer {
 
     /// Finishes what was left behind, and says where the volume stands.
     private func stand(_ writer: VolumeWriter) throws {
-        try storing { try writer.recover { report(.progress($0)) } }
+        try storing {
+            try writer.recover { report(.progress($0)) }
+            try writer.checkTarget { report(.progress($0)) }
+        }
         note(writer)
         try loadStaged(writer)
         report(.opened(try standbyState(writer)))
@@ -127,8 +130,8 @@ package final class IncomingTransfer {
 
     private func standbyState(_ writer: VolumeWriter) throws -> StandbyState {
         let volume = writer.volume
-        let target: Target.Description
-        do { target = try Target.describe(volume.targetPath) } catch { throw refusal(error) }
+        let target: TargetObject
+        do { target = try TargetObject(path: volume.targetPath) } catch { throw refusal(error) }
         return StandbyState(
             state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
             lineage: volume.lineage ?? .none, committedNumber: volume.committed?.head.number ?? 0,
@@ -207,6 +210,11 @@ package final class IncomingTransfer {
             begin.tagKey != nil || writer.volume.tagAlgorithm == begin.head.tagAlgorithm
         else { throw Refusal(.malformed, "the lineage has another tag algorithm") }
         let target = try openTarget(writer, begin)
+        if writer.volume.state == .empty {
+            try targeting {
+                try writer.checkUnoccupied(try TargetObject(path: writer.volume.targetPath))
+            }
+        }
         if writer.volume.transfer != nil { try writer.abandon(keepingComparison: true) }
         if begin.head.kind == .resync { try writer.map.keepFound() }
         staged = nil

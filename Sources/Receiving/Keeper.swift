@@ -35,7 +35,7 @@ struct Keeper {
     }
 
     /// Whether the target holds its committed generation as a whole, and is this standby's.
-    private static func isWhole(_ volume: StandbyVolume) -> Bool {
+    static func isWhole(_ volume: StandbyVolume) -> Bool {
         switch volume.state {
         case .consistent, .staging: true
         // A member of a group that is not complete: a delta waits in its log, a full copy is on the target.
@@ -46,8 +46,9 @@ struct Keeper {
 
     /// Does what is due, if anything is, and remembers what went wrong.
     ///
+    /// - Parameter check: proves that the target holds the generation, if a snapshot is to be made.
     /// - Returns: what went wrong.
-    func keepDue() -> String? {
+    func keepDue(check: () throws -> Void) -> String? {
         do {
             // While the copy is in question, and when it was handed over, every generation stays.
             guard Self.isWhole(volume), let retention = try home.catalog.retention(volume.name)
@@ -56,7 +57,7 @@ struct Keeper {
             guard isDue(kept) || !retention.expired(of: kept, now: Clock.wall()).isEmpty else {
                 return nil
             }
-            let problem = attempt(retention)
+            let problem = attempt(retention, check)
             try home.catalog.setRetentionProblem(volume.name, problem)
             return problem
         } catch {
@@ -67,15 +68,18 @@ struct Keeper {
     /// Compares with what LVM has and does what is due.
     ///
     /// - Returns: what went wrong.
-    func keepNow() throws -> String? {
+    func keepNow(check: () throws -> Void) throws -> String? {
         guard let retention = try home.catalog.retention(volume.name) else { return nil }
-        let problem = attempt(retention)
+        let problem = attempt(retention, check)
         if problem == nil { try home.catalog.setRetentionProblem(volume.name, nil) }
         return problem
     }
 
-    private func attempt(_ retention: Retention) -> String? {
-        do { try keep(retention) } catch { return "\(error)" }
+    private func attempt(_ retention: Retention, _ check: () throws -> Void) -> String? {
+        do {
+            if isDue(try home.catalog.kept(volume.name)) { try check() }
+            try keep(retention)
+        } catch { return "\(error)" }
         return nil
     }
 

@@ -27,54 +27,53 @@ package struct ScrubResult: Sendable {
     /// Where they begin, in bytes; not more than 1000.
     package var offsets: [UInt64] = []
 
+    /// Whether the target was found to be something else than what was committed.
+    package var isDifferent: Bool { differingBlocks > 0 || rootMatches == false }
+
+    /// Whether there was something to compare the target with.
+    package var isProof: Bool { !wasMapMissing || rootMatches != nil }
+
     /// Whether the target is what was committed.
-    package var isClean: Bool { differingBlocks == 0 && rootMatches != false }
+    package var isClean: Bool { isProof && !isDifferent }
 }
 
 extension Administration {
     /// Reads the whole target and compares it with the tag map of the committed generation. A difference makes the
-    /// volume *diverged*.
+    /// volume *diverged*, and so does a target for which there is neither a map nor a root. One that is diverged stays so.
     package func scrub(
         _ name: VolumeName, _ progress: (Progress) -> Void = { _ in }
     ) throws -> ScrubResult {
         let writer = try writer(name)
         try writer.recover()
         let volume = writer.volume
-        guard [.consistent, .staging].contains(volume.state), let committed = volume.committed,
+        guard [.consistent, .staging, .diverged].contains(volume.state), let committed = volume.committed,
             let key = volume.tagKey
         else { throw AdministrationError.nothingToScrub(name, volume.state) }
         let target = try writer.openTarget()
         defer { withExtendedLifetime(target) {} }
         let known = writer.map.committed(volume)
-        let path = writer.map.path + ".scrub"
-        defer { try? Directory.remove(path) }
-        let (found, read) = try TargetMap.scan(
-            volume.targetPath, into: path, Tagger(committed.head.tagAlgorithm, key: key),
-            volumeByteCount: committed.head.volumeSize, progress)
-        var result = ScrubResult(
-            generation: committed, wasMapMissing: known == nil,
-            rootMatches: committed.volumeRoot == .zero ? nil : found.root == committed.volumeRoot,
-            readByteCount: read,
-            missingByteCount: committed.head.volumeSize
-                - min(target.byteCount, committed.head.volumeSize))
-        if let known, known.root != found.root {
-            try MapDifference(found) { try known.children($0) }.forEach { block, _ in
-                result.differingBlocks += 1
-                if result.offsets.count < 1000 {
-                    result.offsets.append(block * MapShape.blockByteCount)
-                }
-            }
-        }
-        if result.isClean, known == nil {
+        let size = committed.head.volumeSize
+        var hasRoot: Bool?
+        let found = try writer.map.compareAll(
+            volume.targetPath, known, Tagger(committed.head.tagAlgorithm, key: key),
+            volumeByteCount: size, progress
+        ) { found, path in
+            guard committed.volumeRoot != .zero else { return }
+            hasRoot = found.root == committed.volumeRoot
+            guard hasRoot == true, known == nil else { return }
             try found.seal(lineage: committed.head.lineage, generation: committed.id)
             try Directory.move(path, to: writer.map.path)
         }
-        if !result.isClean {
-            if writer.volume.state == .staging { try writer.abandon() }
-            let divergence = TargetDivergence(
-                offsets: Array(result.offsets.prefix(TargetDivergence.told)),
-                count: result.differingBlocks)
-            try home.catalog.markDiverged(name, reason: "found by scrub: \(divergence)")
+        let result = ScrubResult(
+            generation: committed, wasMapMissing: known == nil, rootMatches: hasRoot,
+            readByteCount: found.readByteCount,
+            missingByteCount: size - min(target.byteCount, size),
+            differingBlocks: found.differingBlocks, offsets: found.offsets)
+        if result.isDifferent {
+            let divergence = found.divergence ?? TargetDivergence(offsets: [], count: 0)
+            try writer.diverge("found by scrub: \(divergence)")
+        } else if !result.isProof {
+            try writer.diverge("found by scrub: \(TargetDivergence.unproven)")
         }
         return result
     }

@@ -16,13 +16,21 @@ struct TargetDivergence: Error, CustomStringConvertible {
     var offsets: [UInt64]
     /// How many differ.
     var count: UInt64
+    /// What it is instead, if no block is known to differ.
+    var cause: String?
 
     /// Offsets that are told.
     static let told = 8
 
+    /// There is neither a map nor a root to compare the target with.
+    static var unproven: TargetDivergence {
+        TargetDivergence(
+            offsets: [], count: 0, cause: "nothing proves what the target holds: its tag map is gone")
+    }
+
     var description: String {
         guard !offsets.isEmpty else {
-            return "the target is not what the committed generation left there"
+            return cause ?? "the target is not what the committed generation left there"
         }
         let places = offsets.map(String.init).joined(separator: ", ")
         return
@@ -146,15 +154,58 @@ struct TargetMap {
         try seal(map, record)
     }
 
-    /// Makes the map of a generation that is on the target by reading that.
+    /// Makes the map of a generation that is on the target by reading that. A generation without a root is not proven by
+    /// it, and gets none.
     func rebuild(
         _ record: GenerationRecord, _ target: String, _ key: TagKey,
         _ progress: (Progress) -> Void
     ) throws {
+        guard record.volumeRoot != .zero else {
+            throw MapError.damaged(path, reason: "the generation has no root that would prove it")
+        }
         let (map, _) = try Self.scan(
             target, into: path, Tagger(record.head.tagAlgorithm, key: key),
             volumeByteCount: record.head.volumeSize, progress)
         try seal(map, record)
+    }
+
+    /// The same for a committed generation: the target must be what was committed.
+    ///
+    /// - Throws: `TargetDivergence`.
+    func rebuildProven(
+        _ record: GenerationRecord, _ target: String, _ key: TagKey,
+        _ progress: (Progress) -> Void
+    ) throws {
+        guard record.volumeRoot != .zero else { throw TargetDivergence.unproven }
+        do { try rebuild(record, target, key, progress) } catch let error as MapError {
+            guard case .damaged = error else { throw error }
+            try removeCommitted()
+            throw TargetDivergence(offsets: [], count: 0)
+        }
+    }
+
+    /// Reads a target as a whole, into a map of its own.
+    ///
+    /// - Parameters:
+    ///   - known: what it should hold; nil if there is no map.
+    ///   - keep: is given the map and its path, which is removed afterwards.
+    func compareAll(
+        _ target: String, _ known: TagMapFile?, _ tagger: Tagger, volumeByteCount: UInt64,
+        _ progress: (Progress) -> Void,
+        keep: (TagMapFile, String) throws -> Void = { _, _ in }
+    ) throws -> WholeComparison {
+        let path = path + ".scrub"
+        defer { try? Directory.remove(path) }
+        let (found, read) = try Self.scan(
+            target, into: path, tagger, volumeByteCount: volumeByteCount, progress)
+        var result = WholeComparison(root: found.root, readByteCount: read)
+        if let known, known.root != found.root {
+            try MapDifference(found) { try known.children($0) }.forEach { block, _ in
+                result.note(block * MapShape.blockByteCount)
+            }
+        }
+        try keep(found, path)
+        return result
     }
 
     private func seal(_ map: TagMapFile, _ record: GenerationRecord) throws {
@@ -176,10 +227,41 @@ struct TargetMap {
         if Directory.exists(path) { try Directory.remove(path) }
     }
 
+    /// Gives everything the names of another volume.
+    func move(to new: TargetMap) throws(SystemCallError) {
+        let names = [
+            (path, new.path), (comparedPath, new.comparedPath), (updatesPath, new.updatesPath),
+        ]
+        for (old, new) in names where Directory.exists(old) { try Directory.move(old, to: new) }
+    }
+
     /// Forgets everything.
     func remove() throws(SystemCallError) {
         try discard()
         try removeCommitted()
+    }
+}
+
+/// What reading a whole target has shown.
+struct WholeComparison {
+    /// Of what it holds.
+    var root: SHA256Digest
+    /// Bytes of the target that were read.
+    var readByteCount: UInt64
+    /// Blocks of 64 KiB that are not what the map says.
+    var differingBlocks: UInt64 = 0
+    /// Where they begin, in bytes; not more than 1000.
+    var offsets: [UInt64] = []
+
+    var divergence: TargetDivergence? {
+        guard differingBlocks > 0 else { return nil }
+        return TargetDivergence(
+            offsets: Array(offsets.prefix(TargetDivergence.told)), count: differingBlocks)
+    }
+
+    mutating func note(_ offset: UInt64) {
+        differingBlocks += 1
+        if offsets.count < 1000 { offsets.append(offset) }
     }
 }
 

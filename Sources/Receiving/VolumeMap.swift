@@ -44,7 +44,7 @@ extension VolumeWriter {
     }
 
     /// The map of what the target holds before the generation. One that was lost is made anew from the target.
-    private func mapBefore(
+    func mapBefore(
         _ begin: Begin, _ progress: (Progress) -> Void
     ) throws -> TagMapFile {
         if let found = map.committed(volume) {
@@ -61,12 +61,7 @@ extension VolumeWriter {
         guard let committed = volume.committed, let key = volume.tagKey else {
             throw Refusal(.storage, "the catalog has no generation to follow")
         }
-        do { try map.rebuild(committed, volume.targetPath, key, progress) } catch let error
-            as MapError
-        {
-            guard case .damaged = error else { throw error }
-            throw TargetDivergence(offsets: [], count: 0)
-        }
+        try map.rebuildProven(committed, volume.targetPath, key, progress)
         guard let found = map.committed(volume) else {
             throw Refusal(.storage, "the tag map of the volume cannot be kept")
         }
@@ -115,6 +110,8 @@ extension VolumeWriter {
             }
             try map.apply(record, transfer.begin)
         } catch {
+            // What is read from the target would prove nothing.
+            guard record.volumeRoot != .zero else { return try map.remove() }
             do {
                 try map.rebuild(record, volume.targetPath, try tagKey(), progress)
             } catch MapError.damaged(_, let reason) {

@@ -79,13 +79,29 @@ package final class VolumeWriter {
         case .applying:
             return try finishApplying(progress)
         }
-        keepDue()
+        // Somebody may have written the target since.
+        keepDue { try self.checkBeforeKeeping() }
     }
 
     /// Keeps the committed generation as a snapshot if that is due, and releases those beyond the limits. If it goes
     /// wrong, that takes nothing from the generation itself.
-    private func keepDue() {
-        keepingProblem = Keeper(home, volume).keepDue()
+    ///
+    /// - Parameter check: proves, before a snapshot is made, that the target still holds the generation.
+    private func keepDue(check: () throws -> Void = {}) {
+        keepingProblem = Keeper(home, volume).keepDue(check: check)
+    }
+
+    private func checkBeforeKeeping() throws {
+        try checkTarget()
+        guard Keeper.isWhole(volume) else {
+            throw Keeper.Problem(
+                description: volume.suspectReason ?? "the target does not hold the generation")
+        }
+    }
+
+    /// The same, because an operator asks for it.
+    func keepNow() throws -> String? {
+        try Keeper(home, volume).keepNow { try self.checkBeforeKeeping() }
     }
 
     /// Drops the unfinished transfer; a consistent target was not touched by it.
@@ -126,6 +142,7 @@ package final class VolumeWriter {
         if transfer?.inPlace == false {
             let room = Room(target)
             try checkRoot(try proveAndCollect(record, room, progress), record)
+            try checkAnchor(on: target, progress)
             try room.check(record, volume)
         } else {
             try checkInPlace(record, root, progress)

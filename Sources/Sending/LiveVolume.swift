@@ -203,11 +203,10 @@ package final class LiveVolume {
 
     /// Removes our snapshots for this standby and volume that are neither the base nor of the unfinished generation.
     func sweep(_ group: VolumeGroup) throws {
-        let replica = try replica()
         for volume in group.volumes {
             guard let own = SnapshotTags.own(volume, key), own.receiver == options.sender.receiver,
                 own.name == options.sender.volume,
-                replica?.role(of: volume) ?? .leftover == .leftover
+                try home.catalog.role(of: volume) == .leftover
             else { continue }
             try remove(volume, in: group)
         }

@@ -40,10 +40,9 @@ package struct SnapshotInventory {
         let all = try VolumeGroup.all()
         return try all.compactMap { volume in
             guard let own = SnapshotTags.own(volume, key) else { return nil }
-            let replica = try home.catalog.replica(own.name, at: own.receiver)
             return (
                 all.filter { $0.groupUUID == volume.groupUUID }, own,
-                replica?.role(of: volume) ?? .leftover
+                try home.catalog.role(of: volume)
             )
         }
     }
@@ -104,14 +103,20 @@ package struct SnapshotInventory {
                 continue
             }
             defer { withExtendedLifetime(lock) {} }
-            let replica = try home.catalog.replica(snapshot.name, at: snapshot.receiver)
-            guard replica?.role(of: snapshot.volume) ?? .leftover == .leftover else { continue }
+            guard try home.catalog.role(of: snapshot.volume) == .leftover else { continue }
             if !isDryRun { try VolumeGroup.removeSnapshot(snapshot.volume, tag: tag) }
             removed.append(snapshot)
         }
         let pools = try MetadataSnapshot.releaseLeftovers(
             recordIn: home.path, isWanted: !isDryRun)
         return (removed, pools)
+    }
+}
+
+extension SourceCatalog {
+    /// What a snapshot is to any replica: its tags tell for which one it was made, under the names of then.
+    func role(of snapshot: LogicalVolume) throws -> SnapshotInventory.Role {
+        try replicas().lazy.map { $0.role(of: snapshot) }.first { $0 != .leftover } ?? .leftover
     }
 }
 

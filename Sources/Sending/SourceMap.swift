@@ -46,6 +46,14 @@ struct SourceMap {
 
     func removeScan() { try? Directory.remove(scanPath) }
 
+    /// Gives everything the names of another replica. What a crash leaves behind is made anew.
+    func move(to new: SourceMap) throws(SystemCallError) {
+        let names = [
+            (path, new.path), (updatesPath, new.updatesPath), (wholePath, new.wholePath),
+        ]
+        for (old, new) in names where Directory.exists(old) { try Directory.move(old, to: new) }
+    }
+
     // MARK: The unfinished generation
 
     /// What a transfer collects.

@@ -3,6 +3,7 @@
 
 internal import Blocks
 internal import Glibc
+package import Objects
 package import Platform
 package import Wire
 
@@ -17,8 +18,8 @@ package final class Target {
     package let path: String
     /// What it is.
     package let kind: TargetKind
-    /// Identifies the object on this machine.
-    package let identity: String
+    /// Which one it is.
+    package let identity: ObjectIdentity
     /// Size in bytes now.
     package private(set) var byteCount: UInt64
     private let isLogicalVolume: Bool
@@ -34,55 +35,22 @@ package final class Target {
     /// For content that does not begin at a page's border, as in the staging log.
     private var bounce: AlignedBuffer?
 
-    /// What can be known about a target without touching it.
-    package struct Description: Equatable, Sendable {
-        package var kind: TargetKind
-        package var identity: String
-        package var byteCount: UInt64
-    }
-
-    /// Looks at a path.
-    package static func describe(_ path: String) throws(TargetError) -> Description {
-        let file: File
-        do { file = try File(path: path) } catch {
-            throw error.code == ENOENT ? .missing(path) : .failed(error)
-        }
-        let status = try state(of: file)
-        return Description(
-            kind: status.kind == .blockDevice ? .blockDevice : .file, identity: status.identity,
-            byteCount: status.byteCount)
-    }
-
-    private static func state(of file: File) throws(TargetError) -> FileStatus {
-        let status: FileStatus
-        do { status = try file.status() } catch { throw .failed(error) }
-        guard status.kind == .blockDevice || status.kind == .regular else {
-            throw .wrongKind(file.path)
-        }
-        return status
-    }
-
     /// Opens a target for writing, for this process alone.
     ///
     /// - Parameter registered: the identity it must have; nothing skips the check.
     package init(path: String, registered: String?) throws(TargetError) {
-        let description = try Target.describe(path)
-        if let registered, description.kind == .file || registered.hasPrefix("file:") {
-            // A device's number may change from boot to boot; a file's place does not.
-            guard registered == description.identity else {
-                throw .foreign(path, registered: registered, found: description.identity)
-            }
-        }
-        if description.kind == .file, try Self.hasWriter(path) { throw .inUse(path) }
+        let found = try TargetObject(path: path)
+        if let registered { try found.compare(registered: registered) }
+        if found.kind == .file, try Self.hasWriter(path) { throw .inUse(path) }
         var options: File.Options = .write
-        if description.kind == .blockDevice { options.insert(.exclusive) }
+        if found.kind == .blockDevice { options.insert(.exclusive) }
         do throws(SystemCallError) {
             file = try File(openingDirect: path, options)
             let status = try file.status()
             if status.isReadOnlyDevice { throw SystemCallError("open", path, code: EROFS) }
             unit = max(status.logicalBlockByteCount, 512)
             byteCount = status.byteCount
-            identity = status.identity
+            identity = try TargetObject.identity(of: file, status)
             zeroing = Zeroing(file, status)
             isLogicalVolume = status.device.map { BlockDevice($0).isLogicalVolume } ?? false
         } catch {
@@ -94,11 +62,10 @@ package final class Target {
             }
         }
         self.path = path
-        kind = description.kind
+        kind = found.kind
         edge = AlignedBuffer(byteCount: max(unit, AlignedBuffer.alignment))
-        guard identity == description.identity else {
-            throw .foreign(path, registered: description.identity, found: identity)
-        }
+        // The path may lead elsewhere by now.
+        try TargetObject.compare(identity, registered: found.identity.description, path)
         if kind == .file, isHeldElsewhere() { throw .inUse(path) }
     }
 

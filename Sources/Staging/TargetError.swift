@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Platform
+package import Wire
 
 /// Why a target cannot be used, or can no longer be trusted.
 package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -13,8 +14,14 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
     case readOnly(String)
     /// Neither a block device nor a regular file.
     case wrongKind(String)
-    /// Not the object that was registered.
+    /// Not the object that was registered; the facts that differ, in words.
     case foreign(String, registered: String, found: String)
+    /// It belongs to something else, or lies on something that does.
+    case taken(String, by: String)
+    /// It holds something, and nobody has said that it may be overwritten.
+    case occupied(String, by: String, volume: VolumeName)
+    /// Almost nothing of what was compared is what was committed.
+    case replaced(String, differing: Int, compared: Int)
     /// A device that is smaller than what is to be written.
     case tooSmall(String, byteCount: UInt64, needed: UInt64, isLogicalVolume: Bool)
     /// Reading, writing or flushing failed; what it holds is no longer known.
@@ -28,7 +35,15 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         case .readOnly(let path): "\(path) is read-only"
         case .wrongKind(let path): "\(path) is neither a block device nor a regular file"
         case .foreign(let path, let registered, let found):
-            "\(path) is not the target that was registered (\(registered)), but \(found)"
+            "\(path) is not the target that was registered: it has \(found), not \(registered); put the "
+                + "right one there, or: blockferryd retarget"
+        case .taken(let path, let owner): "\(path) cannot be a target: \(owner)"
+        case .occupied(let path, let content, let volume):
+            "\(path) holds \(content); if that may be replaced, on the standby: blockferryd invite \(volume) "
+                + "--overwrite"
+        case .replaced(let path, let differing, let compared):
+            "\(path) holds something else: \(differing) of \(compared) blocks that were compared are not the "
+                + "copy's; put the right one there, or: blockferryd retarget --for-resync"
         case .tooSmall(let path, let byteCount, let needed, let isLogicalVolume):
             "the target has \(byteCount) bytes, the volume \(needed); on the standby: "
                 + (isLogicalVolume
@@ -39,14 +54,19 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
 
     /// The rule under the code `target` (Protocol/Specification.md 8).
     package var rule: String {
-        switch self {
-        case .missing: "missing"
-        case .inUse: "in-use"
-        case .readOnly: "read-only"
-        case .wrongKind, .foreign: "foreign"
-        case .tooSmall: "too-small"
-        case .failed: "storage"
-        }
+        let rule: RefusalRule? =
+            switch self {
+            case .missing: .missing
+            case .inUse: .inUse
+            case .readOnly: .readOnly
+            case .wrongKind, .foreign: .foreign
+            case .taken: .targetTaken
+            case .occupied: .occupied
+            case .replaced: .targetReplaced
+            case .tooSmall: .tooSmall
+            case .failed: nil
+            }
+        return rule?.rawValue ?? "storage"
     }
 
     /// Whether there was no room: more of it mends this.

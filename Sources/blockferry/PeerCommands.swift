@@ -51,16 +51,74 @@ struct PairCommand: ParsableCommand {
 
 struct PeersCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "peers", abstract: "List the standbys that this host knows.")
+        commandName: "peers",
+        abstract: "List the standbys that this host knows; change their names and addresses.",
+        discussion: """
+            blockferry peers                                   list them
+            blockferry peers --rename OLD NEW                  what was sent there stays known
+            blockferry peers --address NAME HOST:PORT          it is reached there from now on
+            blockferry peers --remove NAME                     forget it, and what was sent to it
+            """)
 
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp("Give a standby another name.", valueName: "old new"))
+    var rename: [ReceiverName] = []
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp("Change where a standby is reached.", valueName: "name host:port"))
+    var address: [String] = []
+    @Option(help: ArgumentHelp("Forget a standby.", valueName: "name"))
+    var remove: ReceiverName?
+    @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
     @Flag(help: "Print JSON.") var json = false
+
+    func validate() throws {
+        guard rename.isEmpty || rename.count == 2 else {
+            throw ValidationError("--rename takes the old name and the new one.")
+        }
+        if !address.isEmpty {
+            guard address.count == 2, ReceiverName(address[0]) != nil else {
+                throw ValidationError("--address takes the standby's name, and HOST:PORT.")
+            }
+            _ = try Socket.split(address[1])
+        }
+        let changes = [!rename.isEmpty, !address.isEmpty, remove != nil].filter { $0 }.count
+        guard changes <= 1 else { throw ValidationError("One change at a time.") }
+        if dryRun, changes == 0 { throw ValidationError("--dry-run goes with a change.") }
+    }
 
     private struct Entry: Encodable {
         let name, address, id, added: String
     }
 
+    /// - Returns: whether there was something to change.
+    private func change(_ home: SourceHome) throws -> Bool {
+        if rename.count == 2 {
+            try home.renamePeer(rename[0], to: rename[1], isDryRun: dryRun)
+            Terminal.out("\(rename[0]) \(dryRun ? "would be" : "is") called \(rename[1])\n")
+        } else if address.count == 2, let name = ReceiverName(address[0]) {
+            if !dryRun { try home.catalog.setAddress(name, address[1]) }
+            Terminal.out("\(name) \(dryRun ? "would be" : "is") reached at \(address[1])\n")
+        } else if let remove {
+            let volumes = try home.removePeer(remove, isDryRun: dryRun)
+            let sent = volumes.isEmpty ? "" : ", with what was sent of \(list(volumes))"
+            Terminal.out(
+                "\(remove) \(dryRun ? "would be" : "is") forgotten\(sent); snapshots kept for it are left over: "
+                    + "blockferry cleanup\n")
+        } else {
+            return false
+        }
+        return true
+    }
+
+    private func list(_ volumes: [VolumeName]) -> String {
+        volumes.map(\.text).joined(separator: ", ")
+    }
+
     func run() throws {
+        guard try !change(try state.home()) else { return }
         let entries = try state.home().catalog.receivers().map {
             Entry(
                 name: $0.name.text, address: $0.address, id: "\($0.key)",
@@ -106,5 +164,25 @@ struct ForgetCommand: ParsableCommand {
     func run() throws {
         try state.home().forget(destination.receiver, destination.volume)
         Terminal.out("\(destination.volume) on \(destination.receiver) is forgotten\n")
+    }
+}
+
+struct RenameCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rename",
+        abstract: "Follow a volume to the name that its standby has given it.",
+        discussion: """
+            After blockferryd rename there. What was sent stays known; jobs that name the volume have to be changed.
+            """)
+
+    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Its new name.") var new: VolumeName
+    @Option(help: ArgumentHelp("The standby.", valueName: "peer")) var to: ReceiverName
+    @Flag(help: "Change nothing; say what would be done.") var dryRun = false
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        try state.home().renameVolume(volume, to: new, at: to, isDryRun: dryRun)
+        Terminal.out("\(volume) on \(to) \(dryRun ? "would be" : "is") called \(new)\n")
     }
 }

@@ -30,7 +30,7 @@ internal import Sending
             PairCommand.self, SendCommand.self, ExportCommand.self, ResyncCommand.self,
             VerifyCommand.self,
             ExplainCommand.self, StatusCommand.self,
-            PeersCommand.self, ForgetCommand.self, IDCommand.self, ChangesCommand.self,
+            PeersCommand.self, ForgetCommand.self, RenameCommand.self, IDCommand.self, ChangesCommand.self,
             InspectCommand.self, CleanupCommand.self,
         ])
 

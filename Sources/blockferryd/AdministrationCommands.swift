@@ -17,7 +17,8 @@ struct InviteCommand: ParsableCommand {
         abstract: "Register a volume and print an invitation for its source host.",
         discussion: """
             The invitation is one string, to be given to: blockferry pair. It is good once, for some minutes. The \
-            target is the device or file that will hold the copy; everything on it will be replaced.
+            target is the device or file that will hold the copy; everything on it will be replaced. One that holds something \
+            already is refused, unless --overwrite says that this may go.
 
             On a target that is an LVM thin volume past generations can be kept as snapshots: --keep, --keep-for; \
             see: blockferryd keep --help
@@ -30,6 +31,8 @@ struct InviteCommand: ParsableCommand {
     var target: String?
     @Flag(help: "Make an empty file if there is nothing at the target's path.")
     var create = false
+    @Flag(help: "Whatever the target holds may be replaced, and another standby's mark on it is void.")
+    var overwrite = false
     @Option(help: ArgumentHelp("Keep so many generations at most.", valueName: "count"))
     var keep: UInt64?
     @Option(
@@ -60,7 +63,7 @@ struct InviteCommand: ParsableCommand {
         let address = address ?? "\(ProcessInfo.processInfo.hostName):7441"
         _ = try Socket.split(address)
         let invitation = try Administration(try state.home()).invite(
-            volume, targetPath: target, createFile: create, retention: Retention(keep, keepFor),
+            volume, targetPath: target, createFile: create, mayOverwrite: overwrite, retention: Retention(keep, keepFor),
             address: address, seconds: minutes * 60)
         if json {
             struct Result: Encodable {
@@ -184,6 +187,9 @@ struct StatusCommand: ParsableCommand {
         discussion: """
             States: empty, initialising (first full copy; not usable), consistent, staging (consistent, the next \
             generation is coming in), prepared (the next generation waits for the others of its group), applying, promoted, diverged, suspect (an I/O error; not to be trusted).
+
+            Ends with 9 if a target is not there, is not the one that was registered, or is smaller than its \
+            generation; what it holds is not read.
             """)
 
     @Argument(help: "Name of a volume; all if left out.") var volume: VolumeName?
@@ -199,6 +205,8 @@ struct StatusCommand: ParsableCommand {
         let committed: String?
         let volumeBytes: UInt64?
         let reason: String?
+        let targetPresent: Bool
+        let targetProblem: String?
         let keeping: KeptEntry.Keeping?
         let kept: [KeptEntry.Generation]
     }
@@ -214,6 +222,7 @@ struct StatusCommand: ParsableCommand {
         let entries = try volumes.map { volume in
             let time = volume.committed?.head.sourceTime
             let entry = try KeptEntry(home, volume.name)
+            let look = TargetLook(volume)
             return Entry(
                 volume: volume.name.text, state: "\(volume.state)", target: volume.targetPath,
                 generation: volume.committed?.head.number,
@@ -221,6 +230,7 @@ struct StatusCommand: ParsableCommand {
                 ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
                 sourceTime: time.map(Format.time), committed: volume.committedAt.map(Format.time),
                 volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
+                targetPresent: look.isPresent, targetProblem: look.problem,
                 keeping: entry.keeping, kept: entry.kept)
         }
         if json {
@@ -228,8 +238,16 @@ struct StatusCommand: ParsableCommand {
                 let schemaVersion = 1
                 let volumes: [Entry]
             }
-            return Terminal.out(try Format.json(List(volumes: entries)))
+            Terminal.out(try Format.json(List(volumes: entries)))
+        } else {
+            Terminal.out(Self.table(entries))
         }
+        guard entries.allSatisfy({ $0.targetProblem == nil }) else {
+            throw ExitCode(ExitStatus.target.rawValue)
+        }
+    }
+
+    private static func table(_ entries: [Entry]) -> String {
         let rows = entries.map { entry in
             [
                 entry.volume, entry.state,
@@ -237,13 +255,14 @@ struct StatusCommand: ParsableCommand {
                 entry.ageSeconds.map { Format.age(seconds: $0) } ?? "-", entry.committed ?? "-",
                 entry.keeping == nil && entry.kept.isEmpty ? "-" : "\(entry.kept.count)",
                 Format.escaped(
-                    entry.reason ?? entry.keeping?.problem.map { "not kept: \($0)" } ?? ""),
+                    entry.targetProblem ?? entry.reason ?? entry.keeping?.problem.map {
+                        "not kept: \($0)"
+                    } ?? ""),
             ]
         }
-        Terminal.out(
-            Format.table(
-                [["VOLUME", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "KEPT", "REASON"]]
-                    + rows))
+        return Format.table(
+            [["VOLUME", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "KEPT", "REASON"]]
+                + rows)
     }
 }
 
@@ -252,14 +271,31 @@ struct PromoteCommand: ParsableCommand {
         commandName: "promote",
         abstract:
             "Take the copy into use: finish or drop what is pending, and refuse the source from now on.",
-        discussion: "Needs no network. Afterwards the target may be mounted and written.")
+        discussion: """
+            Needs no network. Afterwards the target may be mounted and written. Before, it is looked at: it must be the \
+            one that was registered, have the size of the generation, and hold it where some blocks are compared. \
+            --without-check hands over whatever is there, for emergencies.
+            """)
 
     @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Flag(help: "Do not look at the target before.") var withoutCheck = false
     @OptionGroup var state: StateOptions
 
     func run() throws {
-        let promoted = try Administration(try state.home()).promote(volume)
+        let line = ProgressLine(isWanted: true)
+        defer { line.end() }
+        let promoted = try Administration(try state.home()).promote(
+            volume, isChecked: !withoutCheck
+        ) {
+            line.show("\(volume)  reading  \(Format.bytes($0.done)) of \(Format.bytes($0.total))")
+        }
+        line.end()
         let number = promoted.committed?.head.number ?? 0
+        if withoutCheck {
+            Terminal.error(
+                "not checked: whether \(promoted.targetPath) is there, is the target that was registered, and "
+                    + "holds generation \(number)")
+        }
         Terminal.out("\(volume) promoted at generation \(number): \(promoted.targetPath)\n")
     }
 }

@@ -30,8 +30,8 @@ internal import Wire
             ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
             UnpairCommand.self,
             StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
-            PromoteCommand.self, DemoteCommand.self, ResetCommand.self, IDCommand.self,
-            WorkerCommand.self,
+            PromoteCommand.self, DemoteCommand.self, ResetCommand.self, RetargetCommand.self,
+            RenameCommand.self, RemoveCommand.self, IDCommand.self, WorkerCommand.self,
             RecoverCommand.self,
         ])
 
@@ -49,7 +49,7 @@ internal import Wire
                 case .unknownVolume: .identity
                 case .busy: .busy
                 case .nothingToPromote, .nothingToScrub, .notPromoted: .lineage
-                case .cannotKeep: .target
+                case .cannotKeep, .notTheCopy, .notRetargeted: .target
                 case .notApplied(_, _, let error): status(error)
                 }
             case let error as ImportError:

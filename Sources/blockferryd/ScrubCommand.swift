@@ -13,7 +13,8 @@ struct ScrubCommand: ParsableCommand {
         discussion: """
             Every block of the target is compared with the tag map of the committed generation. A difference was \
             written by somebody else, or is the disk's: the volume becomes 'diverged', the command ends with 8, and \
-            blockferry resync on the source brings the copy up to date again. No session may have the volume \
+            blockferry resync on the source brings the copy up to date again. If there is neither a map nor a root to \
+            compare with, the same is done, as nothing proves what the target holds. No session may have the volume \
             meanwhile.
             """)
 
@@ -28,6 +29,8 @@ struct ScrubCommand: ParsableCommand {
         let generation: UInt64
         let generationId: String
         let clean: Bool
+        /// Whether there was nothing to compare with.
+        let cannotBeTold: Bool
         let mapWasMissing: Bool
         let bytesRead: UInt64
         let bytesMissing: UInt64
@@ -49,6 +52,7 @@ struct ScrubCommand: ParsableCommand {
                     Result(
                         volume: volume.text, generation: head.number,
                         generationId: "\(result.generation.id)", clean: result.isClean,
+                        cannotBeTold: !result.isProof && !result.isDifferent,
                         mapWasMissing: result.wasMapMissing, bytesRead: result.readByteCount,
                         bytesMissing: result.missingByteCount,
                         differingBlocks: result.differingBlocks, offsets: result.offsets)))
@@ -64,12 +68,17 @@ struct ScrubCommand: ParsableCommand {
             return "\(volume) is generation \(number): \(read) read, no difference"
                 + (result.wasMapMissing ? "; its tag map was missing and was made anew\n" : "\n")
         }
+        let next = "next, on the source: blockferry resync SOURCE --to PEER --volume \(volume)\n"
+        guard result.isDifferent else {
+            return "\(volume) cannot be told to be generation \(number): \(read) read, but its tag map is gone, and the "
+                + "generation has no root\n" + next
+        }
         var text =
             "\(volume) is not generation \(number): \(result.differingBlocks) blocks of 64 KiB differ\n"
         if result.missingByteCount > 0 {
             text += "  the target lacks the last \(result.missingByteCount) bytes of the volume\n"
         }
         for offset in result.offsets.prefix(20) { text += "  at byte \(offset)\n" }
-        return text + "next, on the source: blockferry resync SOURCE --to PEER --volume \(volume)\n"
+        return text + next
     }
 }

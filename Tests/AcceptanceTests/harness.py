@@ -145,9 +145,9 @@ class Site:
         assert result.code == 0, result
         return result.out.strip()
 
-    def pair(self, volume: str, target: os.PathLike, *, port: int | None = None, state: pathlib.Path | None = None,
+    def pair(self, volume: str, target: os.PathLike, *more: str, port: int | None = None, state: pathlib.Path | None = None,
              name: str = "standby") -> None:
-        result = self.run("blockferry", "pair", self.invite(volume, target, port=port), "--name", name,
+        result = self.run("blockferry", "pair", self.invite(volume, target, *more, port=port), "--name", name,
                           "--own-name", "source", state=state)
         assert result.code == 0, result
 
@@ -162,8 +162,9 @@ class Site:
             env={**os.environ, "BLOCKFERRY_STATE": str(self.source)})
 
     def status(self, volume: str) -> dict:
+        """Where a volume stands; 9 says that something is wrong with a target, which is in it too."""
         result = self.run("blockferryd", "status", volume, "--json")
-        assert result.code == 0, result
+        assert result.code in (0, 9), result
         return result.json["volumes"][0]
 
     def is_free(self, volume: str) -> bool:

@@ -84,7 +84,7 @@ class Replication(unittest.TestCase):
         self.target.write_bytes(os.urandom(3_000_000))
         source = self.site.path / "plain"
         source.write_bytes(bytes(1_000_000) + os.urandom(2_000_000))
-        self.site.pair("vol", self.target)
+        self.site.pair("vol", self.target, "--overwrite")
         self.sent(source, expect="full")
         self.assertEqual(sha256(self.target), sha256(source))
         with open(source, "r+b") as file:

@@ -120,6 +120,12 @@ class Divergence(Comparing):
             changed = content if is_file and rng.random() < 0.5 else target
             pattern = self.diverge(rng, changed, size)
             wanted = blocks_differing(content, target)
+            if changed is target and len(wanted) * 10 >= -(-size // BLOCK) * 9:
+                # That is no copy with differences, but something else: the standby's operator has to say that it is meant.
+                refused = self.site.run("blockferry", "resync", *source, "--to", "standby", "--volume", name)
+                self.assertEqual((refused.code, "rule target-replaced" in refused.error), (9, True), refused)
+                meant = self.site.run("blockferryd", "retarget", name, target, "--for-resync")
+                self.assertEqual(meant.code, 0, meant)
             if changed is target:
                 found = self.blockferry("verify", name, *source, code=8 if wanted else 0) \
                     if case % 4 == 0 else None
@@ -335,7 +341,10 @@ class States(Comparing):
         facts = self.blockferry("resync", "vol", source, "--plan")
         self.assertEqual((facts["bytes_differing"], facts["bytes_lost"]), (2 * BLOCK, BLOCK))
         self.assertEqual(sha256(target), before)
-        self.assertEqual({**self.site.status("vol"), "age_seconds": 0}, {**state, "age_seconds": 0})
+        # That somebody has written the target is known from now on.
+        after = self.site.status("vol")
+        self.assertIn(f"at bytes {BLOCK}, {2 * BLOCK}", after.pop("reason"))
+        self.assertEqual({**after, "age_seconds": 0}, {**state, "age_seconds": 0, "state": "diverged"})
 
     def test_promoted(self) -> None:
         source, target = self.volume("vol", 2 << 20)
@@ -379,7 +388,7 @@ class States(Comparing):
         source.write_bytes(content)
         content[5 * BLOCK:5 * BLOCK + 4] = b"old!"
         target.write_bytes(content)
-        self.site.pair("vol", target)
+        self.site.pair("vol", target, "--overwrite")
         facts = self.blockferry("resync", "vol", source)
         self.assertEqual((facts["result"]["generation"], extents(facts["difference"])), (1, [5 * BLOCK]))
         self.assertEqual(sha256(source), sha256(target))
@@ -393,7 +402,7 @@ class States(Comparing):
         for size in (0, BLOCK + 5, (2 << 20) + 700, 3 << 20):
             target.write_bytes(source.read_bytes()[:size].ljust(size, b"\1"))
             name = f"vol{size}"
-            self.site.pair(name, target)
+            self.site.pair(name, target, "--overwrite")
             self.blockferry("resync", name, source)
             self.assertEqual(sha256(source), sha256(target), f"from {size} bytes")
             self.assertEqual(self.blockferry("verify", name, source)["difference"]["blocks_differing"], 0)

@@ -58,7 +58,7 @@ class FileSizeTests(unittest.TestCase):
 
     def test_a_file_that_was_larger_than_the_volume_is_cut(self) -> None:
         self.target.write_bytes(b"x" * (SIZE + 12_345))
-        self.site.pair("db", self.target)
+        self.site.pair("db", self.target, "--overwrite")
         self.send(SIZE)
         with open(self.target, "ab") as file:
             file.write(b"y" * 777)

@@ -99,8 +99,8 @@ extension StandbyCatalog {
     /// Adds a volume; if it belongs to nobody, it can be in no group.
     func create(_ name: VolumeName, of peer: KeyID? = nil) throws {
         try createVolume(
-            name, peer: peer, targetPath: "/dev/vg0/\(name)", targetKind: .blockDevice,
-            targetIdentity: "device:253:1")
+            name, peer: peer, targetPath: "/dev/vg0/\(name)", targetKind: .blockDevice
+        ) { _ in "id2 device dm=\(name)" }
     }
 
     func require(_ name: VolumeName) throws -> StandbyVolume {

@@ -130,6 +130,8 @@ import Wire
             try db.execute(
                 sql: """
                     DROP TABLE retention; DROP TABLE kept; ALTER TABLE volume DROP COLUMN is_demoted;
+                    ALTER TABLE volume DROP COLUMN target_consent;
+                    ALTER TABLE volume DROP COLUMN target_presence;
                     DELETE FROM grdb_migrations WHERE identifier <> 'standby-1';
                     """)
         }

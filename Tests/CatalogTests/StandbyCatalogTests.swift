@@ -33,8 +33,8 @@ import Wire
 
         let other = try name("mail")
         try catalog.createVolume(
-            other, peer: key("a"), targetPath: "/srv/mail.img", targetKind: .file,
-            targetIdentity: "file:8:1:99")
+            other, peer: key("a"), targetPath: "/srv/mail.img", targetKind: .file
+        ) { _ in "id2 file inode=99" }
         let fence = try catalog.takeFence(other)
         try catalog.commitFull(other, fence)
         let before = try catalog.require(other)
@@ -55,7 +55,11 @@ import Wire
         let other = try name("mail")
         func create(_ path: String, peer: KeyID? = nil) throws {
             try catalog.createVolume(
-                other, peer: peer, targetPath: path, targetKind: .file, targetIdentity: "file:1")
+                other, peer: peer, targetPath: path, targetKind: .file
+            ) { others in
+                #expect(others.map(\.name) == [volume])
+                return "id2 file inode=1"
+            }
         }
         #expect(refusal { try create("/dev/vg0/db") }.isConflict)
         #expect(refusal { try create("/srv/mail.img", peer: key("nobody")) }.isNotFound)
@@ -64,7 +68,7 @@ import Wire
             try catalog.volume(other)
                 == StandbyVolume(
                     name: other, peer: nil, targetPath: "/srv/mail.img", targetKind: .file,
-                    targetIdentity: "file:1", addedAt: 5))
+                    targetIdentity: "id2 file inode=1", addedAt: 5))
         #expect(try catalog.volumes().map(\.name.text) == ["db", "mail"])
         try catalog.removeVolume(volume)
         #expect(try catalog.volume(volume) == nil)
@@ -78,8 +82,8 @@ import Wire
         try catalog.addPeer(key("b"), name: "beta")
         let other = try name("mail")
         try catalog.createVolume(
-            other, peer: key("a"), targetPath: "/srv/mail.img", targetKind: .file,
-            targetIdentity: "file:1")
+            other, peer: key("a"), targetPath: "/srv/mail.img", targetKind: .file
+        ) { _ in "id2 file inode=1" }
         #expect(try catalog.volume(other, of: key("a"))?.name == other)
         #expect(try catalog.volume(other, of: key("b")) == nil)
         #expect(try catalog.volume(volume, of: key("a")) == nil)

@@ -180,12 +180,14 @@ private func destination(_ start: Start, _ step: Step) -> VolumeState? {
         switch step {
         case .stageFollowing, .stageBeginning, .beginFull, .beginDelta:
             #expect(after.transfer != nil && after.transfer != before.transfer)
+            expected.mayOverwrite = after.transfer?.inPlace == true || before.mayOverwrite
             expected.transfer = after.transfer
             // What was applied or prepared before the volume became suspect counts no more.
             expected.applying = nil
         case .beginInPlace:
             #expect(after.transfer?.inPlace == true && after.transfer?.begin.inPlace == true)
             expected.transfer = after.transfer
+            expected.mayOverwrite = true
             expected.applying = nil
             expected.committed = nil
             expected.committedAt = nil

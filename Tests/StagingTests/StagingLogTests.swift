@@ -245,11 +245,11 @@ struct TargetTests {
         let target = try Target(path: path, registered: nil)
         #expect(throws: TargetError.inUse(path)) { _ = try Target(path: path, registered: nil) }
         #expect(throws: TargetError.self) {
-            _ = try Target(path: path, registered: "file:0:0:0")
+            _ = try Target(path: path, registered: "id2 file inode=0")
         }
-        #expect(throws: TargetError.wrongKind("/dev/null")) { _ = try Target.describe("/dev/null") }
+        #expect(throws: TargetError.wrongKind("/dev/null")) { _ = try TargetObject(path: "/dev/null") }
         #expect(throws: TargetError.missing("\(folder.path)/none")) {
-            _ = try Target.describe("\(folder.path)/none")
+            _ = try TargetObject(path: "\(folder.path)/none")
         }
         withExtendedLifetime(target) {}
     }

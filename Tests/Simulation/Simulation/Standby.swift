@@ -34,8 +34,8 @@ final class ModelStandby {
         let status = try file.status()
         if try home.catalog.peers().isEmpty { try home.catalog.addPeer(peer, name: "model") }
         try home.catalog.createVolume(
-            name, peer: peer, targetPath: target(name), targetKind: .file,
-            targetIdentity: status.identity)
+            name, peer: peer, targetPath: target(name), targetKind: .file, mayOverwrite: true
+        ) { _ in status.identity }
     }
 
     // MARK: A session

@@ -1,0 +1,113 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GRDB
+package import Wire
+
+/// Names and targets of volumes, as the standby's operator changes them. None of this touches what a target holds.
+extension StandbyCatalog {
+    /// Forgets a volume, its invitations and what is known of its kept generations; the target is left as it is.
+    package func removeVolume(_ name: VolumeName) throws(CatalogError) {
+        try store.write("remove volume \(name)") { db in
+            let volume = try StandbyVolume.require(name, in: db)
+            try db.execute(sql: "DELETE FROM volume WHERE name = ?", arguments: [name.text])
+            try record(.volumeRemoved, name, "it was \(volume.state)", db)
+        }
+    }
+
+    /// Gives a volume another name, with everything that is known of it.
+    ///
+    /// - Throws: `conflict` if a volume has that name.
+    package func renameVolume(
+        _ name: VolumeName, fence: UInt64, to new: VolumeName
+    ) throws(CatalogError) {
+        try store.write("rename volume \(name)") { db in
+            let volume = try StandbyVolume.require(name, in: db)
+            guard volume.fence == fence else { throw CatalogError.Kind.fenced }
+            guard try StandbyVolume.find(new, in: db) == nil else {
+                throw CatalogError.Kind.conflict("there is a volume of the name \(new)")
+            }
+            // What refers to the old name is changed in the same transaction.
+            try db.execute(sql: "PRAGMA defer_foreign_keys = ON")
+            try db.execute(
+                sql: "UPDATE volume SET name = ? WHERE name = ?", arguments: [new.text, name.text])
+            for table in ["invitation", "retention", "kept"] {
+                try db.execute(
+                    sql: "UPDATE \(table) SET volume = ? WHERE volume = ?",
+                    arguments: [new.text, name.text])
+            }
+            try record(.volumeRenamed, new, "it was \(name)", db)
+        }
+    }
+
+    /// Writes down what is known of the target now: it was proven to hold the copy, or to be nobody's yet.
+    package func noteTarget(
+        _ name: VolumeName, fence: UInt64, identity: String, presence: String?
+    ) throws(CatalogError) {
+        try transition("note the target of", name, fence, .targetChanged) { volume in
+            volume.targetIdentity = identity
+            volume.targetPresence = presence
+            return identity
+        }
+    }
+
+    /// Says that a first copy may replace what the target holds.
+    package func allowOverwriting(_ name: VolumeName) throws(CatalogError) {
+        try transition("allow overwriting of", name, nil, .overwrite) { volume in
+            volume.mayOverwrite = true
+            return "what \(volume.targetPath) holds may be replaced"
+        }
+    }
+
+    /// Where a volume's copy is from now on.
+    package struct NewTarget: Sendable {
+        package var path: String
+        package var kind: TargetKind
+        /// Where the volume stands with it. *diverged* and *empty* end what was unfinished.
+        package var state: VolumeState
+        package var presence: String?
+        /// Why it is diverged, if it becomes that now.
+        package var reason: String
+
+        package init(
+            path: String, kind: TargetKind, state: VolumeState, presence: String?, reason: String
+        ) {
+            self.path = path
+            self.kind = kind
+            self.state = state
+            self.presence = presence
+            self.reason = reason
+        }
+    }
+
+    /// Gives a volume another target.
+    ///
+    /// - Parameter claim: as in `createVolume`.
+    package func setTarget(
+        _ name: VolumeName, fence: UInt64, _ target: NewTarget,
+        claim: ([StandbyVolume]) throws -> String
+    ) throws(CatalogError) {
+        try store.write("change the target of volume \(name)") { db in
+            var volume = try StandbyVolume.require(name, in: db)
+            guard volume.fence == fence else { throw CatalogError.Kind.fenced }
+            if volume.targetPath != target.path { try refuseTakenPath(target.path, db) }
+            volume.targetIdentity = try claim(try allVolumes(db))
+            volume.targetPath = target.path
+            volume.targetKind = target.kind
+            volume.targetPresence = target.presence
+            switch target.state {
+            case .consistent: volume.suspectReason = nil
+            case .diverged where volume.state != .diverged:
+                volume.suspectReason = target.reason
+                volume.transfer = nil
+                volume.applying = nil
+            // What another target holds, nobody has said may be replaced.
+            case .empty: volume.mayOverwrite = false
+            default: break
+            }
+            volume.state = target.state
+            try volume.update(in: db)
+            try record(.targetChanged, name, "target \(target.path)", db)
+        }
+    }
+}

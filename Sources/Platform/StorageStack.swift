@@ -1,0 +1,55 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+
+/// A file or device and everything that its bytes lie on: the devices below a device-mapper device, the disk of a
+/// partition, the file of a loop device, the device of a file's file system.
+///
+/// Numbers are the kernel's of this moment; a stack is compared with others at once, and not kept.
+package struct StorageStack: Sendable {
+    /// One layer.
+    package enum Layer: Hashable, Sendable {
+        case device(DeviceNumber)
+        case file(system: DeviceNumber, inode: UInt64)
+    }
+
+    /// The file or device itself.
+    package let itself: Layer
+    /// With `itself`.
+    package let layers: Set<Layer>
+
+    /// Of an open file.
+    package init(_ file: File) throws(SystemCallError) {
+        var raw = stat()
+        // SAFETY: writes the struct passed.
+        guard unsafe fstat(file.descriptor, &raw) == 0 else {
+            throw SystemCallError("fstat", file.path)
+        }
+        let number = clinux_mode_is_block_device(raw.st_mode) != 0 ? raw.st_rdev : raw.st_dev
+        let device = DeviceNumber(major: clinux_major(number), minor: clinux_minor(number))
+        itself =
+            clinux_mode_is_block_device(raw.st_mode) != 0
+            ? .device(device) : .file(system: device, inode: UInt64(raw.st_ino))
+        var found: Set<Layer> = [itself]
+        Self.collect(BlockDevice(device), into: &found)
+        layers = found
+    }
+
+    private static func collect(_ device: BlockDevice, into layers: inout Set<Layer>) {
+        guard layers.insert(.device(device.deviceNumber)).inserted || layers.count == 1 else {
+            return
+        }
+        for below in device.below { collect(below, into: &layers) }
+        guard let path = device.backingFile, let file = try? File(path: path),
+            let stack = try? StorageStack(file)
+        else { return }
+        layers.formUnion(stack.layers)
+    }
+
+    /// Whether both are the same thing, or one lies on the other.
+    package func overlaps(_ other: StorageStack) -> Bool {
+        layers.contains(other.itself) || other.layers.contains(itself)
+    }
+}

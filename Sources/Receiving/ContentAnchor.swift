@@ -1,0 +1,72 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Digests
+internal import MapStore
+internal import Platform
+internal import Staging
+internal import TagMap
+
+/// Whether a target holds what its map says, found out by reading a few blocks: names and numbers of files and devices
+/// lead elsewhere after a restart, a merge or a restore, and only the content proves that they do not.
+///
+/// It is no proof of the whole: `scrub` and `verify` are.
+struct ContentAnchor {
+    /// Blocks that are compared each time.
+    static let blockCount = 64
+    /// From so many blocks that are not zeros on it is told whether almost all of them differ.
+    private static let enough = 4
+
+    /// Blocks compared that are not zeros, and how many of those differ.
+    private(set) var comparedWithContent = 0
+    private(set) var differingWithContent = 0
+    private(set) var divergence: TargetDivergence?
+
+    /// Compares.
+    ///
+    /// - Parameter read: fills memory from an offset; gives how many bytes there were.
+    init(
+        _ map: TagMapFile, _ tagger: Tagger,
+        read: (UInt64, AlignedBuffer, Int) throws -> Int
+    ) throws {
+        var random = SystemRandomNumberGenerator()
+        let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
+        for sample in try map.sample(Self.blockCount, using: &random) {
+            guard let extent = map.shape.extent(ofBlock: sample.block) else { continue }
+            let length = Int(extent.length)
+            // Direct I/O reads whole units; what the target has behind the volume's end is not compared.
+            let unit = AlignedBuffer.alignment
+            let got = try read(extent.offset, memory, (length + unit - 1) / unit * unit)
+            if got < length { memory.zero(at: got, count: length - got) }
+            let found = memory.withBytes(count: length) { tagger.entry(of: $0) }
+            let isRight = found == sample.entry || sample.entry == .missing
+            if !sample.entry.isZero {
+                comparedWithContent += 1
+                if !isRight { differingWithContent += 1 }
+            }
+            if !isRight { note(extent.offset) }
+        }
+    }
+
+    /// Whether the target holds something else, rather than a copy that was written here and there.
+    var isReplaced: Bool {
+        comparedWithContent >= Self.enough && differingWithContent * 10 >= comparedWithContent * 9
+    }
+
+    /// Refuses a target that holds something else, or was written by somebody else.
+    func check(_ path: String) throws {
+        if isReplaced {
+            throw TargetError.replaced(
+                path, differing: differingWithContent, compared: comparedWithContent)
+        }
+        if let divergence { throw divergence }
+    }
+
+    private mutating func note(_ offset: UInt64) {
+        var found = divergence ?? TargetDivergence(offsets: [], count: 0)
+        found.count += 1
+        if found.offsets.count < TargetDivergence.told { found.offsets.append(offset) }
+        divergence = found
+    }
+}

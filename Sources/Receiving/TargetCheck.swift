@@ -1,0 +1,138 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Digests
+internal import MapStore
+internal import Objects
+internal import Platform
+internal import Staging
+internal import Wire
+
+/// Whether the target is the one that was registered, and holds what the catalog says: looked at before anybody hears
+/// where the volume stands.
+extension VolumeWriter {
+    /// Looks at the target, which must be free of unfinished applying (`recover`).
+    ///
+    /// 1. It is there, is the registered object, and nobody else's: `TargetError` if not, and nothing has changed.
+    /// 2. Where a whole generation should be on it, it has the size for it, and some blocks hold what the map says
+    ///    (`ContentAnchor`). If not, the volume becomes *diverged*; if almost nothing fits, `TargetError.replaced`, and
+    ///    nothing has changed.
+    /// 3. What names the object is brought up to date in the catalog.
+    ///
+    /// A promoted target is its operator's, and is not looked at.
+    func checkTarget(_ progress: (Progress) -> Void = { _ in }) throws {
+        guard volume.state != .promoted else { return }
+        let object = try TargetObject(path: volume.targetPath)
+        try object.compare(registered: volume.targetIdentity)
+        let owner = try TargetOwner(home, object)
+        try owner.check(volume.name, among: try home.catalog.volumes())
+        switch volume.state {
+        case .consistent, .staging: try checkContent(of: object, progress)
+        case .empty: try checkUnoccupied(object)
+        case .initialising, .applying, .prepared, .promoted, .diverged, .suspect: break
+        }
+        if [.empty, .consistent, .staging].contains(volume.state) { try adopt(object, owner) }
+    }
+
+    /// Refuses a first copy onto what nobody has said may be replaced.
+    func checkUnoccupied(_ object: TargetObject) throws {
+        guard !volume.mayOverwrite, let content = try TargetContent.describe(object) else { return }
+        throw TargetError.occupied(object.path, by: content, volume: volume.name)
+    }
+
+    /// Compares what a target holds with the committed generation.
+    private func checkContent(of object: TargetObject, _ progress: (Progress) -> Void) throws {
+        guard let committed = volume.committed else { return }
+        guard object.byteCount >= committed.head.volumeSize else {
+            return try diverge(
+                "the target has \(object.byteCount) bytes, the volume \(committed.head.volumeSize)")
+        }
+        do {
+            do { try compare(object, committed, progress) } catch MapError.damaged {
+                try map.removeCommitted()
+                try compare(object, committed, progress)
+            }
+        } catch let divergence as TargetDivergence {
+            try diverge("\(divergence)")
+        }
+    }
+
+    private func compare(
+        _ object: TargetObject, _ committed: GenerationRecord, _ progress: (Progress) -> Void
+    ) throws {
+        let key = try committedKey()
+        let tagger = Tagger(committed.head.tagAlgorithm, key: key)
+        guard let known = map.committed(volume) else {
+            return try map.rebuildProven(committed, volume.targetPath, key, progress)
+        }
+        guard !isMergeUnseen(object) else {
+            let found = try map.compareAll(
+                volume.targetPath, known, tagger, volumeByteCount: committed.head.volumeSize,
+                progress)
+            if let divergence = found.divergence { throw divergence }
+            return
+        }
+        let anchor = try ContentAnchor(known, tagger) { offset, memory, count in
+            try object.read(at: offset, into: memory, count: count)
+        }
+        try anchor.check(object.path)
+    }
+
+    private func committedKey() throws -> TagKey {
+        guard let key = volume.tagKey else {
+            throw Refusal(.storage, "the catalog has no tag key for the volume")
+        }
+        return key
+    }
+
+    /// Whether a snapshot could have been merged into a thin volume without anybody having seen it: LVM's name and UUID
+    /// stay, and device-mapper could not be asked for the id in the pool.
+    private func isMergeUnseen(_ object: TargetObject) -> Bool {
+        guard let device = object.device, device.isThin,
+            let registered = ObjectIdentity(volume.targetIdentity)
+        else { return false }
+        if registered.object["thin"] != nil, object.identity.object["thin"] != nil { return false }
+        return presence(of: device) != volume.targetPresence
+    }
+
+    func presence(of device: BlockDevice) -> String? {
+        guard let boot = Host.bootID, let presence = device.presence else { return nil }
+        return "\(boot) \(presence)"
+    }
+
+    /// Writes down what names the target, once it is known to be the right one.
+    private func adopt(_ object: TargetObject, _ owner: TargetOwner) throws {
+        var identity = try owner.refreshMark(for: volume.name)
+        if identity.kind == .device, let registered = ObjectIdentity(volume.targetIdentity) {
+            // What could not be asked this time stays known.
+            identity.object.merge(registered.object) { found, _ in found }
+        }
+        let presence = object.device.flatMap { $0.isThin ? self.presence(of: $0) : nil }
+        let text = "\(identity)"
+        guard text != volume.targetIdentity || presence != volume.targetPresence else { return }
+        try home.catalog.noteTarget(
+            volume.name, fence: fence, identity: text, presence: presence)
+        try refresh()
+    }
+
+    /// Declares that the target was written by somebody else. What was staged does not fit it.
+    func diverge(_ reason: String) throws {
+        if volume.state == .staging { try abandon() }
+        try home.catalog.markDiverged(volume.name, reason: reason)
+        try refresh()
+    }
+
+    /// The same look at the target that a generation is about to be applied to, while nobody else can write it.
+    func checkAnchor(on target: Target, _ progress: (Progress) -> Void) throws {
+        guard let begin = volume.transfer?.begin else { return }
+        let known = try mapBefore(begin, progress)
+        let tagger = Tagger(begin.head.tagAlgorithm, key: try tagKey())
+        let anchor = try ContentAnchor(known, tagger) { offset, memory, count in
+            try target.read(at: offset, into: memory, count: count)
+        }
+        // Of a resync, what was compared is out of date.
+        if begin.head.kind == .resync, let divergence = anchor.divergence { throw divergence }
+        try anchor.check(target.path)
+    }
+}

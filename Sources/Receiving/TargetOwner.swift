@@ -1,0 +1,113 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Objects
+internal import Platform
+internal import Staging
+internal import Wire
+
+/// Who may write to a target: one volume of one standby.
+struct TargetOwner {
+    private let home: StandbyHome
+    private let object: TargetObject
+    private let stack: StorageStack
+
+    init(_ home: StandbyHome, _ object: TargetObject) throws {
+        self.home = home
+        self.object = object
+        do { stack = try StorageStack(object.file) } catch { throw TargetError.failed(error) }
+    }
+
+    private var state: String { Directory.resolved(home.path) }
+
+    /// Refuses a target that is another volume's, lies on such a one or below it, or that another standby has marked.
+    ///
+    /// - Parameters:
+    ///   - others: the volumes of this standby; the one named is left out.
+    ///   - mayTakeOver: whether another standby's mark is accepted.
+    func check(
+        _ name: VolumeName, among others: [StandbyVolume], mayTakeOver: Bool = false
+    ) throws(TargetError) {
+        for other in others where other.name != name && isTarget(of: other) {
+            throw .taken(object.path, by: "it belongs to volume \(other.name), or to its target")
+        }
+        guard !mayTakeOver, let mark = object.mark, mark.state != state,
+            Directory.exists(mark.state + "/catalog.sqlite")
+        else { return }
+        throw .taken(
+            object.path,
+            by: "it is marked as the target of volume \(mark.volume) of the standby in \(mark.state)")
+    }
+
+    private func isTarget(of other: StandbyVolume) -> Bool {
+        if let registered = ObjectIdentity(other.targetIdentity),
+            case .same = registered.relation(to: object.identity),
+            registered.kind == .device || registered.object["mark"] != nil && object.mark != nil
+        {
+            return true
+        }
+        // Its path may lead to something that is not its target.
+        guard let there = try? TargetObject(path: other.targetPath),
+            (try? there.compare(registered: other.targetIdentity)) != nil,
+            let below = try? StorageStack(there.file)
+        else { return false }
+        return below.overlaps(stack)
+    }
+
+    /// Refuses what this program itself needs: everything in the state directory, and what that lies on.
+    func checkOwnState() throws(TargetError) {
+        let isInside = Directory.resolved(object.path).hasPrefix(state + "/")
+        guard isInside || (Self.files(below: state) + [state]).contains(where: isOurs) else { return }
+        throw .taken(object.path, by: "the state of this standby is in it (\(state))")
+    }
+
+    private func isOurs(_ path: String) -> Bool {
+        guard let file = try? File(path: path), let own = try? StorageStack(file) else { return false }
+        return own.itself == stack.itself || own.layers.contains(stack.itself)
+    }
+
+    private static func files(below folder: String) -> [String] {
+        let names = (try? Directory.names(in: folder)) ?? []
+        return names.flatMap { name in
+            let path = "\(folder)/\(name)"
+            let kind = (try? File(path: path).status())?.kind
+            return kind == .directory ? files(below: path) : [path]
+        }
+    }
+
+    /// Takes a target for a volume: writes the mark on a file. A crash afterwards leaves a mark that no volume of this
+    /// standby has; it is replaced when the file is registered again.
+    ///
+    /// - Returns: what names the target from now on.
+    func claim(for name: VolumeName) throws(TargetError) -> ObjectIdentity {
+        try Self.mark(object, state: state, name, TargetMark(state: state, volume: name.text))
+    }
+
+    private static func mark(
+        _ object: TargetObject, state: String, _ name: VolumeName, _ mark: TargetMark
+    ) throws(TargetError) -> ObjectIdentity {
+        guard object.kind == .file else { return object.identity }
+        do { _ = try mark.write(on: object.file) } catch { throw .failed(error) }
+        return try TargetObject(path: object.path).identity
+    }
+
+    /// Takes the mark of a volume off its file, if it is still that file. Best effort: a mark that no volume has is nobody's.
+    static func release(_ object: TargetObject, _ volume: StandbyVolume) {
+        guard object.mark != nil, (try? object.compare(registered: volume.targetIdentity)) != nil
+        else { return }
+        try? TargetMark.remove(from: object.file)
+    }
+
+    /// Brings the mark of a file that is the volume's up to date: it names where the state directory is now, and what the
+    /// volume is called.
+    ///
+    /// - Returns: what names the target from now on.
+    func refreshMark(for name: VolumeName) throws(TargetError) -> ObjectIdentity {
+        guard var mark = object.mark else { return try claim(for: name) }
+        guard mark.state != state || mark.volume != name.text else { return object.identity }
+        mark.state = state
+        mark.volume = name.text
+        return try Self.mark(object, state: state, name, mark)
+    }
+}

@@ -1,0 +1,203 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Catalog
+internal import Digests
+internal import MapStore
+internal import Objects
+internal import Platform
+internal import Staging
+package import Wire
+
+// Other targets and other names for volumes, and their end. What targets hold is never touched.
+
+/// What came of giving a volume another target.
+package struct RetargetResult: Sendable {
+    package var path: String
+    /// The generation that the target was proven to hold, by reading it; nil if that was not asked for, or if there is none.
+    package var proven: GenerationRecord?
+    /// Bytes that were read for that.
+    package var readByteCount: UInt64 = 0
+    /// Where the volume stands afterwards.
+    package var state: VolumeState
+}
+
+/// What is left of a volume that was removed.
+package struct RemoveResult: Sendable {
+    package var targetPath: String
+    package var state: VolumeState
+    /// Snapshots that hold its kept generations.
+    package var kept: [KeptGeneration]
+}
+
+extension Administration {
+    /// Gives a volume another target, or the same again after its mark was lost.
+    ///
+    /// 1. The target is opened for this process alone. If a complete generation should be on it, it is read as a whole, and
+    ///    must have the generation's root; with `isForResync` it is not read, and the volume becomes *diverged*, for a
+    ///    resync to mend. A crash leaves everything as it was.
+    /// 2. A file gets the volume's mark, and the catalog the new target, in one transaction. A crash in between leaves a
+    ///    mark that no volume has, which the next registration of the file replaces.
+    /// 3. The map, if it was made anew, is kept. A crash before leaves it to be made when it is needed.
+    /// 4. The old file loses its mark. A crash before leaves it, as after 2.
+    ///
+    /// - Parameters:
+    ///   - isForResync: takes what is there as the start of a resync.
+    ///   - isDryRun: ends after 1.
+    /// - Throws: `AdministrationError.notRetargeted` if nothing proves that the target holds the generation.
+    package func retarget(
+        _ name: VolumeName, to path: String, isForResync: Bool, isDryRun: Bool,
+        _ progress: (Progress) -> Void = { _ in }
+    ) throws -> RetargetResult {
+        let writer = try writer(name)
+        // What is pending belongs on the old target, if that is there.
+        if !isDryRun { try? writer.recover(progress) }
+        let volume = writer.volume
+        switch volume.state {
+        case .applying, .prepared, .promoted:
+            guard isForResync, volume.state != .prepared else {
+                throw AdministrationError.notRetargeted(
+                    name, path, "the volume is \(volume.state), so that nothing tells what the new target should hold")
+            }
+        case .empty, .initialising, .consistent, .staging, .diverged, .suspect: break
+        }
+        let target = try Target(path: path, registered: nil)
+        defer { withExtendedLifetime(target) {} }
+        let object = try TargetObject(path: path)
+        let owner = try TargetOwner(home, object)
+        try owner.checkOwnState()
+        try owner.check(name, among: try home.catalog.volumes())
+        var result = RetargetResult(path: path, state: volume.state)
+        let map = TargetMap(home, name)
+        if !isForResync, let committed = volume.committed {
+            result.readByteCount = try prove(committed, volume, object, map, isDryRun, progress)
+            result.proven = committed
+        }
+        result.state = Self.state(of: volume, isProven: result.proven != nil)
+        guard !isDryRun else { return result }
+        if volume.state == .initialising { try writer.abandon() }
+        let old = try? TargetObject(path: volume.targetPath)
+        try claiming { claim in
+            try home.catalog.setTarget(
+                name, fence: writer.fence,
+                StandbyCatalog.NewTarget(
+                    path: path, kind: object.kind, state: result.state,
+                    presence: object.device.flatMap { writer.presence(of: $0) },
+                    reason: "the target is \(path) now, and was not compared")
+            ) { others in
+                try claim {
+                    try owner.check(name, among: others)
+                    return "\(try owner.claim(for: name))"
+                }
+            }
+        }
+        let isOther = object.identity.relation(to: old?.identity ?? object.identity) != .same
+        if let old, isOther { TargetOwner.release(old, volume) }
+        return result
+    }
+
+    /// What a volume is with a target that was proven, or was not.
+    private static func state(of volume: StandbyVolume, isProven: Bool) -> VolumeState {
+        switch volume.state {
+        case .empty, .initialising: .empty
+        case .promoted: .promoted
+        case .suspect, .diverged: isProven ? .consistent : volume.state
+        case .staging: isProven ? .staging : .diverged
+        case .consistent, .applying, .prepared: isProven ? .consistent : .diverged
+        }
+    }
+
+    /// Reads a target as a whole, which must hold the committed generation.
+    ///
+    /// - Returns: bytes read.
+    private func prove(
+        _ committed: GenerationRecord, _ volume: StandbyVolume, _ object: TargetObject,
+        _ map: TargetMap, _ isDryRun: Bool, _ progress: (Progress) -> Void
+    ) throws -> UInt64 {
+        let size = committed.head.volumeSize
+        func refuse(_ reason: String) -> AdministrationError {
+            .notRetargeted(volume.name, object.path, reason)
+        }
+        guard object.byteCount >= size else {
+            throw refuse("it has \(object.byteCount) bytes, generation \(committed.head.number) \(size)")
+        }
+        guard let key = volume.tagKey else {
+            throw Refusal(.storage, "the catalog has no tag key for the volume")
+        }
+        let known = map.committed(volume)
+        guard let root = committed.volumeRoot == .zero ? known?.root : committed.volumeRoot else {
+            throw refuse("its tag map is gone and the generation has no root, so that nothing could prove it")
+        }
+        let found = try map.compareAll(
+            object.path, known, Tagger(committed.head.tagAlgorithm, key: key), volumeByteCount: size,
+            progress
+        ) { found, path in
+            guard found.root == root, known == nil, !isDryRun else { return }
+            try found.seal(lineage: committed.head.lineage, generation: committed.id)
+            try Directory.move(path, to: map.path)
+        }
+        guard found.root == root else {
+            throw refuse(found.divergence.map { "\($0.count) blocks of 64 KiB differ" } ?? "its content differs")
+        }
+        return found.readByteCount
+    }
+
+    /// Forgets a volume.
+    ///
+    /// 1. The catalog forgets it, with its invitations and the list of its kept generations. A crash before leaves everything.
+    /// 2. Its log and maps go, and the mark on its file. A crash before leaves files that no volume names; a volume that
+    ///    gets the name replaces them.
+    ///
+    /// - Parameter isDryRun: changes nothing.
+    package func remove(_ name: VolumeName, isDryRun: Bool) throws -> RemoveResult {
+        let writer = try writer(name)
+        let volume = writer.volume
+        let result = RemoveResult(
+            targetPath: volume.targetPath, state: volume.state,
+            kept: try home.catalog.kept(name))
+        guard !isDryRun else { return result }
+        try home.catalog.removeVolume(name)
+        try home.removeLog(name)
+        try writer.map.remove()
+        if let object = try? TargetObject(path: volume.targetPath) {
+            TargetOwner.release(object, volume)
+        }
+        return result
+    }
+
+    /// Gives a volume another name. Its source has to be told: `blockferry rename`.
+    ///
+    /// 1. The catalog has the new name. A crash before leaves everything.
+    /// 2. Map and log get it. A crash before leaves them behind: the map is made anew by reading the target, an unfinished
+    ///    transfer begins again.
+    /// 3. The mark on a file gets it. A crash before leaves that to the next session.
+    ///
+    /// - Parameter isDryRun: changes nothing.
+    package func rename(_ name: VolumeName, to new: VolumeName, isDryRun: Bool) throws {
+        let writer = try writer(name)
+        guard try home.catalog.volume(new) == nil else {
+            throw CatalogError(
+                path: home.path, operation: "rename volume \(name)",
+                kind: .conflict("there is a volume of the name \(new)"))
+        }
+        // Without its log a committed generation would be lost.
+        if !isDryRun { try writer.recover() }
+        guard ![.applying, .prepared].contains(writer.volume.state) else {
+            throw CatalogError(
+                path: home.path, operation: "rename volume \(name)",
+                kind: .conflict("the volume is \(writer.volume.state); see: blockferryd status \(name)"))
+        }
+        guard !isDryRun, let lock = try home.lock(new) else { return }
+        defer { withExtendedLifetime(lock) {} }
+        try home.catalog.renameVolume(name, fence: writer.fence, to: new)
+        try writer.map.move(to: TargetMap(home, new))
+        if Directory.exists(home.logPath(name)) {
+            try Directory.move(home.logPath(name), to: home.logPath(new))
+        }
+        if let object = try? TargetObject(path: writer.volume.targetPath),
+            (try? object.compare(registered: writer.volume.targetIdentity)) != nil, object.mark != nil
+        {
+            _ = try TargetOwner(home, object).refreshMark(for: new)
+        }
+    }
+}

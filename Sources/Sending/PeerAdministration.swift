@@ -1,0 +1,60 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Catalog
+package import Wire
+
+// Other names for standbys and volumes, and their end. Of the snapshots on this host, those of a standby that is removed are
+// left over (`cleanup`); all others stay bases, whatever their tags say.
+
+extension SourceHome {
+    /// Gives a standby another name.
+    ///
+    /// 1. The catalog has the new name, with all replicas. A crash before leaves everything.
+    /// 2. The maps get it. A crash before leaves them behind: they are made anew by reading the source.
+    package func renamePeer(
+        _ name: ReceiverName, to new: ReceiverName, isDryRun: Bool
+    ) throws {
+        let volumes = try volumes(at: name)
+        let locks = try volumes.map { try lock(name, $0) }
+        defer { withExtendedLifetime(locks) {} }
+        if isDryRun, try catalog.receiver(new) == nil { return }
+        try catalog.renameReceiver(name, to: new)
+        for volume in volumes { try map(name, volume).move(to: map(new, volume)) }
+    }
+
+    /// Forgets a standby, and everything that was sent to it.
+    ///
+    /// - Returns: the volumes that were sent.
+    package func removePeer(_ name: ReceiverName, isDryRun: Bool) throws -> [VolumeName] {
+        let volumes = try volumes(at: name)
+        guard !isDryRun else { return volumes }
+        for volume in volumes { try forget(name, volume) }
+        try catalog.removeReceiver(name)
+        return volumes
+    }
+
+    /// Gives a volume the name that its standby has given it. What a crash leaves is as with `renamePeer`.
+    package func renameVolume(
+        _ volume: VolumeName, to new: VolumeName, at receiver: ReceiverName, isDryRun: Bool
+    ) throws {
+        let lock = try lock(receiver, volume)
+        defer { withExtendedLifetime(lock) {} }
+        if isDryRun, try catalog.replica(volume, at: receiver) != nil,
+            try catalog.replica(new, at: receiver) == nil
+        {
+            return
+        }
+        try catalog.renameReplica(volume, to: new, at: receiver)
+        try map(receiver, volume).move(to: map(receiver, new))
+    }
+
+    private func volumes(at name: ReceiverName) throws -> [VolumeName] {
+        guard try catalog.receiver(name) != nil else {
+            throw CatalogError(
+                path: path, operation: "change the standby \(name)",
+                kind: .notFound("standby \(name); see: blockferry peers"))
+        }
+        return try catalog.replicas().filter { $0.receiver == name }.map(\.volume)
+    }
+}
