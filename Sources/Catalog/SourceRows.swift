@@ -43,6 +43,7 @@ extension Replica {
         base = try columns.optionalText("base")
         pending = try columns.message("pending", GenerationRecord.self)
         exported = try columns.optionalText("exported")
+        isBaseGivenUp = try columns.flag("base_given_up")
         if let begin = try columns.message("transfer_begin", Begin.self) {
             transfer = SourceTransfer(
                 begin: begin, base: try columns.text("transfer_base"),
@@ -65,14 +66,15 @@ extension Replica {
             sql: """
                 INSERT OR REPLACE INTO replica
                     (receiver, volume, lineage, tag_algorithm, tag_key, committed, committed_at,
-                     base, pending, transfer_begin, transfer_base, transfer_plan, exported)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                     base, pending, transfer_begin, transfer_base, transfer_plan, exported,
+                     base_given_up)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [
                 receiver.text, volume.text, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
                 base, try pending?.stored(), try transfer?.begin.stored(), transfer?.base,
-                transfer?.planName, exported,
+                transfer?.planName, exported, isBaseGivenUp,
             ])
     }
 }

@@ -11,6 +11,7 @@ enum SourceSchema {
         migrator.registerMigration("source-1") { db in try db.execute(sql: version1) }
         migrator.registerMigration("source-2") { db in try db.execute(sql: version2) }
         migrator.registerMigration("source-3") { db in try db.execute(sql: version3) }
+        migrator.registerMigration("source-4") { db in try db.execute(sql: version4) }
         return migrator
     }
 
@@ -68,4 +69,8 @@ enum SourceSchema {
         """
     // The file that the pending generation is in, if it was not sent.
     private static let version3 = "ALTER TABLE replica ADD COLUMN exported TEXT"
+    // Whether the kernel was seen to have given up the snapshot that is the base.
+    private static let version4 = """
+        ALTER TABLE replica ADD COLUMN base_given_up INTEGER NOT NULL DEFAULT 0
+        """
 }

@@ -63,6 +63,7 @@ extension SourceCatalog {
                     replica.committed = nil
                     replica.committedAt = nil
                     replica.base = nil
+                    replica.isBaseGivenUp = false
                 } else {
                     guard head.lineage == replica.lineage else {
                         throw CatalogError.Kind.conflict("the resync is of another lineage")
@@ -110,6 +111,7 @@ extension SourceCatalog {
             replica.committed = record
             replica.committedAt = committedAt
             replica.base = transfer.base
+            replica.isBaseGivenUp = false
             replica.pending = nil
             replica.exported = nil
             replica.transfer = nil
@@ -138,6 +140,15 @@ extension SourceCatalog {
             replica.exported = nil
             replica.transfer = nil
             return dropped
+        }
+    }
+
+    /// Remembers that the kernel has given up the snapshot that is the base, if it still is.
+    package func setBaseGivenUp(
+        _ volume: VolumeName, at receiver: ReceiverName, _ base: String?
+    ) throws(CatalogError) {
+        try transition("remember the lost base of", volume, receiver) { replica in
+            if replica.base == base { replica.isBaseGivenUp = true }
         }
     }
 

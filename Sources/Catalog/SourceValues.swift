@@ -51,7 +51,7 @@ package struct Receiver: Hashable, Sendable {
 package struct SourceTransfer: Equatable, Sendable {
     /// The announcement, with `heldSegments` 0: that field belongs to a connection.
     package let begin: Begin
-    /// The source snapshot that is being sent, in the sender's words.
+    /// The identity of the source that is being sent, as text.
     package let base: String
     /// The file that holds the plan and the digests of the segments sent.
     package let planName: String
@@ -79,8 +79,10 @@ package struct Replica: Equatable, Sendable {
     package var committed: GenerationRecord?
     /// When that was heard, nanoseconds since 1970-01-01 UTC.
     package var committedAt: UInt64?
-    /// The source snapshot the committed generation was made from, in the sender's words.
+    /// The identity of the source that the committed generation was made from, as text.
     package var base: String?
+    /// Whether the kernel was seen to have given that snapshot up, so that it never proves again what was written.
+    package var isBaseGivenUp = false
     /// The generation whose COMMIT may have been sent and whose COMMITTED was not heard. It is the
     /// one of `transfer`.
     package var pending: GenerationRecord?

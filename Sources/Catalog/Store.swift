@@ -192,7 +192,7 @@ final class Store: Sendable {
 
     // MARK: Errors
 
-    private static func wrap(
+    static func wrap(
         _ error: any Error, _ path: String, _ operation: String
     ) -> CatalogError {
         let kind: CatalogError.Kind

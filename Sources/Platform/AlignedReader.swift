@@ -5,14 +5,15 @@
 ///
 /// Aligned ranges go straight into the caller's memory; ragged ones by way of a page-aligned buffer.
 package final class AlignedReader {
-    private let file: File
+    /// What is read.
+    package let file: File
     /// Size in bytes.
     package let byteCount: UInt64
     private let bounce = AlignedBuffer(byteCount: (1 << 20) + AlignedBuffer.alignment)
 
     /// Opens `path` for reading.
-    package init(path: String) throws(SystemCallError) {
-        file = try File(openingDirect: path, [])
+    package init(path: String, _ options: File.Options = []) throws(SystemCallError) {
+        file = try File(openingDirect: path, options)
         byteCount = try file.status().byteCount
     }
 

@@ -29,12 +29,12 @@ package struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
 /// What sysfs tells of a block device. Needs no privilege.
 package struct BlockDevice: Sendable {
     /// Its number.
-    package let deviceNumber: DeviceNumber
+    package let number: DeviceNumber
     private let folder: String
 
     /// The device of this number.
     package init(_ number: DeviceNumber) {
-        deviceNumber = number
+        self.number = number
         folder = "/sys/dev/block/\(number)"
     }
 
@@ -68,7 +68,7 @@ package struct BlockDevice: Sendable {
     /// The id by which its pool knows a thin volume: LVM gives a volume another one when a snapshot is merged into it.
     /// Nothing for other devices, and where device-mapper may not be asked.
     package var thinDevice: String? {
-        guard isThin, let table = try? DeviceTable(of: deviceNumber), table.lines.count == 1,
+        guard isThin, let table = try? DeviceTable(of: number), table.lines.count == 1,
             let line = table.lines.first, line.type == "thin", line.parameters.count >= 2
         else { return nil }
         return line.parameters[1]
@@ -124,6 +124,26 @@ package struct BlockDevice: Sendable {
             for (name, value) in backing { facts["backing-" + name] = value + place }
         }
         return facts
+    }
+
+    /// The loop devices that are made of a file, by its path.
+    package static func loops(of path: String) -> [BlockDevice] {
+        let real = Directory.resolved(path)
+        let names = (try? Directory.names(in: "/sys/block")) ?? []
+        return names.filter { $0.hasPrefix("loop") }.compactMap { name in
+            text("/sys/block/\(name)/dev").flatMap { DeviceNumber($0) }.map { BlockDevice($0) }
+        }.filter { $0.backingFile == real }
+    }
+
+    /// Whether it, or a part of it, is mounted, or another device or program holds it for itself.
+    package var isHeld: Bool {
+        guard let name = nodeName else { return false }
+        do throws(SystemCallError) {
+            _ = try File(path: "/dev/\(name)", .exclusive)
+            return false
+        } catch {
+            return error.isBusy
+        }
     }
 
     /// The file of a loop device; one that was removed has " (deleted)" at its end.

@@ -18,6 +18,11 @@ internal import Glibc
     private let descriptor: CInt
     private var buffer: UnsafeMutableRawBufferPointer
 
+    /// Reads what is open already: a path may lead elsewhere by now.
+    package convenience init(_ file: File) throws(ByteSourceError) {
+        try self.init(path: "/proc/self/fd/\(file.descriptor)")
+    }
+
     /// Opens for reading.
     ///
     /// Not exclusively: a device that device-mapper uses is always busy.

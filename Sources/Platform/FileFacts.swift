@@ -54,12 +54,24 @@ extension File {
                 Clock.sleep(milliseconds: UInt32(rest / 1_000_000 + 1))
                 continue
             }
-            return [
-                "size": "\(raw.st_size)", "ctime": Self.text(raw.st_ctim),
-                "mtime": Self.text(raw.st_mtim),
-            ]
+            return Self.stamp(raw)
         }
         return [:]
+    }
+
+    /// Size and times of a regular file as they are now. Two stamps that differ prove a change; two that agree prove
+    /// nothing by themselves (see `contentFacts`).
+    package func stamp() throws(SystemCallError) -> ObjectIdentity.Facts {
+        var raw = stat()
+        // SAFETY: writes the struct passed.
+        guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
+        return Self.stamp(raw)
+    }
+
+    private static func stamp(_ raw: stat) -> ObjectIdentity.Facts {
+        [
+            "size": "\(raw.st_size)", "ctime": text(raw.st_ctim), "mtime": text(raw.st_mtim),
+        ]
     }
 
     private static func text(_ time: timespec) -> String { "\(time.tv_sec).\(time.tv_nsec)" }

@@ -38,7 +38,7 @@ package struct StorageStack: Sendable {
     }
 
     private static func collect(_ device: BlockDevice, into layers: inout Set<Layer>) {
-        guard layers.insert(.device(device.deviceNumber)).inserted || layers.count == 1 else {
+        guard layers.insert(.device(device.number)).inserted || layers.count == 1 else {
             return
         }
         for below in device.below { collect(below, into: &layers) }

@@ -35,6 +35,9 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
     /// Whether there is something under the name already.
     package var isExisting: Bool { code == EEXIST }
 
+    /// Whether somebody else has the device.
+    package var isBusy: Bool { code == EBUSY }
+
     /// Whether the file system or device has no room left.
     package var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
 }

@@ -14,16 +14,20 @@ extension Sender {
         defer { dialogue.connection.close() }
         let replica = try replica()
         var memory = Self.memory(of: replica)
-        var base = Base(identity: replica.base, record: replica.committed)
+        var base = Base(identity: replica.baseIdentity, record: replica.committed)
         var decision = Lineage.decide(memory, standby)
         if decision == .pendingIsCommitted {
             memory.committed = memory.pending
             memory.transfer = nil
-            base = Base(identity: replica.transfer?.base, record: replica.pending)
+            base = Base(identity: replica.unfinishedIdentity, record: replica.pending)
             decision = Lineage.decide(memory, standby)
         }
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
         guard let source else { return explanation }
+        if !options.adoptsSource {
+            explanation.otherSource = otherSource(source.identity, source.name, replica)
+            if explanation.otherSource != nil { return explanation }
+        }
         if case .prepared = decision { return explanation }
         var changed: UInt64 = 0
         var entries: UInt64 = 0
@@ -32,15 +36,15 @@ extension Sender {
                 entries += 1
                 if change.kind == .data { changed += change.extent.length }
             }
-            if case .delta = decision, !source.provesChanges,
-                let known = map.committed(replica.committed)
-            {
+            var proof = ChangeProof.list
+            if case .delta = decision { proof = try self.proof(source, base) }
+            if case .compare(let reason) = proof, let known = map.committed(replica.committed) {
                 // Only reading all of it tells; that takes longer than a connection waits.
                 dialogue.connection.close()
                 defer { map.removeScan() }
-                try difference(source, known, try scan(source, replica), count)
+                try difference(source, known, try scan(source, replica, reason), count)
             } else {
-                try list(source, decision, base, count)
+                try list(source, decision, base, proof, count)
             }
             explanation.changedByteCount = changed
             explanation.entryCount = entries

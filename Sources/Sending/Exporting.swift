@@ -181,7 +181,7 @@ extension Sender {
         pipeline.networkIsSlow.store(true, ordering: .relaxed)
         pipeline.start(
             source, plan, begin: begin, key: key, sealed: [], sender: try home.identity().keyID,
-            policy: options.compression, updates: draft?.writer)
+            policy: options.compression, updates: draft.writer)
         defer { pipeline.stop() }
         var done: UInt64 = 0
         while let item = pipeline.outgoing.pop() {
@@ -195,8 +195,7 @@ extension Sender {
                 report(Report(phase: .writing, done: done, total: plan.content))
             case .end(let made):
                 try source.confirm()
-                var record = made
-                if let draft { record.volumeRoot = try map.root(draft, begin) }
+                let record = try complete(made, draft, begin)
                 try writer.write(record)
                 return record
             }
@@ -213,6 +212,6 @@ extension Sender {
             kind: kind, number: record.head.number, id: record.id,
             volumeByteCount: source.volumeByteCount, changedByteCount: plan?.content ?? 0,
             wireByteCount: bytes, nanoseconds: Clock.monotonic() - began, resumedSegments: 0,
-            plannedSegments: plan?.segmentCount ?? 0)
+            plannedSegments: plan?.segmentCount ?? 0, comparison: comparison)
     }
 }

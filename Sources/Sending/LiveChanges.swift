@@ -34,10 +34,10 @@ package struct LiveChanges {
     ///
     /// - Parameters:
     ///   - names: one or two, the older first.
-    ///   - home: where the record of a metadata snapshot is kept; not asked for a classic snapshot.
+    ///   - home: where the record of a metadata snapshot is kept, and that the kernel has given up a classic one.
     ///   - waitSeconds: how long to wait for a metadata snapshot that somebody else holds.
     package init(
-        _ names: [String], home: () throws -> SourceHome, waitSeconds: Int
+        _ names: [String], home: @escaping () throws -> SourceHome, waitSeconds: Int
     ) throws {
         let found = try names.map { name in
             guard let found = try VolumeGroup.find(name) else {
@@ -67,9 +67,12 @@ package struct LiveChanges {
                     of: newer, in: found[0].group, home: try home(), waitSeconds: waitSeconds),
                 older, newer)
         case .snapshot:
-            if found.count == 2 { try Self.check(older, isOlderThan: found[1].volume) }
+            let noteGivenUp = { (id: String) in (try? home())?.noteGivenUp(id) ?? () }
+            if found.count == 2 {
+                try Self.check(older, isOlderThan: found[1].volume, noteGivenUp)
+            }
             way = .store(
-                try LiveStore(older),
+                try LiveStore(older, noteGivenUp: noteGivenUp),
                 volumeByteCount: try AlignedReader(path: try older.devicePath()).byteCount)
         case .plain, .component:
             throw SourceError.noProof(
@@ -81,7 +84,8 @@ package struct LiveChanges {
 
     /// The older one's store names all that was written since, so it must be the older one's.
     private static func check(
-        _ older: LogicalVolume, isOlderThan newer: LogicalVolume
+        _ older: LogicalVolume, isOlderThan newer: LogicalVolume,
+        _ noteGivenUp: @escaping (String) -> Void
     ) throws {
         guard newer.kind == .snapshot, newer.originUUID == older.originUUID else {
             throw SourceError.noProof(
@@ -95,8 +99,8 @@ package struct LiveChanges {
         guard older.createdAt == newer.createdAt else { return }
         // Of the same second. What is in the newer store is in the older one, so that the longer list is the older;
         // it is read second, since both may grow.
-        let second = try LiveStore(newer).read().exceptionCount
-        let first = try LiveStore(older).read().exceptionCount
+        let second = try LiveStore(newer, noteGivenUp: noteGivenUp).read().exceptionCount
+        let first = try LiveStore(older, noteGivenUp: noteGivenUp).read().exceptionCount
         guard first >= second else {
             throw SourceError.noProof(
                 reason: "\(older.fullName) seems to be the newer one; name the older one first")

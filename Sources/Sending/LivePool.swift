@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import LVM
+package import Objects
 internal import Platform
 package import ThinMetadata
 
@@ -118,25 +119,15 @@ package struct LivePool {
 
     /// Everything that is known of a snapshot: a write to it, a merge, a repaired pool, or a device id that was used
     /// again changes at least one of these.
-    package func identity(of volume: LogicalVolume, in reader: ThinMetadataReader) throws -> String
-    {
+    package func facts(
+        of volume: LogicalVolume, in reader: ThinMetadataReader
+    ) throws -> ObjectIdentity.Facts {
         let device = try device(of: volume, in: reader)
-        return "lvm-thin lv=\(volume.uuid) pool=\(uuid) device=\(device.deviceID) "
-            + "transaction=\(device.transactionID) created=\(device.creationTime) "
-            + "root=\(device.mappingRoot) mapped=\(device.mappedBlocks) "
-            + "block=\(reader.superblock.dataBlockByteCount)"
-    }
-}
-
-/// What the identity of a live snapshot says.
-package enum LiveIdentity {
-    /// LVM's id of the snapshot; nothing for the identity of something else.
-    package static func snapshotUUID(_ identity: String) -> String? {
-        guard identity.hasPrefix("lvm-thin ") || identity.hasPrefix("lvm-snapshot ") else {
-            return nil
-        }
-        return identity.split(separator: " ").first { $0.hasPrefix("lv=") }.map {
-            String($0.dropFirst("lv=".count))
-        }
+        return [
+            LiveFacts.snapshot: volume.uuid, "pool": uuid, "device": "\(device.deviceID)",
+            "transaction": "\(device.transactionID)", "created": "\(device.creationTime)",
+            "root": "\(device.mappingRoot)", "mapped": "\(device.mappedBlocks)",
+            "block": "\(reader.superblock.dataBlockByteCount)",
+        ]
     }
 }

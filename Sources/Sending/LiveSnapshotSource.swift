@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Blocks
+internal import Digests
 package import LVM
+package import Objects
 package import Platform
 package import SnapshotStore
 
@@ -13,45 +15,90 @@ package import SnapshotStore
 /// two, and perhaps more. The content comes from the newer snapshot alone, which does not move. Both can be given
 /// up by the kernel at any time for want of room: the base is asked again after its last read, the newer one
 /// before the generation is committed.
+///
+/// A store names only what was written while its snapshot was active, and does not say whether that was all the time: the
+/// kernel may have given it up when it could not write that down, and a volume may have been written without its snapshot.
+/// So the base proves what changed only within the activation in which it was taken; the marks of its two mappings and of
+/// the run of the host go with that. After another one all content is read and compared.
 package final class LiveSnapshotSource: Source {
     private let snapshot: LogicalVolume
     private let device: DeviceNumber
     private let group: VolumeGroup
     private let reader: AlignedReader
-    private let warn: (String) -> Void
+    private let disks: LiveDisks
+    private let context: Context
     package let summary: String
-    package let identity: String?
+    package let identity: ObjectIdentity
+    package var name: String { snapshot.fullName }
     package let time: UInt64
     package var volumeByteCount: UInt64 { reader.byteCount }
 
     /// Of a store that is fuller than this, the user hears.
     private static let warningPercent: UInt64 = 80
-    /// A store that was fuller than this when the host went down may have lost its last record.
-    private static let doubtfulPercent: UInt64 = 95
 
-    /// Opens an active snapshot.
+    /// What a source needs of what sends it.
+    package struct Context {
+        /// Hears of a store that is nearly full.
+        package var warn: (String) -> Void
+        /// Whether the kernel was seen to have given the base up, at any time.
+        package var isBaseGivenUp: Bool
+        /// Remembers that, by LVM's id of a snapshot.
+        package var noteGivenUp: (String) -> Void
+
+        package init(
+            warn: @escaping (String) -> Void, isBaseGivenUp: Bool,
+            noteGivenUp: @escaping (String) -> Void
+        ) {
+            self.warn = warn
+            self.isBaseGivenUp = isBaseGivenUp
+            self.noteGivenUp = noteGivenUp
+        }
+    }
+
+    /// Opens an active snapshot, or its origin to look at.
     ///
     /// - Parameters:
+    ///   - object: facts of the volume that it is a snapshot of.
     ///   - time: nanoseconds since 1970-01-01 UTC at which it was taken.
-    ///   - warn: hears of a store that is nearly full.
     package init(
-        _ snapshot: LogicalVolume, in group: VolumeGroup, time: UInt64,
-        warn: @escaping (String) -> Void
+        _ snapshot: LogicalVolume, of object: ObjectIdentity.Facts, in group: VolumeGroup,
+        time: UInt64, _ context: Context
     ) throws {
         self.snapshot = snapshot
         self.group = group
         self.time = time
-        self.warn = warn
+        self.context = context
         guard let device = snapshot.device else {
             throw SourceError.invalid(path: snapshot.fullName, reason: "it is not active")
         }
         self.device = device
         let path = try device.path()
-        do throws(SystemCallError) { reader = try AlignedReader(path: path) } catch {
-            throw SourceError.unreadable(error)
+        reader = try SourceError.reading { () throws(SystemCallError) in
+            try AlignedReader(path: path)
         }
         summary = "snapshot \(snapshot.fullName)"
-        identity = "lvm-snapshot lv=\(snapshot.uuid) origin=\(snapshot.originUUID)"
+        disks = try LiveDisks(under: snapshot, in: group)
+        try disks.flush()
+        identity = ObjectIdentity(
+            .classicSnapshot, object: object, content: try Self.facts(of: snapshot))
+    }
+
+    /// What identifies an active snapshot within its activation; empty for what is no snapshot.
+    static func facts(of snapshot: LogicalVolume) throws -> ObjectIdentity.Facts {
+        guard snapshot.kind == .snapshot else { return [:] }
+        var facts = [LiveFacts.snapshot: snapshot.uuid]
+        guard let device = snapshot.device, let boot = Host.bootID,
+            let mapping = BlockDevice(device).presence,
+            let store = BlockDevice(try DeviceMapper.snapshotTable(device).store).presence
+        else {
+            // Equal to nothing.
+            facts[LiveFacts.mapping] = Hex.encode(SecureRandom.bytes(16))
+            return facts
+        }
+        facts[LiveFacts.boot] = boot
+        facts[LiveFacts.mapping] = mapping
+        facts[LiveFacts.store] = store
+        return facts
     }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {
@@ -59,23 +106,35 @@ package final class LiveSnapshotSource: Source {
         try body(Change(all, .data))
     }
 
-    package func forEachChange(since base: String, _ body: (Change) throws -> Void) throws {
-        guard base.hasPrefix("lvm-snapshot "), let uuid = LiveIdentity.snapshotUUID(base) else {
-            throw SourceError.noProof(
-                reason: "the standby's generation was not made from a classic snapshot on this host"
-            )
+    package func proof(since base: ObjectIdentity?) throws -> ChangeProof {
+        guard let base, base.kind == identity.kind, let uuid = base.snapshotUUID else {
+            return .compare("the last generation was not made from a classic snapshot on this host")
         }
         let older = try group.base(uuid, of: snapshot)
-        let store = try LiveStore(older)
-        let used = try store.usedPercent()
-        if used >= Self.doubtfulPercent, !SnapshotTags.isOfThisBoot(older) {
-            throw SourceError.noProof(
-                reason:
-                    "the store of \(older.fullName) is \(used) % full and the host was started anew since: "
-                    + "whether the kernel had given it up cannot be known")
+        _ = try store(of: older).usedPercent()
+        if context.isBaseGivenUp {
+            return .compare(
+                "the kernel had given up \(older.fullName), which the last generation was made from, so that its "
+                    + "store does not name all that was written")
         }
+        guard base.content[LiveFacts.boot] != nil, try Self.facts(of: older) == base.content else {
+            return .compare(
+                "\(older.fullName), which the last generation was made from, was activated anew since, so that its "
+                    + "store may not name all that was written")
+        }
+        return .list
+    }
+
+    private func store(of snapshot: LogicalVolume) throws -> LiveStore {
+        try LiveStore(snapshot, noteGivenUp: context.noteGivenUp)
+    }
+
+    package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
+        let older = try group.base(base.snapshotUUID ?? "", of: snapshot)
+        let store = try store(of: older)
+        let used = try store.usedPercent()
         if used >= Self.warningPercent {
-            warn(
+            context.warn(
                 "the store of \(older.fullName) is \(used) % full; at 100 % a full copy is needed. Send more "
                     + "often, or give a larger --cow-size")
         }
@@ -94,11 +153,13 @@ package final class LiveSnapshotSource: Source {
         }
     }
 
-    /// Refuses a snapshot that was given up while it was read.
+    /// Flushes, and refuses a snapshot that was given up while it was read.
     package func confirm() throws {
+        try disks.flush()
         // Where the volume itself is looked at, there is nothing that could overflow.
         guard snapshot.kind == .snapshot else { return }
         if case .invalid(let words) = try DeviceMapper.snapshotStatus(device) {
+            context.noteGivenUp(snapshot.uuid)
             throw SourceError.invalid(
                 path: snapshot.fullName,
                 reason:
@@ -113,10 +174,14 @@ package struct LiveStore {
     private let snapshot: LogicalVolume
     private let device: DeviceNumber
     private let storePath: String
+    private let noteGivenUp: (String) -> Void
 
     /// Finds the store in device-mapper's tables, and refuses a snapshot that cannot tell what was written.
-    package init(_ snapshot: LogicalVolume) throws {
+    ///
+    /// - Parameter noteGivenUp: hears LVM's id of the snapshot when it is seen that the kernel has given it up.
+    package init(_ snapshot: LogicalVolume, noteGivenUp: @escaping (String) -> Void) throws {
         self.snapshot = snapshot
+        self.noteGivenUp = noteGivenUp
         func no(_ reason: String) -> SourceError {
             .noProof(reason: "\(snapshot.fullName) \(reason)")
         }
@@ -143,6 +208,7 @@ package struct LiveStore {
         switch try DeviceMapper.snapshotStatus(device) {
         case .valid(let used, let total): return total == 0 ? 100 : used * 100 / total
         case .invalid(let words):
+            noteGivenUp(snapshot.uuid)
             throw SourceError.noProof(
                 reason:
                     "\(snapshot.fullName) was given up by the kernel (\(words)): its store was too small for "
@@ -160,6 +226,7 @@ package struct LiveStore {
                 try FileBytes(path: storePath), volumeByteCount: size)
         } catch SnapshotStoreError.invalidated {
             _ = try usedPercent()
+            noteGivenUp(snapshot.uuid)
             throw SourceError.noProof(reason: "\(snapshot.fullName) was given up by the kernel")
         } catch let error as SnapshotStoreError {
             throw SourceError.invalid(path: storePath, reason: "\(error)")

@@ -3,6 +3,7 @@
 
 package import Blocks
 package import LVM
+package import Objects
 package import Platform
 internal import ThinMetadata
 
@@ -15,16 +16,21 @@ package final class LiveThinSource: Source {
     private let reader: AlignedReader
     /// What the snapshot does not map, its external origin may.
     private let hasExternalOrigin: Bool
+    private let disks: LiveDisks
     package let summary: String
-    package let identity: String?
+    package let identity: ObjectIdentity
+    package var name: String { snapshot.fullName }
     package let time: UInt64
     package var volumeByteCount: UInt64 { reader.byteCount }
 
     /// Opens an active snapshot.
     ///
-    /// - Parameter time: nanoseconds since 1970-01-01 UTC at which it was taken.
+    /// - Parameters:
+    ///   - object: facts of the volume that it is a snapshot of.
+    ///   - time: nanoseconds since 1970-01-01 UTC at which it was taken.
     package init(
-        _ snapshot: LogicalVolume, in group: VolumeGroup, pool: LivePool, time: UInt64
+        _ snapshot: LogicalVolume, of object: ObjectIdentity.Facts, in group: VolumeGroup,
+        pool: LivePool, time: UInt64
     ) throws {
         self.snapshot = snapshot
         self.group = group
@@ -35,12 +41,27 @@ package final class LiveThinSource: Source {
         }
         hasExternalOrigin = pool.hasExternalOrigin
         let path = try device.path()
-        do throws(SystemCallError) { reader = try AlignedReader(path: path) } catch {
-            throw SourceError.unreadable(error)
+        reader = try SourceError.reading { () throws(SystemCallError) in
+            try AlignedReader(path: path)
         }
         summary = "thin snapshot \(snapshot.fullName)"
-        identity = try pool.read { try pool.identity(of: snapshot, in: $0) }
+        disks = try LiveDisks(under: snapshot, in: group)
+        try disks.flush()
+        identity = ObjectIdentity(
+            .thinSnapshot, object: object,
+            content: try pool.read { try pool.facts(of: snapshot, in: $0) })
     }
+
+    package func proof(since base: ObjectIdentity?) throws -> ChangeProof {
+        guard let base, base.kind == identity.kind, base.snapshotUUID != nil else {
+            return .compare(
+                "the last generation was not made from a snapshot in a thin pool of this host")
+        }
+        return .list
+    }
+
+    /// Of a snapshot that nobody writes, only that what it stands on is on the disk.
+    package func confirm() throws { try disks.flush() }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {
         try reading { metadata, device in
@@ -49,14 +70,8 @@ package final class LiveThinSource: Source {
         }
     }
 
-    package func forEachChange(since base: String, _ body: (Change) throws -> Void) throws {
-        guard base.hasPrefix("lvm-thin "), let uuid = LiveIdentity.snapshotUUID(base) else {
-            throw SourceError.noProof(
-                reason:
-                    "the standby's generation was not made from a snapshot in a thin pool of this host"
-            )
-        }
-        let older = try group.base(uuid, of: snapshot)
+    package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
+        let older = try group.base(base.snapshotUUID ?? "", of: snapshot)
         guard !older.isMerging else {
             throw SourceError.noProof(
                 reason:
@@ -64,7 +79,7 @@ package final class LiveThinSource: Source {
             )
         }
         try reading { metadata, device in
-            guard try pool.identity(of: older, in: metadata) == base else {
+            guard try pool.facts(of: older, in: metadata) == base.content else {
                 throw SourceError.noProof(
                     reason:
                         "\(older.fullName) is no longer what was sent: it was written, or the thin pool was "
@@ -79,7 +94,9 @@ package final class LiveThinSource: Source {
 
     private func reading(_ body: (ThinMetadataReader, UInt32) throws -> Void) throws {
         try pool.read { metadata in
-            guard try pool.identity(of: snapshot, in: metadata) == identity || !snapshot.isReadOnly
+            guard
+                try pool.facts(of: snapshot, in: metadata) == identity.content
+                    || !snapshot.isReadOnly
             else {
                 throw SourceError.noProof(reason: "\(snapshot.fullName) was written meanwhile")
             }

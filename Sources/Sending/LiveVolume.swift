@@ -4,6 +4,7 @@
 internal import Catalog
 internal import Digests
 package import LVM
+internal import Objects
 internal import Platform
 internal import TLS
 internal import Wire
@@ -51,6 +52,8 @@ package final class LiveVolume {
     private let home: SourceHome
     private let key: KeyID
     private let warn: (String) -> Void
+    /// Held as long as the volume is sent, if it is the target of a standby on this host.
+    private var claim: TargetClaim?
 
     /// - Parameter warn: hears what the user should know although the send goes on.
     package init(
@@ -68,12 +71,31 @@ package final class LiveVolume {
         try home.catalog.replica(options.sender.volume, at: options.sender.receiver)
     }
 
+    /// Facts of the volume itself. LVM's id of it alone is also that of its copy in a cloned group.
+    private var object: ObjectIdentity.Facts {
+        [LiveFacts.group: volume.groupUUID, LiveFacts.origin: volume.uuid]
+    }
+
+    /// What it is, without a point in time.
+    var identity: ObjectIdentity {
+        ObjectIdentity(volume.isThin ? .thinSnapshot : .classicSnapshot, object: object)
+    }
+
     func lock() throws -> SendLock {
         try home.lock(options.sender.receiver, options.sender.volume)
     }
 
-    /// Refuses what no snapshot can be taken of.
+    /// Refuses what no snapshot can be taken of, and what is not to be sent as this volume.
     func check() throws {
+        try checkKind()
+        try Sender(home, options.sender).checkObject(identity, volume.fullName, try replica())
+        if claim == nil, let path = try volume.device?.path() {
+            claim = try TargetClaim(
+                try SourceError.reading { () throws(SystemCallError) in try File(path: path) })
+        }
+    }
+
+    private func checkKind() throws {
         switch volume.kind {
         case .thin, .plain: break
         case .snapshot:
@@ -154,14 +176,19 @@ package final class LiveVolume {
         if snapshot.isThin {
             let pool = try LivePool(
                 of: snapshot, in: group, home: home, waitSeconds: options.waitSeconds)
-            return try LiveThinSource(snapshot, in: group, pool: pool, time: time)
+            return try LiveThinSource(snapshot, of: object, in: group, pool: pool, time: time)
         }
-        return try LiveSnapshotSource(snapshot, in: group, time: time, warn: warn)
+        let home = home
+        return try LiveSnapshotSource(
+            snapshot, of: object, in: group, time: time,
+            LiveSnapshotSource.Context(
+                warn: warn, isBaseGivenUp: try replica()?.isBaseGivenUp ?? false,
+                noteGivenUp: { home.noteGivenUp($0) }))
     }
 
     /// The snapshot that the committed generation was made from.
     package func committedSource(in group: VolumeGroup) throws -> any Source {
-        guard let uuid = try replica()?.base.flatMap({ LiveIdentity.snapshotUUID($0) }),
+        guard let uuid = try replica()?.baseIdentity?.snapshotUUID,
             let snapshot = group.volume(uuid: uuid), !snapshot.isMerging
         else {
             throw SourceError.noProof(
@@ -183,7 +210,7 @@ package final class LiveVolume {
 
     /// LVM's id of the snapshot of the unfinished generation.
     func unfinishedID() throws -> String? {
-        try replica()?.transfer.flatMap { LiveIdentity.snapshotUUID($0.base) }
+        try replica()?.unfinishedIdentity?.snapshotUUID
     }
 
     /// The snapshot of the unfinished generation, active; nothing if there is none or it is of no use any more.
@@ -192,10 +219,12 @@ package final class LiveVolume {
             snapshot.originUUID == volume.uuid,
             !snapshot.isMerging
         else { return nil }
-        if snapshot.kind == .snapshot, let device = snapshot.device,
-            case .invalid = try DeviceMapper.snapshotStatus(device)
-        {
-            return nil
+        if snapshot.kind == .snapshot {
+            // One that was activated anew may have lost what was written meanwhile; so may one that the kernel gave up.
+            guard let device = snapshot.device,
+                try LiveSnapshotSource.facts(of: snapshot) == replica()?.unfinishedIdentity?.content
+            else { return nil }
+            if case .invalid = try DeviceMapper.snapshotStatus(device) { return nil }
         }
         if snapshot.device == nil { try VolumeGroup.activate(snapshot) }
         return snapshot

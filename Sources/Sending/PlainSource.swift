@@ -2,38 +2,76 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Blocks
+package import Objects
 package import Platform
+internal import Wire
 
 /// Any file or block device, read as it is.
 ///
-/// It must not be written while it is sent. Nothing tells what changed since an earlier time but a comparison of all
-/// content with the tag map of what was sent.
+/// It must not be written while it is sent: a device that somebody uses is refused, and so is a file that a program has
+/// locked for writing. Nothing tells what changed since an earlier time but a comparison of all content with the tag map
+/// of what was sent.
 package final class PlainSource: Source {
     private let reader: AlignedReader
+    private let file: SourceFile
+    /// Held as long as the source is read, if it is the target of a standby on this host.
+    private let claim: TargetClaim?
     package let summary: String
     package let time: UInt64
-    /// A regular file is identified by place, size and time of the last write; a device by nothing.
-    package let identity: String?
+    package let identity: ObjectIdentity
+    package var name: String { reader.path }
     package var volumeByteCount: UInt64 { reader.byteCount }
 
     /// Opens a file or device.
-    package init(path: String) throws(SourceError) {
-        do throws(SystemCallError) {
-            reader = try AlignedReader(path: path)
-            let status = try reader.status()
-            guard status.kind == .regular || status.kind == .blockDevice else {
-                throw SystemCallError("open", path, code: 22)
+    ///
+    /// - Parameter allowsUse: read it although somebody uses it, on the operator's word; the summary says so.
+    package init(path: String, allowsUse: Bool = false) throws(SourceError) {
+        var use: String?
+        reader = try SourceError.reading { () throws(SystemCallError) in
+            do throws(SystemCallError) { return try AlignedReader(path: path, .exclusive) } catch {
+                guard error.isBusy else { throw error }
+                use = "it is mounted, or another device or program holds it"
+                return try AlignedReader(path: path)
             }
-            time = status.modifiedAt ?? Clock.wall()
-            identity = status.contentIdentity.map { "plain \($0)" }
-        } catch {
-            throw .unreadable(error)
         }
+        let status = try SourceError.reading(reader.status)
+        switch status.kind {
+        case .regular:
+            claim = try TargetClaim(reader.file)
+            use = Self.use(reader.file)
+        case .blockDevice:
+            claim = try TargetClaim(reader.file)
+        case .directory, .other:
+            throw .invalid(path: path, reason: "it is neither a file nor a block device")
+        }
+        if let use, !allowsUse {
+            throw .refused(
+                .sourceInUse, path: path,
+                reason:
+                    "\(use), so that it may be written while it is sent, and the copy would be of no point in time. "
+                    + "Unmount or detach it, or send a snapshot of it; --allow-in-use sends it as it is"
+            )
+        }
+        let opened = reader.file
+        file = try SourceError.reading { () throws(SystemCallError) in try SourceFile(opened) }
         guard reader.byteCount > 0 else { throw .invalid(path: path, reason: "it is empty") }
-        summary = "plain \(path)"
+        time = status.modifiedAt ?? Clock.wall()
+        identity = ObjectIdentity(
+            status.kind == .regular ? .file : .device, object: file.object, content: file.content)
+        summary = use == nil ? "plain \(path)" : "plain \(path), in use"
     }
 
-    package var provesChanges: Bool { false }
+    /// Who may write a file, as far as that can be seen.
+    private static func use(_ file: File) -> String? {
+        if !file.lockShared() { return "another program has locked it" }
+        if file.isLockedForWriting { return "a program has it open for writing, and has locked it" }
+        return BlockDevice.loops(of: file.path).contains(where: \.isHeld)
+            ? "a loop device made of it is mounted, or held by another device" : nil
+    }
+
+    package func proof(since base: ObjectIdentity?) -> ChangeProof {
+        .compare("nothing records what changes in a plain file or device")
+    }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {
         var coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
@@ -60,11 +98,9 @@ package final class PlainSource: Source {
         if let last = coalescer.finish() { try body(last) }
     }
 
-    package func forEachChange(since base: String, _ body: (Change) throws -> Void) throws {
-        try forEachExtent(body)
-    }
-
     package func read(_ extent: Extent, into memory: AlignedBuffer) throws {
         try reader.read(at: extent.offset, into: memory, at: 0, count: Int(extent.length))
     }
+
+    package func confirm() throws { try file.confirm() }
 }

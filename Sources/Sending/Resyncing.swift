@@ -6,6 +6,7 @@ internal import Catalog
 internal import Connection
 internal import Digests
 internal import MapStore
+internal import Objects
 internal import Platform
 internal import Session
 internal import TagMap
@@ -38,7 +39,9 @@ extension Sender {
         defer { withExtendedLifetime(lock) {} }
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }
-        let plan = comparisonPlan(try replica(), standby, options)
+        let replica = try replica()
+        try checkObject(source.identity, source.name, replica)
+        let plan = comparisonPlan(replica, standby, options)
         defer { map.removeScan() }
         return try compare(source, plan, dialogue, standby) { _ in }.difference
     }
@@ -59,9 +62,13 @@ extension Sender {
             first.connection.close()
             throw SendError.promotedStandby
         }
+        do { try checkObject(source.identity, source.name, settled.replica) } catch {
+            first.connection.close()
+            throw error
+        }
         if let (begin, plan) = planned(source, settled.replica, group: nil),
             begin.head.kind == .resync, settled.standby.transfer == begin.transfer,
-            begin.inPlace == options.inPlace
+            begin.inPlace == options.inPlace, map.hasDraft(begin, parent: nil)
         {
             return (try transfer(source, begin, plan, first, began).outcome, nil)
         }
@@ -167,7 +174,9 @@ extension Sender {
                     there: Self.text(settled.standby))
             }
             guard source.volumeByteCount == committed.head.volumeSize,
-                source.identity == nil || source.identity == settled.replica.base
+                otherSource(source.identity, source.name, settled.replica) == nil,
+                !source.identity.provesContent
+                    || settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false
             else {
                 throw SourceError.noProof(
                     reason:
@@ -178,6 +187,7 @@ extension Sender {
                 mode: .read, algorithm: committed.head.tagAlgorithm, key: key, isLineages: true,
                 firstPage: pages.lowerBound, pageCount: pages.upperBound - pages.lowerBound)
             let more = try compare(source, plan, dialogue, standby) { _ in }.difference
+            try source.confirm()
             total = total.map { $0.joined(more) } ?? more
             found = committed
             try home.catalog.addVerification(

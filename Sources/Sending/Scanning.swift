@@ -5,17 +5,34 @@ internal import Blocks
 internal import Catalog
 internal import Digests
 internal import MapStore
+internal import Objects
 internal import Platform
 internal import TagMap
 internal import Wire
 
 extension Sender {
-    /// Makes the tag map of a source under the key of its lineage by reading all of it.
-    func scan(_ source: any Source, _ replica: Replica) throws -> TagMapFile {
+    /// Makes the tag map of a source under the key of its lineage by reading all of it, and says why.
+    func scan(_ source: any Source, _ replica: Replica, _ reason: String) throws -> TagMapFile {
         guard let key = replica.tagKey, let algorithm = replica.tagAlgorithm else {
             throw SendError.brokenProtocol("the catalog has no tag key")
         }
-        return try scan(source, Tagger(algorithm, key: key)).map
+        // A plain source is read each time; of the others that is worth a word.
+        if source.identity.kind != .file, source.identity.kind != .device {
+            options.notice(
+                "\(options.volume): all of \(source.name) is read and compared with what the standby holds "
+                    + "(\(source.volumeByteCount) bytes): \(reason)")
+        }
+        let made = try scan(source, Tagger(algorithm, key: key))
+        comparison = Comparison(reason: reason, read: made.read)
+        return made.map
+    }
+
+    /// Sees to it that the root of a resumed generation can be made. What was collected for that is lost with the map or the
+    /// updates; then the source is read anew.
+    func completeDraft(_ source: any Source, _ begin: Begin, _ replica: Replica) throws {
+        guard !map.hasDraft(begin, parent: replica.committed) else { return }
+        let scan = try scan(source, replica, "the tag map of the unfinished generation is gone")
+        try map.begin(begin, scan: scan)
     }
 
     /// Makes the tag map of a source by reading it, but for what it does not map.

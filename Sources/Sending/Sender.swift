@@ -6,6 +6,7 @@ package import Catalog
 internal import Connection
 package import Digests
 internal import MapStore
+internal import Objects
 internal import Platform
 package import Session
 internal import Synchronization
@@ -22,21 +23,28 @@ package final class Sender {
         package var compression: CompressionPolicy
         /// Whether the volume may be smaller than its last generation.
         package var allowShrink: Bool
+        /// Whether the source may be another thing than the one that was sent so far.
+        package var adoptsSource: Bool
         /// How many blocks outside of the change list are compared with the tag map before a generation is sent.
         package var unchangedSample: UInt64
         /// Name and version of the program.
         package var software: String
+        /// Hears, in one line, what the user should know before it goes on.
+        package var notice: @Sendable (String) -> Void
 
         package init(
             receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy,
-            allowShrink: Bool = false, unchangedSample: UInt64 = 256, software: String
+            allowShrink: Bool = false, adoptsSource: Bool = false, unchangedSample: UInt64 = 256,
+            software: String, notice: @escaping @Sendable (String) -> Void = { _ in }
         ) {
             self.receiver = receiver
             self.volume = volume
             self.compression = compression
             self.allowShrink = allowShrink
+            self.adoptsSource = adoptsSource
             self.unchangedSample = unchangedSample
             self.software = software
+            self.notice = notice
         }
     }
 
@@ -74,6 +82,15 @@ package final class Sender {
         /// Segments that were on the standby already when this session began.
         package var resumedSegments: UInt64
         package var plannedSegments: UInt64
+        /// Why the source was read as a whole to find out what changed, and the bytes read; nil if it was not.
+        package var comparison: Comparison?
+    }
+
+    /// A source was read to find out what changed.
+    package struct Comparison: Equatable, Sendable {
+        package var reason: String
+        /// Bytes.
+        package var read: UInt64
     }
 
     /// What would be done, without doing it.
@@ -86,6 +103,8 @@ package final class Sender {
         package var entryCount: UInt64?
         /// Why there is no proof of what changed.
         package var noProof: String?
+        /// Why the source is another one than so far.
+        package var otherSource: String?
     }
 
     let home: SourceHome
@@ -93,6 +112,8 @@ package final class Sender {
     let report: (Report) -> Void
     /// What the standby holds, block by block, as far as it is known here.
     let map: SourceMap
+    /// Why and how much of the source this run has read to find out what changed.
+    var comparison: Comparison?
 
     package init(
         _ home: SourceHome, _ options: Options, report: @escaping (Report) -> Void = { _ in }
@@ -154,50 +175,6 @@ package final class Sender {
         return (dialogue, standby)
     }
 
-    /// The base of a generation whose source cannot be recognised again.
-    static let unidentified = "unidentified"
-
-    /// What a delta starts from: the snapshot that the committed generation was made of, and its size.
-    struct Base {
-        var identity: String?
-        var volumeByteCount: UInt64
-
-        init(identity: String?, record: GenerationRecord?) {
-            self.identity = identity
-            volumeByteCount = record?.head.volumeSize ?? 0
-        }
-    }
-
-    /// Calls back with the change list of a decision.
-    func list(
-        _ source: any Source, _ decision: Lineage.Decision, _ base: Base,
-        _ body: (Change) throws -> Void
-    ) throws {
-        switch decision {
-        case .full:
-            try source.forEachExtent(body)
-        case .delta:
-            // Records begin on sectors; what the old end shares a sector with is sent again.
-            let oldSize =
-                base.volumeByteCount == source.volumeByteCount
-                ? base.volumeByteCount
-                : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
-            try source.forEachChange(since: base.identity ?? Self.unidentified) { change in
-                if let kept = change.extent.clipped(to: min(oldSize, source.volumeByteCount)) {
-                    try body(Change(kept, change.kind))
-                }
-            }
-            // What lies past the old end was never recorded by anybody: all of it is sent.
-            if source.volumeByteCount > oldSize {
-                try source.forEachExtent { change in
-                    if let kept = clip(change, from: oldSize) { try body(kept) }
-                }
-            }
-        case .pendingIsCommitted, .prepared, .refuse:
-            break
-        }
-    }
-
     // MARK: Sending
 
     /// Sends the source's point in time and waits until it is committed.
@@ -225,31 +202,34 @@ package final class Sender {
                 dialogue.connection.close()
                 return outcome(.upToDate, committed, source, nil, dialogue, began, resumed: 0)
             }
+            if try !needsScan(source, settled) {
+                let (begin, plan) = try prepare(source, settled, group: nil)
+                return try transfer(source, begin, plan, dialogue, began).outcome
+            }
         } catch {
             dialogue.connection.close()
             throw error
         }
-        if needsScan(source, settled) {
-            // Reading the source as a whole takes longer than a connection waits.
-            dialogue.connection.close()
-            let (begin, plan) = try prepare(source, settled, group: nil)
-            return try sendMember(source, begin, plan).outcome
-        }
+        // Reading the source as a whole takes longer than a connection waits.
+        dialogue.connection.close()
         let (begin, plan) = try prepare(source, settled, group: nil)
-        return try transfer(source, begin, plan, dialogue, began).outcome
+        return try sendMember(source, begin, plan).outcome
     }
 
     /// The committed generation, if it is this point in time; nothing if there is something to send.
     ///
     /// - Throws: `lineage` if nothing may be sent.
     func upToDate(_ source: any Source, _ settled: Settled) throws -> GenerationRecord? {
+        try checkObject(source.identity, source.name, settled.replica)
         if case .refuse(let rule) = settled.decision {
             throw SendError.lineage(
                 rule, here: Self.text(Self.memory(of: settled.replica)),
                 there: Self.text(settled.standby))
         }
         guard let committed = settled.replica.committed else { return nil }
-        if let identity = source.identity, identity == settled.replica.base { return committed }
+        if settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false {
+            return committed
+        }
         guard source.volumeByteCount >= committed.head.volumeSize || options.allowShrink else {
             throw SendError.lineage(
                 .sizeShrunk, here: "\(source.volumeByteCount) bytes",
@@ -262,7 +242,8 @@ package final class Sender {
     func planned(
         _ source: any Source, _ replica: Replica, group: Group?
     ) -> (Begin, SendPlan)? {
-        guard let transfer = replica.transfer, transfer.base == source.identity,
+        guard let transfer = replica.transfer,
+            replica.unfinishedIdentity.map(source.identity.hasSameContent) ?? false,
             transfer.begin.head.volumeSize == source.volumeByteCount,
             transfer.begin.group == group,
             let plan = SendPlan(reading: home.planPath(transfer.planName)),
@@ -277,6 +258,7 @@ package final class Sender {
     ) throws -> (Begin, SendPlan) {
         let (decision, replica) = (settled.decision, settled.replica)
         if settled.isResuming, let planned = planned(source, replica, group: group) {
+            try completeDraft(source, planned.0, replica)
             return planned
         }
         if replica.transfer != nil || replica.pending != nil {
@@ -285,21 +267,25 @@ package final class Sender {
                 options.volume, at: options.receiver, clearingPending: true)
         }
         let id = TransferID.random()
+        let base = Base(identity: replica.baseIdentity, record: replica.committed)
+        var proof = ChangeProof.list
         var scan: TagMapFile?
         var known: TagMapFile?
         if !isFull(decision) {
+            proof = try self.proof(source, base)
             known = map.committed(replica.committed)
-            if known == nil || !source.provesChanges { scan = try self.scan(source, replica) }
-        }
-        let plan = try makePlan(id, source) { body in
-            if let known, let scan, !source.provesChanges {
-                try difference(source, known, scan, body)
-            } else {
-                let base = Base(identity: replica.base, record: replica.committed)
-                try list(source, decision, base, body)
+            if let reason = readingReason(proof, known) {
+                scan = try self.scan(source, replica, reason)
             }
         }
-        if let known, source.provesChanges { try checkUnchanged(source, plan, known, replica) }
+        let plan = try makePlan(id, source) { body in
+            if let known, let scan, proof != .list {
+                try difference(source, known, scan, body)
+            } else {
+                try list(source, decision, base, proof, body)
+            }
+        }
+        if let known, proof == .list { try checkUnchanged(source, plan, known, replica) }
         let begin = Begin(
             transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
             plannedSegments: plan.segmentCount, heldSegments: 0,
@@ -312,10 +298,14 @@ package final class Sender {
     }
 
     /// Whether the source has to be read as a whole before it is known what is to be sent.
-    private func needsScan(_ source: any Source, _ settled: Settled) -> Bool {
+    private func needsScan(_ source: any Source, _ settled: Settled) throws -> Bool {
+        let replica = settled.replica
+        if settled.isResuming, let (begin, _) = planned(source, replica, group: nil) {
+            return !map.hasDraft(begin, parent: replica.committed)
+        }
         guard case .delta = settled.decision else { return false }
-        if settled.isResuming, planned(source, settled.replica, group: nil) != nil { return false }
-        return !source.provesChanges || map.committed(settled.replica.committed) == nil
+        let base = Base(identity: replica.baseIdentity, record: replica.committed)
+        return readingReason(try proof(source, base), map.committed(replica.committed)) != nil
     }
 
     /// Writes the plan of a new transfer. There is one of a volume on a standby; what a crash has left of an older
@@ -340,7 +330,7 @@ package final class Sender {
         try home.catalog.beginTransfer(
             options.volume, at: options.receiver,
             SourceTransfer(
-                begin: begin, base: source.identity ?? Self.unidentified, planName: planName))
+                begin: begin, base: "\(source.identity)", planName: planName))
     }
 
     private func isFull(_ decision: Lineage.Decision) -> Bool {
@@ -384,6 +374,7 @@ package final class Sender {
         guard let key = current.tagKey else {
             throw SendError.brokenProtocol("the catalog has no tag key")
         }
+        let draft = try map.draft(announced, parent: current.committed)
         let seals = try SealsFile(path: home.sealsPath(planName))
         var begin = announced
         begin.heldSegments = UInt64(seals.seals.count)
@@ -392,19 +383,17 @@ package final class Sender {
             throw SendError.brokenProtocol("no place to begin")
         }
         seals.truncate(to: Int(first))
-        let draft = try map.draft(announced, parent: current.committed)
         let pipeline = try Pipeline()
         pipeline.start(
             source, plan, begin: announced, key: key, sealed: seals.seals,
-            sender: try home.identity().keyID, policy: options.compression, updates: draft?.writer)
+            sender: try home.identity().keyID, policy: options.compression, updates: draft.writer)
         var stream = SendStream(dialogue, pipeline, seals, plan, report)
         do {
             defer { pipeline.stop() }
             let record = try stream.run { record in
                 // The reading thread has nothing left to read.
                 try source.confirm()
-                var record = record
-                if let draft { record.volumeRoot = try map.root(draft, announced) }
+                let record = try complete(record, draft, announced)
                 try home.catalog.setPending(options.volume, at: options.receiver, record)
                 return record
             }
@@ -419,6 +408,18 @@ package final class Sender {
                 "\(error)", acknowledgedSegments: stream.acknowledged,
                 plannedSegments: plan.segmentCount)
         }
+    }
+
+    /// The record with the root of the volume. A generation without one could never be proven again.
+    func complete(
+        _ record: GenerationRecord, _ draft: SourceMap.Draft, _ begin: Begin
+    ) throws -> GenerationRecord {
+        var record = record
+        record.volumeRoot = try map.root(draft, begin)
+        guard record.volumeRoot != .zero else {
+            throw SendError.brokenProtocol("the generation has no root")
+        }
+        return record
     }
 
     func commitPending() throws {
@@ -457,7 +458,7 @@ package final class Sender {
             volumeByteCount: source.volumeByteCount, changedByteCount: plan?.content ?? 0,
             wireByteCount: dialogue.connection.byteCount,
             nanoseconds: Clock.monotonic() - began, resumedSegments: resumed,
-            plannedSegments: plan?.segmentCount ?? 0)
+            plannedSegments: plan?.segmentCount ?? 0, comparison: comparison)
     }
 
     // MARK: Words

@@ -3,6 +3,7 @@
 
 package import Blocks
 internal import Digests
+package import Objects
 package import Platform
 internal import SnapshotStore
 
@@ -10,79 +11,79 @@ internal import SnapshotStore
 ///
 /// Its content is the store's where an exception exists, else the origin's. Without a store of its own it is
 /// the origin itself, at the time of the image. What changed since a base is what the *base's* store
-/// names: its exceptions are the chunks written since that snapshot was taken.
+/// names: its exceptions are the chunks written since that snapshot was taken. Only where the files are those that the
+/// base was sent from, unchanged, is that known to be the base's store, and of this origin.
 package final class SnapshotImageSource: Source {
+    /// A store, and the file that it is in.
+    private struct Store {
+        let content: AlignedReader
+        let file: SourceFile
+        let reader: SnapshotStoreReader
+        var path: String { content.path }
+
+        init(_ path: String, _ volumeByteCount: UInt64) throws(SourceError) {
+            (content, file) = try SourceError.reading { () throws(SystemCallError) in
+                let content = try AlignedReader(path: path)
+                return (content, try SourceFile(content.file))
+            }
+            do {
+                reader = try SnapshotStoreReader(
+                    try FileBytes(content.file), volumeByteCount: volumeByteCount)
+            } catch {
+                throw .invalid(path: path, reason: "\(error)")
+            }
+        }
+
+        /// What proves its content; nil where nothing does.
+        var facts: ObjectIdentity.Facts? {
+            file.content.isEmpty ? nil : file.object.and(file.content).named("store")
+        }
+    }
+
     private let origin: AlignedReader
-    private let store:
-        (reader: AlignedReader, map: ExceptionMap, changes: () -> SnapshotStoreChanges)?
-    private let base: (path: String, store: SnapshotStoreReader)?
+    private let originFile: SourceFile
+    private let store: (store: Store, map: ExceptionMap)?
+    private let base: Store?
     package let summary: String
-    package let identity: String?
+    /// The object is the origin; content is proven by the files.
+    package let identity: ObjectIdentity
     package let time: UInt64
+    package var name: String { origin.path }
     package var volumeByteCount: UInt64 { origin.byteCount }
 
     /// Opens the images.
     ///
     /// - Parameters:
-    ///   - storePath: store of the snapshot to send; nothing sends the origin.
+    ///   - storePath: store of the snapshot to send; nil sends the origin.
     ///   - baseStorePath: store of the snapshot that the standby's generation was made from.
     package init(
         origin originPath: String, store storePath: String?, baseStore baseStorePath: String?
     ) throws(SourceError) {
-        do {
-            origin = try AlignedReader(path: originPath)
-            time = try origin.status().modifiedAt ?? Clock.wall()
-            guard let storePath else {
-                store = nil
-                identity = try origin.status().contentIdentity.map { "origin \($0)" }
-                summary = "origin \(originPath)"
-                base = try Self.open(baseStorePath, origin.byteCount)
-                return
-            }
-            guard let opened = try Self.open(storePath, origin.byteCount) else {
-                throw SourceError.noProof(reason: "no store")
-            }
-            store = (
-                try AlignedReader(path: storePath), try opened.store.exceptionMap(),
-                opened.store.changes
+        let opened = try SourceError.reading { () throws(SystemCallError) in
+            let origin = try AlignedReader(path: originPath)
+            return (
+                origin, try SourceFile(origin.file), try origin.status().modifiedAt ?? Clock.wall()
             )
-            identity = try Self.identity(opened.store, first: opened.store.exceptionCount)
-            base = try Self.open(baseStorePath, origin.byteCount)
-        } catch let error as SystemCallError {
-            throw .unreadable(error)
-        } catch let error as SourceError {
-            throw error
-        } catch {
-            throw .invalid(path: storePath ?? originPath, reason: "\(error)")
         }
-        summary = "snapshot of \(originPath) in \(storePath ?? "")"
-    }
-
-    private static func open(
-        _ path: String?, _ volumeByteCount: UInt64
-    ) throws -> (path: String, store: SnapshotStoreReader)? {
-        guard let path else { return nil }
-        do {
-            let bytes = try FileBytes(path: path)
-            return (path, try SnapshotStoreReader(bytes, volumeByteCount: volumeByteCount))
-        } catch {
-            throw SourceError.invalid(path: path, reason: "\(error)")
+        (origin, originFile, time) = opened
+        let size = origin.byteCount
+        if let storePath {
+            let opened = try Store(storePath, size)
+            do { store = (opened, try opened.reader.exceptionMap()) } catch {
+                throw .invalid(path: storePath, reason: "\(error)")
+            }
+            summary = "snapshot of \(originPath) in \(storePath)"
+        } else {
+            store = nil
+            summary = "origin \(originPath)"
         }
-    }
-
-    /// A store is only appended to while its snapshot lives, so that its first records identify it.
-    private static func identity(
-        _ store: SnapshotStoreReader, first count: UInt64
-    ) throws -> String {
-        var hasher = SHA256Hasher()
-        try store.forEachRecord(first: count) { record in
-            var bytes: [UInt8] = []
-            bytes.append(littleEndian: record.chunk)
-            bytes.append(littleEndian: record.storeChunk)
-            hasher.update(bytes)
+        base = try baseStorePath.map { path throws(SourceError) in try Store(path, size) }
+        let stored = store.map { $0.store.facts } ?? [:]
+        var content: ObjectIdentity.Facts = [:]
+        if let stored, !originFile.content.isEmpty {
+            content = originFile.content.named("origin").and(stored)
         }
-        return "classic chunk=\(store.header.chunkByteCount) records=\(count) "
-            + "digest=\(hasher.finish())"
+        identity = ObjectIdentity(.classicImage, object: originFile.object, content: content)
     }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {
@@ -90,29 +91,27 @@ package final class SnapshotImageSource: Source {
         try body(Change(all, .data))
     }
 
-    package func forEachChange(since baseIdentity: String, _ body: (Change) throws -> Void) throws {
+    package func proof(since sent: ObjectIdentity?) throws -> ChangeProof {
         guard let base else {
-            throw SourceError.noProof(
-                reason: "the store of the base is needed to know what changed: give --base-store")
-        }
-        guard
-            let field = baseIdentity.split(separator: " ").first(where: { $0.hasPrefix("records=") }
-            ),
-            let count = UInt64(field.dropFirst("records=".count)), count > 0
-        else {
-            throw SourceError.noProof(
-                reason:
-                    "nothing identifies the store of the base: it held no exception when it was sent"
+            return .compare(
+                "without the store of the snapshot that was sent last (--base-store), nothing names it"
             )
         }
-        guard base.store.exceptionCount >= count,
-            try Self.identity(base.store, first: count) == baseIdentity
-        else {
-            throw SourceError.noProof(
-                reason: "\(base.path) is not the store of the snapshot that was sent")
-        }
         try checkAge(of: base)
-        var list = base.store.changes()
+        guard let sent, let facts = base.facts, sent.kind == identity.kind,
+            sent.object == identity.object, !originFile.content.isEmpty,
+            sent.content == originFile.content.named("origin").and(facts)
+        else {
+            return .compare(
+                "\(base.path) and the origin are not the files that the last generation was read from, as they were"
+            )
+        }
+        return .list
+    }
+
+    package func forEachChange(since sent: ObjectIdentity, _ body: (Change) throws -> Void) throws {
+        guard let base else { throw SourceError.noProof(reason: "there is no store of the base") }
+        var list = base.reader.changes()
         while let change = list.next() { try body(change) }
     }
 
@@ -120,10 +119,10 @@ package final class SnapshotImageSource: Source {
     ///
     /// Both stores record what is written to the origin, so that every chunk in the newer snapshot's store is
     /// also in the base's, if the images are of one time.
-    private func checkAge(of base: (path: String, store: SnapshotStoreReader)) throws {
-        guard let newer = store?.changes else { return }
-        var covered = base.store.changes()
-        var written = newer()
+    private func checkAge(of base: Store) throws {
+        guard let newer = store?.store.reader else { return }
+        var covered = base.reader.changes()
+        var written = newer.changes()
         var cover = covered.next()
         while let change = written.next() {
             while let extent = cover?.extent, extent.end <= change.extent.offset {
@@ -149,11 +148,17 @@ package final class SnapshotImageSource: Source {
             let position = Int(piece.extent.offset - extent.offset)
             let count = Int(piece.extent.length)
             if let offset = piece.offset {
-                try store.reader.read(at: offset, into: memory, at: position, count: count)
+                try store.store.content.read(at: offset, into: memory, at: position, count: count)
             } else {
                 try origin.read(
                     at: piece.extent.offset, into: memory, at: position, count: count)
             }
         }
+    }
+
+    package func confirm() throws {
+        try originFile.confirm()
+        try store?.store.file.confirm()
+        try base?.file.confirm()
     }
 }

@@ -56,10 +56,10 @@ package struct SnapshotInventory {
                     heldByteCount: try? heldByThin(snapshot.volume, volumes), storePercent: nil)
             }
             var used: UInt64?
-            if let device = snapshot.volume.device,
-                case .valid(let sectors, let total)? = try? DeviceMapper.snapshotStatus(device)
-            {
-                used = total == 0 ? 100 : sectors * 100 / total
+            switch snapshot.volume.device.flatMap({ try? DeviceMapper.snapshotStatus($0) }) {
+            case .valid(let sectors, let total): used = total == 0 ? 100 : sectors * 100 / total
+            case .invalid: home.noteGivenUp(snapshot.volume.uuid)
+            case nil: break
             }
             return Entry(
                 snapshot: snapshot, role: role, heldByteCount: snapshot.volume.byteCount,
@@ -123,8 +123,7 @@ extension SourceCatalog {
 extension Replica {
     /// What a snapshot is to this replica.
     func role(of snapshot: LogicalVolume) -> SnapshotInventory.Role {
-        if base.flatMap({ LiveIdentity.snapshotUUID($0) }) == snapshot.uuid { return .base }
-        let unfinished = transfer.flatMap { LiveIdentity.snapshotUUID($0.base) }
-        return unfinished == snapshot.uuid ? .unfinished : .leftover
+        if baseIdentity?.snapshotUUID == snapshot.uuid { return .base }
+        return unfinishedIdentity?.snapshotUUID == snapshot.uuid ? .unfinished : .leftover
     }
 }

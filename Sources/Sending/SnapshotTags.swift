@@ -4,7 +4,6 @@
 package import Catalog
 internal import Digests
 package import LVM
-internal import Platform
 package import Wire
 
 /// A snapshot that this program has made, known by the tags that it got in the command that made it.
@@ -22,7 +21,6 @@ enum SnapshotTags {
     private static let receiver = "blockferry.to="
     private static let volume = "blockferry.volume="
     private static let source = "blockferry.source="
-    private static let boot = "blockferry.boot="
 
     /// The tag that only this source host's snapshots have.
     static func ofSource(_ key: KeyID) -> String {
@@ -33,10 +31,7 @@ enum SnapshotTags {
     static func new(
         _ receiverName: ReceiverName, _ volumeName: VolumeName, _ key: KeyID
     ) -> [String] {
-        [
-            mark, receiver + receiverName.text, volume + volumeName.text, ofSource(key),
-            boot + bootID,
-        ]
+        [mark, receiver + receiverName.text, volume + volumeName.text, ofSource(key)]
     }
 
     /// Recognises a snapshot of this source host.
@@ -53,15 +48,4 @@ enum SnapshotTags {
         else { return nil }
         return OwnSnapshot(volume: lv, receiver: receiver, name: name)
     }
-
-    /// Whether a snapshot was made since the host was started.
-    static func isOfThisBoot(_ lv: LogicalVolume) -> Bool {
-        !bootID.isEmpty && lv.tags.contains(boot + bootID)
-    }
-
-    /// The first part of the kernel's name for this run of the host.
-    private static let bootID: String = {
-        let bytes = try? File(path: "/proc/sys/kernel/random/boot_id").readBytes(at: 0, count: 64)
-        return String(decoding: (bytes ?? []).prefix { $0 != UInt8(ascii: "-") }, as: UTF8.self)
-    }()
 }

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Blocks
+package import Objects
 package import Platform
+package import Wire
 
 /// Why a source cannot be read, or cannot prove what changed.
 package enum SourceError: Error, Sendable, CustomStringConvertible {
@@ -12,6 +14,8 @@ package enum SourceError: Error, Sendable, CustomStringConvertible {
     case invalid(path: String, reason: String)
     /// There is no proof of what changed since the base; `reason` says what is missing.
     case noProof(reason: String)
+    /// It must not be sent now, or not as this volume; the rule says why.
+    case refused(RefusalRule, path: String, reason: String)
     /// A hook failed.
     case hook(CommandError)
 
@@ -20,47 +24,70 @@ package enum SourceError: Error, Sendable, CustomStringConvertible {
         case .unreadable(let error): error.description
         case .invalid(let path, let reason): "\(path): \(reason)"
         case .noProof(let reason): reason
+        case .refused(let rule, let path, let reason):
+            "\(path): \(reason) (rule \(rule.rawValue))"
         case .hook(let error): error.description
         }
     }
 }
 
+extension SourceError {
+    /// Turns the error of a call into one of a source.
+    static func reading<Value>(
+        _ body: () throws(SystemCallError) -> Value
+    ) throws(SourceError) -> Value {
+        do throws(SystemCallError) { return try body() } catch { throw .unreadable(error) }
+    }
+}
+
+/// How a source can tell what changed since a base.
+package enum ChangeProof: Equatable, Sendable {
+    /// `Source.forEachChange` names all that can differ.
+    case list
+    /// Nothing names it; the text says why. All content is read and compared with the tag map of what was sent.
+    case compare(String)
+}
+
 /// A frozen point in time of a volume that can be read and compared with an earlier one.
+///
+/// Opening one flushes it, so that what is read from it is on the source's own disk.
 package protocol Source: AnyObject {
+    /// What people call it, in messages: "vg/home", or a path.
+    var name: String { get }
     /// What it is, in words; goes into the generation record.
     var summary: String { get }
-    /// Identifies this point in time: kept as the base of the next generation. Equal identities mean equal
-    /// content.
-    ///
-    /// Nothing if the source cannot identify its content.
-    var identity: String? { get }
+    /// What it is, and what proves its content, in facts: kept as the base of the next generation.
+    var identity: ObjectIdentity { get }
     /// The point in time, nanoseconds since 1970-01-01 UTC, as far as it can be known.
     var time: UInt64 { get }
     /// Bytes.
     var volumeByteCount: UInt64 { get }
 
-    /// Whether it can tell what changed since a base. Of one that cannot, all content is compared with the tag map.
-    var provesChanges: Bool { get }
+    /// How it can tell what changed since a base; nil is a base that nothing is known of.
+    ///
+    /// Throws `SourceError.noProof` where somebody has to decide.
+    func proof(since base: ObjectIdentity?) throws -> ChangeProof
 
     /// Every byte of the volume, in order and without a gap.
     func forEachExtent(_ body: (Change) throws -> Void) throws
 
-    /// What may differ from the base with this identity, in order: exact or too much, never too little.
+    /// What may differ from a base for which `proof` has given a list, in order: exact or too much, never too little.
     ///
     /// Throws `SourceError.noProof` if that cannot be known for certain.
-    func forEachChange(since base: String, _ body: (Change) throws -> Void) throws
+    func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws
 
     /// Reads content of at most 1 MiB that lies inside the volume.
     func read(_ extent: Extent, into memory: AlignedBuffer) throws
 
-    /// Called after the last read and before the generation is committed: throws if what was read may not be
-    /// the point in time after all.
+    /// Called after the last read and before the generation is committed: flushes the source once more, and throws if
+    /// what was read may not be the point in time after all.
     func confirm() throws
 }
 
 extension Source {
-    package func confirm() throws {}
-    package var provesChanges: Bool { true }
+    package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
+        throw SourceError.noProof(reason: "nothing records what changes in \(name)")
+    }
 }
 
 /// Reads a list and clips each entry to what lies at or after `start`.

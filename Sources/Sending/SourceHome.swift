@@ -48,6 +48,16 @@ package struct SourceHome: Sendable {
         map(receiver, volume).remove()
     }
 
+    /// Remembers that the kernel has given up a classic snapshot, wherever that is the base: its store names no longer all
+    /// that was written, although it may look whole after the next activation.
+    package func noteGivenUp(_ snapshot: String) {
+        // The next command that looks sees it too, as long as the snapshot stays active.
+        let known = (try? catalog.replicas()) ?? []
+        for replica in known where replica.baseIdentity?.snapshotUUID == snapshot {
+            try? catalog.setBaseGivenUp(replica.volume, at: replica.receiver, replica.base)
+        }
+    }
+
     /// The tag map of a volume on a standby.
     func map(_ receiver: ReceiverName, _ volume: VolumeName) -> SourceMap {
         SourceMap("\(path)/maps/\(volume)@\(receiver)")

@@ -87,8 +87,20 @@ struct SourceMap {
         begin.head.kind == .delta ? .parent : .zeros
     }
 
+    /// Whether there is what a transfer that was begun goes on with.
+    func hasDraft(_ begin: Begin, parent: GenerationRecord?) -> Bool {
+        guard isOf(begin.transfer) else { return false }
+        switch begin.head.kind {
+        case .full: return true
+        case .delta: return committed(parent) != nil || (try? TagMapFile(opening: wholePath)) != nil
+        case .resync: return (try? TagMapFile(opening: wholePath)) != nil
+        }
+    }
+
     /// Goes on collecting for a transfer that was begun.
-    func draft(_ begin: Begin, parent: GenerationRecord?) throws -> Draft? {
+    ///
+    /// - Throws: `damaged` if it cannot be told any more what the volume's map will be.
+    func draft(_ begin: Begin, parent: GenerationRecord?) throws -> Draft {
         if isOf(begin.transfer), let whole = try? TagMapFile(opening: wholePath) {
             return .whole(whole)
         }
@@ -97,7 +109,7 @@ struct SourceMap {
             let writer = try MapUpdateWriter(
                 resuming: updatesPath, base: Self.base(begin), transfer: begin.transfer,
                 against: base)
-        else { return nil }
+        else { throw MapError.damaged(updatesPath, reason: "it is not of this generation") }
         return .updates(writer, base: base)
     }
 

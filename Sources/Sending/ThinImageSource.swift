@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Blocks
+package import Objects
 package import Platform
 internal import ThinMetadata
 
@@ -11,9 +12,12 @@ package final class ThinImageSource: Source {
     private let metadataPath: String
     private let content: ThinContentMap
     private let data: AlignedReader
+    private let files: (metadata: SourceFile, data: SourceFile)
     private let device: UInt32
     package let summary: String
-    package let identity: String?
+    /// The object is the data; content is proven by both files and what the metadata says of the device.
+    package let identity: ObjectIdentity
+    package var name: String { data.path }
     package let time: UInt64
     package let volumeByteCount: UInt64
 
@@ -25,50 +29,67 @@ package final class ThinImageSource: Source {
         self.metadataPath = metadataPath
         self.device = device
         self.volumeByteCount = volumeByteCount
-        do {
-            data = try AlignedReader(path: dataPath)
-            time = try data.status().modifiedAt ?? Clock.wall()
-        } catch {
-            throw .unreadable(error)
+        let opened = try SourceError.reading { () throws(SystemCallError) in
+            let data = try AlignedReader(path: dataPath)
+            return (
+                data, try data.status().modifiedAt ?? Clock.wall(), try SourceFile(data.file),
+                try SourceFile(File(path: metadataPath))
+            )
         }
+        (data, time) = (opened.0, opened.1)
+        files = (metadata: opened.3, data: opened.2)
         do {
             metadata = try ThinMetadataReader(
-                try FileBytes(path: metadataPath),
+                try FileBytes(files.metadata.file),
                 root: heldByMetadataSnapshot ? .metadataSnapshot : .current)
             content = try metadata.contentMap(of: device)
-            identity =
-                try Self.isPristine(device, in: metadata)
-                ? Self.identity(
-                    try metadata.device(device).identity, metadata.superblock.dataBlockByteCount)
-                : nil
+            var proof: ObjectIdentity.Facts = [:]
+            if !files.data.content.isEmpty, !files.metadata.content.isEmpty {
+                proof = files.data.content.named("data")
+                    .and(files.metadata.object.and(files.metadata.content).named("metadata"))
+                    .and(try Self.facts(of: device, metadata))
+            }
+            identity = ObjectIdentity(.thinImage, object: files.data.object, content: proof)
         } catch {
             throw .invalid(path: metadataPath, reason: "\(error)")
         }
         summary = "thin device \(device) of \(metadataPath)"
     }
 
-    /// Whether a device is a snapshot that was never written.
-    ///
-    /// What was there when a snapshot was taken carries an earlier time than the snapshot; a block that is
-    /// written later carries its own. A device with such blocks may be overwritten in place, which leaves
-    /// no trace in the metadata: it cannot be recognised again, and no change list can start from it.
-    private static func isPristine(
-        _ device: UInt32, in metadata: ThinMetadataReader
-    ) throws(ThinMetadataError) -> Bool {
-        let creationTime = try metadata.device(device).creationTime
-        var mappings = try metadata.mappings(of: device)
-        while let run = try mappings.next() {
-            if run.time >= creationTime { return false }
-        }
-        return true
+    /// Everything that the metadata knows of a device.
+    private static func facts(
+        of device: UInt32, _ metadata: ThinMetadataReader
+    ) throws(ThinMetadataError) -> ObjectIdentity.Facts {
+        let known = try metadata.device(device).identity
+        return [
+            "device": "\(known.deviceID)", "transaction": "\(known.transactionID)",
+            "created": "\(known.creationTime)", "root": "\(known.mappingRoot)",
+            "mapped": "\(known.mappedBlocks)",
+            "block": "\(metadata.superblock.dataBlockByteCount)",
+        ]
     }
 
-    /// Everything that the metadata knows of a device. A write to the device after its snapshot was taken, or a
-    /// device id that was used again, changes at least one of these.
-    private static func identity(_ device: DeviceIdentity, _ blockByteCount: UInt64) -> String {
-        "thin device=\(device.deviceID) transaction=\(device.transactionID) "
-            + "created=\(device.creationTime) root=\(device.mappingRoot) "
-            + "mapped=\(device.mappedBlocks) block=\(blockByteCount)"
+    /// Only in the very files that the base was read from do the metadata tell what changed: the same numbers are in
+    /// the metadata of every pool that one script has made, and an overwrite in place leaves them as they are.
+    package func proof(since base: ObjectIdentity?) -> ChangeProof {
+        guard let base, identity.provesContent, base.kind == identity.kind,
+            base.object == identity.object,
+            base.content.of("data") == identity.content.of("data"),
+            base.content.of("metadata") == identity.content.of("metadata"),
+            baseDevice(base) != nil
+        else {
+            return .compare(
+                "the images are not the files that the last generation was read from, so that their metadata prove "
+                    + "nothing of it")
+        }
+        return .list
+    }
+
+    private func baseDevice(_ base: ObjectIdentity) -> UInt32? {
+        guard let device = base.content["device"].flatMap({ UInt32($0) }),
+            metadata.devices.contains(where: { $0.deviceID == device })
+        else { return nil }
+        return device
     }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {
@@ -78,23 +99,12 @@ package final class ThinImageSource: Source {
         }
     }
 
-    package func forEachChange(since base: String, _ body: (Change) throws -> Void) throws {
-        guard let field = base.split(separator: " ").first(where: { $0.hasPrefix("device=") }),
-            let baseDevice = UInt32(field.dropFirst("device=".count))
-        else {
+    package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
+        guard let baseDevice = baseDevice(base) else {
             throw SourceError.noProof(
                 reason:
-                    "the standby's generation was not made from a thin snapshot that nobody has "
-                    + "written, so that nothing tells what changed since")
-        }
-        guard let found = metadata.devices.first(where: { $0.deviceID == baseDevice }) else {
-            throw SourceError.noProof(
-                reason: "\(metadataPath) no longer has thin device \(baseDevice), the base")
-        }
-        guard Self.identity(found.identity, metadata.superblock.dataBlockByteCount) == base else {
-            throw SourceError.noProof(
-                reason: "thin device \(baseDevice) of \(metadataPath) is no longer what was sent: "
-                    + "it was written, or its id was used again")
+                    "\(metadataPath) has no thin device that the standby's generation was made from"
+            )
         }
         try wrapping {
             var list = try metadata.changes(
@@ -114,6 +124,11 @@ package final class ThinImageSource: Source {
                 memory.zero(at: position, count: count)
             }
         }
+    }
+
+    package func confirm() throws {
+        try files.data.confirm()
+        try files.metadata.confirm()
     }
 
     private func wrapping<Value>(_ body: () throws -> Value) throws -> Value {

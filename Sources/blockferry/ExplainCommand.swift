@@ -57,6 +57,11 @@ struct ExplanationText: Encodable {
         durableSegments = standby.durableSegments
         bytesChanged = explanation.changedByteCount
         extents = explanation.entryCount
+        if let reason = explanation.otherSource {
+            (decision, rule) = ("refuse", RefusalRule.otherSource.rawValue)
+            meaning = reason
+            return
+        }
         if let reason = explanation.noProof {
             (decision, rule, meaning) = ("refuse", "no-proof", reason)
             return

@@ -93,7 +93,8 @@ struct ExportCommand: ParsableCommand {
         let (name, found) = try one.find()
         let options = Sender.Options(
             receiver: one.receiver, volume: name, compression: compress, allowShrink: allowShrink,
-            unchangedSample: sampleUnchanged, software: software)
+            adoptsSource: one.source.adoptSource, unchangedSample: sampleUnchanged,
+            software: software, notice: SendText.notice(isQuiet: quiet))
         let how = ExportOptions(
             output: output,
             former: imported.map { .imported($0) } ?? (discard ? .discarded : .unknown))
@@ -148,6 +149,8 @@ private struct ExportResult: Encodable {
     let file: String?
     let fileBytes: UInt64
     let seconds: Double
+    let comparedBecause: String?
+    let bytesReadToCompare: UInt64?
 
     init(
         _ outcome: Sender.Outcome, _ receiver: ReceiverName, _ name: VolumeName, _ output: String
@@ -165,6 +168,8 @@ private struct ExportResult: Encodable {
         bytesChanged = outcome.changedByteCount
         file = outcome.kind == .upToDate ? nil : output
         fileBytes = outcome.wireByteCount
+        comparedBecause = outcome.comparison?.reason
+        bytesReadToCompare = outcome.comparison?.read
         seconds = Double(outcome.nanoseconds) / 1e9
     }
 }

@@ -6,6 +6,7 @@ internal import CommandLine
 internal import LVM
 internal import Platform
 internal import Sending
+internal import Wire
 
 /// The command of the source host.
 @main struct Program: ParsableCommand {
@@ -57,7 +58,8 @@ internal import Sending
             case .busy: .busy
             case .exported, .inDoubt, .otherGeneration, .unfinishedResync: .lineage
             }
-        case SourceError.noProof: .lineage
+        case SourceError.noProof, SourceError.refused(.otherSource, _, _): .lineage
+        case SourceError.refused(.sourceChanged, _, _): .interrupted
         case LVMError.busy: .busy
         default: nil
         }

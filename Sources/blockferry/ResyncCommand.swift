@@ -63,7 +63,9 @@ struct ResyncCommand: ParsableCommand {
         let home = try state.home()
         let (name, found) = try one.find()
         let options = Sender.Options(
-            receiver: one.receiver, volume: name, compression: compress, software: software)
+            receiver: one.receiver, volume: name, compression: compress,
+            adoptsSource: one.source.adoptSource, software: software,
+            notice: SendText.notice(isQuiet: quiet))
         let how = ResyncOptions(
             trustMap: trustMap, inPlace: inPlace, overwritePromoted: overwritePromoted)
         let line = ProgressLine(isWanted: !json && !quiet)

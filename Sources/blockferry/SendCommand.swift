@@ -160,7 +160,8 @@ struct SendCommand: ParsableCommand {
     private func options(_ volume: VolumeName) -> Sender.Options {
         Sender.Options(
             receiver: receiver, volume: volume, compression: compress, allowShrink: allowShrink,
-            unchangedSample: sampleUnchanged, software: software)
+            adoptsSource: source.adoptSource, unchangedSample: sampleUnchanged, software: software,
+            notice: SendText.notice(isQuiet: quiet))
     }
 
     /// Sends what is no logical volume.
@@ -169,7 +170,9 @@ struct SendCommand: ParsableCommand {
     ) throws -> [[Sender.Outcome]] {
         if group != nil {
             let members = try zip(source.paths, names).map { path, name in
-                GroupSender.Member(source: try PlainSource(path: path), options: options(name))
+                GroupSender.Member(
+                    source: try PlainSource(path: path, allowsUse: source.allowInUse),
+                    options: options(name))
             }
             let sender = GroupSender(home) { line.show(SendText.progress($1, [$0])) }
             return try sender.send(members).map { [$0] }

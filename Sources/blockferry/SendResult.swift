@@ -8,6 +8,13 @@ internal import Wire
 
 /// What a send says to people.
 enum SendText {
+    /// What becomes of a line that the user should see before it goes on.
+    static func notice(isQuiet: Bool) -> @Sendable (String) -> Void {
+        { line in
+            if !isQuiet { Terminal.error(line) }
+        }
+    }
+
     /// How far it is; of a group, the volumes' names.
     static func progress(_ report: Sender.Report, _ volumes: [VolumeName]) -> String {
         let verb =
@@ -74,6 +81,8 @@ struct SendResult: Encodable {
     let seconds: Double
     let resumedSegments: UInt64
     let plannedSegments: UInt64
+    let comparedBecause: String?
+    let bytesReadToCompare: UInt64?
     let finishedBefore: [SendResult]
 
     init(_ outcomes: [Sender.Outcome], _ receiver: ReceiverName, _ name: VolumeName) {
@@ -103,5 +112,7 @@ struct SendResult: Encodable {
         seconds = Double(outcome.nanoseconds) / 1e9
         resumedSegments = outcome.resumedSegments
         plannedSegments = outcome.plannedSegments
+        comparedBecause = outcome.comparison?.reason
+        bytesReadToCompare = outcome.comparison?.read
     }
 }

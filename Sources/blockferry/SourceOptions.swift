@@ -53,6 +53,20 @@ struct SourceOptions: ParsableArguments {
             valueName: "file"))
     var baseStore: String?
 
+    @Flag(
+        help: """
+            Send a file or device although it is mounted or open elsewhere, so that it may be written meanwhile; the \
+            generation says so.
+            """)
+    var allowInUse = false
+
+    @Flag(
+        help: """
+            Send another source than the volume was sent from so far. It is compared with what the standby holds, and \
+            replaces that.
+            """)
+    var adoptSource = false
+
     func validate() throws {
         let kinds = [!paths.isEmpty, thinMetadata != nil, cowOrigin != nil].filter { $0 }.count
         guard kinds == 1 else {
@@ -84,7 +98,7 @@ struct SourceOptions: ParsableArguments {
 
     /// Opens the source; `knownSize` is the size of the last committed generation.
     func open(knownSize: UInt64?) throws -> any Source {
-        if let path = paths.first { return try PlainSource(path: path) }
+        if let path = paths.first { return try PlainSource(path: path, allowsUse: allowInUse) }
         if let thinMetadata, let thinData, let device {
             guard let size = volumeSize ?? knownSize else {
                 throw ValidationError(

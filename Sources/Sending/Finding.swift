@@ -1,0 +1,101 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Catalog
+internal import MapStore
+internal import Objects
+internal import Session
+internal import Wire
+
+/// What is to be sent of a source, and whether it is the right one.
+extension Sender {
+    /// What a delta starts from: the source that the committed generation was made of, and its size.
+    struct Base {
+        /// Nil if nothing is known of it.
+        var identity: ObjectIdentity?
+        var volumeByteCount: UInt64
+
+        init(identity: ObjectIdentity?, record: GenerationRecord?) {
+            self.identity = identity
+            volumeByteCount = record?.head.volumeSize ?? 0
+        }
+    }
+
+    /// Calls back with the change list of a decision; of a source that has none, with all of it.
+    func list(
+        _ source: any Source, _ decision: Lineage.Decision, _ base: Base, _ proof: ChangeProof,
+        _ body: (Change) throws -> Void
+    ) throws {
+        switch decision {
+        case .full:
+            try source.forEachExtent(body)
+        case .delta where proof != .list:
+            try source.forEachExtent(body)
+        case .delta:
+            guard let identity = base.identity else {
+                throw SourceError.noProof(
+                    reason: "nothing is known of what the last generation was made from")
+            }
+            // Records begin on sectors; what the old end shares a sector with is sent again.
+            let oldSize =
+                base.volumeByteCount == source.volumeByteCount
+                ? base.volumeByteCount
+                : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
+            try source.forEachChange(since: identity) { change in
+                if let kept = change.extent.clipped(to: min(oldSize, source.volumeByteCount)) {
+                    try body(Change(kept, change.kind))
+                }
+            }
+            // What lies past the old end was never recorded by anybody: all of it is sent.
+            if source.volumeByteCount > oldSize {
+                try source.forEachExtent { change in
+                    if let kept = clip(change, from: oldSize) { try body(kept) }
+                }
+            }
+        case .pendingIsCommitted, .prepared, .refuse:
+            break
+        }
+    }
+
+    /// How it can be known what changed since the last generation.
+    func proof(_ source: any Source, _ base: Base) throws -> ChangeProof {
+        if let known = base.identity, case .different = known.relation(to: source.identity) {
+            return .compare("it is another source than the last generation was made from")
+        }
+        return try source.proof(since: base.identity)
+    }
+
+    /// Why a source has to be read as a whole before a delta; nil if it has not.
+    func readingReason(_ proof: ChangeProof, _ known: TagMapFile?) -> String? {
+        switch proof {
+        case .compare(let reason): reason
+        case .list: known == nil ? "the tag map of the last generation is gone" : nil
+        }
+    }
+
+    /// Refuses a source that is another thing than what was sent so far, unless that is meant.
+    func checkObject(_ found: ObjectIdentity, _ name: String, _ replica: Replica?) throws {
+        guard !options.adoptsSource, let replica,
+            let problem = otherSource(found, name, replica)
+        else { return }
+        throw SourceError.refused(.otherSource, path: name, reason: problem)
+    }
+
+    /// Why a source is another one than what was sent so far, in words; nil if that is not so, as far as it is known.
+    func otherSource(_ found: ObjectIdentity, _ name: String, _ replica: Replica) -> String? {
+        guard let known = replica.baseIdentity ?? replica.unfinishedIdentity,
+            case .different(let names) = known.relation(to: found)
+        else { return nil }
+        let record = replica.committed?.head ?? replica.transfer?.begin.head
+        let facts = names.map { fact in
+            fact == "kind"
+                ? "\(known.kind.rawValue), now \(found.kind.rawValue)"
+                : "\(fact) \(known.object[fact] ?? ""), now \(found.object[fact] ?? "")"
+        }.joined(separator: "; ")
+        return
+            "volume \(options.volume) on \(options.receiver) was sent from another source so far "
+            + "(\(record?.sourceIdentity ?? "unknown"); it had \(facts)). Nothing was sent, and the copy is as it "
+            + "was. If \(name) is meant to replace it, give --adopt-source"
+    }
+}

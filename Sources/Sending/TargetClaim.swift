@@ -1,0 +1,130 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import Objects
+internal import Platform
+internal import Wire
+
+/// The right to read a file or device that is the target of a standby on this host: the lock of its volume, held as long
+/// as this lives, so that nothing is brought to it meanwhile.
+final class TargetClaim {
+    private let lock: FileLock
+
+    /// What the standby writes on a file that it registers as a target: its state directory, the volume, and a number.
+    private static let mark = "user.blockferry.target"
+
+    /// The state directory of this host's standby.
+    private static var standbyState: String {
+        Process.environment("BLOCKFERRYD_STATE") ?? "/var/lib/blockferryd"
+    }
+
+    /// Claims what is open; nil if it is no target.
+    ///
+    /// - Throws: `source-is-target` for a target that is being written, or does not hold a committed generation.
+    init?(_ file: File) throws(SourceError) {
+        let status = try SourceError.reading(file.status)
+        let marked = file.attribute(Self.mark).flatMap { Self.directory($0) }
+        let directories = [Self.standbyState] + (marked == Self.standbyState ? [] : [marked])
+        for case let directory? in directories {
+            guard let target = try Self.find(status, file, directory, isMarked: directory == marked)
+            else { continue }
+            lock = try Self.lock(target, directory, file.path)
+            return
+        }
+        return nil
+    }
+
+    private static func directory(_ mark: [UInt8]) -> String? {
+        let lines = String(decoding: mark, as: UTF8.self).split(separator: "\n")
+        return lines.count == 3 && lines[0].hasPrefix("/") ? String(lines[0]) : nil
+    }
+
+    /// The target that a file or device is, or is a part of, or that is a part of it.
+    private static func find(
+        _ status: FileStatus, _ file: File, _ directory: String, isMarked: Bool
+    ) throws(SourceError) -> RegisteredTarget? {
+        let targets: [RegisteredTarget]
+        do { targets = try RegisteredTarget.all(in: directory) } catch {
+            // A host without a standby, or one that this user may not look at.
+            guard isMarked else { return nil }
+            throw .refused(
+                .sourceIsTarget, path: file.path,
+                reason:
+                    "it has the mark of a target of the standby in \(directory), which cannot be asked what the target "
+                    + "holds (\(error)). If that standby is gone, remove the mark: setfattr -x \(mark) \(file.path)"
+            )
+        }
+        let chain = chain(status)
+        let identity = identity(status, file)
+        return targets.first { target in
+            if let other = try? File(path: target.path).status(),
+                chain.contains(other.identity) || Self.chain(other).contains(status.identity)
+            {
+                return true
+            }
+            // It may have another path by now.
+            guard let identity, let registered = ObjectIdentity(target.identity) else {
+                return false
+            }
+            return registered.relation(to: identity) == .same
+        }
+    }
+
+    /// Nil where the facts are too few to find something by them.
+    private static func identity(_ status: FileStatus, _ file: File) -> ObjectIdentity? {
+        if let device = status.device {
+            return ObjectIdentity(.device, object: BlockDevice(device).objectFacts)
+        }
+        guard let facts = try? file.objectFacts(), facts["fs-uuid"] != nil else { return nil }
+        return ObjectIdentity(.file, object: facts)
+    }
+
+    /// The object and what it is a part of or made of: the disk of a partition, the file of a loop device.
+    private static func chain(_ status: FileStatus) -> Set<String> {
+        var found: Set = [status.identity]
+        guard let number = status.device else { return found }
+        let device = BlockDevice(number)
+        if let disk = device.disk { found.insert("device:\(disk.number)") }
+        if let path = (device.disk ?? device).backingFile,
+            let file = try? File(path: path).status()
+        {
+            found.insert(file.identity)
+        }
+        return found
+    }
+
+    private static func lock(
+        _ target: RegisteredTarget, _ directory: String, _ path: String
+    ) throws(SourceError) -> FileLock {
+        let what = "it is the target of volume \(target.volume) of the standby in \(directory)"
+        func no(_ reason: String) -> SourceError {
+            .refused(.sourceIsTarget, path: path, reason: "\(what), \(reason)")
+        }
+        let held = try SourceError.reading { () throws(SystemCallError) in
+            try FileLock(path: "\(directory)/locks/\(target.volume)")
+        }
+        guard let held else {
+            throw no(
+                "to which a generation is being brought now; send again when that is done, or send a kept generation"
+            )
+        }
+        let state: VolumeState?
+        do {
+            state = try RegisteredTarget.all(in: directory).first {
+                $0.volume == target.volume
+            }?.state
+        } catch {
+            throw no("which cannot be asked what it holds: \(error)")
+        }
+        switch state {
+        case .consistent, .staging, .promoted: return held
+        // It was removed a moment ago.
+        case nil: return held
+        case .empty, .initialising, .prepared, .applying, .diverged, .suspect:
+            throw no(
+                "which is \(state.map { "\($0)" } ?? ""): what it holds is no generation that is proven. See: "
+                    + "blockferryd status \(target.volume)")
+        }
+    }
+}
