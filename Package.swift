@@ -156,7 +156,7 @@ let package = Package(
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
         tests("LVMTests", ["LVM", "Platform"]),
-        tests("SendingTests", ["Blocks", "Digests", "Platform", "Wire", "Sending"]),
+        tests("SendingTests", ["Blocks", "Objects", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
         tests(
             "CatalogTests",

@@ -26,6 +26,7 @@ let targets: [(name: String, length: Int, make: @Sendable () -> Target)] = [
     ("send-plan", 256, { SendPlanTarget().run }),
     ("invitation", 512, { fuzzInvitation }),
     ("snapshot-store", 256, { SnapshotStoreTarget().run }),
+    ("object-identity", 512, { fuzzObjectIdentity }),
     ("lineage", 256, { fuzzLineage }),
     ("message", 1024, { fuzzMessage }),
     ("frame", 1024, { fuzzFrame }),

@@ -202,13 +202,17 @@ int clinux_lock_for_writing(int fd) {
 int clinux_has_no_writer(int fd) {
     if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return -1;
     return fcntl(fd, F_SETLEASE, F_UNLCK);
-int clinux_is_locked(int fd, int exclusive, int64_t start, int64_t count) {
+}
+
+int clinux_lock_in_the_way(int fd, int exclusive, int64_t *start, int64_t *count) {
     struct flock lock = {
         .l_type = (short)(exclusive ? F_WRLCK : F_RDLCK),
         .l_whence = SEEK_SET,
-        .l_start = start,
-        .l_len = count,
+        .l_start = *start,
+        .l_len = *count,
     };
     if (fcntl(fd, F_OFD_GETLK, &lock) != 0) return -1;
+    *start = lock.l_start;
+    *count = lock.l_len;
     return lock.l_type != F_UNLCK;
 }

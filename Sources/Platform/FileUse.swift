@@ -18,9 +18,19 @@ extension File {
     ///
     /// A program that locks nothing is not seen.
     package var isLockedForWriting: Bool {
-        let qemuFirst: Int64 = 101
-        let qemuCount: Int64 = 3
-        return clinux_is_locked(descriptor, 0, 0, 0) == 1
-            || clinux_is_locked(descriptor, 1, qemuFirst, qemuCount) == 1
+        lockInTheWay(isExclusive: false, 0, 0) != nil
+            || (lockInTheWay(isExclusive: true, 101, 3)).map { lock in
+                // A reader that locks all of the file begins at 0.
+                lock.start >= 100 && lock.count > 0
+            } ?? false
+    }
+
+    private func lockInTheWay(
+        isExclusive: Bool, _ start: Int64, _ count: Int64
+    ) -> (start: Int64, count: Int64)? {
+        var (start, count) = (start, count)
+        // SAFETY: writes the values passed.
+        let found = unsafe clinux_lock_in_the_way(descriptor, isExclusive ? 1 : 0, &start, &count)
+        return found == 1 ? (start, count) : nil
     }
 }

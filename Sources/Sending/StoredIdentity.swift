@@ -2,13 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Catalog
-internal import Objects
+package import Objects
 
 /// The identities that the catalog keeps as text.
-enum StoredIdentity {
+package enum StoredIdentity {
     /// Reads a text. Of those that version 0.1.0 has written, the ones of live snapshots are understood; every other
     /// says nothing, and is nil.
-    static func decode(_ text: String) -> ObjectIdentity? {
+    package static func decode(_ text: String) -> ObjectIdentity? {
         if let identity = ObjectIdentity(text) { return identity }
         let words = text.split(separator: " ")
         let kinds: [Substring: ObjectIdentity.Kind] = [

@@ -20,6 +20,8 @@ struct StatusCommand: ParsableCommand {
 
     private struct Entry: Encodable {
         let volume, peer, state: String
+        /// What the committed generation was made from, in words.
+        let source: String?
         let generation: UInt64?
         let generationId: String?
         let ageSeconds: UInt64?
@@ -49,6 +51,7 @@ struct StatusCommand: ParsableCommand {
                     ? "unfinished" : replica.committed != nil ? "committed" : "empty"
             return Entry(
                 volume: replica.volume.text, peer: replica.receiver.text, state: state,
+                source: replica.committed?.head.sourceIdentity,
                 generation: replica.committed?.head.number,
                 generationId: replica.committed.map { "\($0.id)" },
                 ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
@@ -71,11 +74,13 @@ struct StatusCommand: ParsableCommand {
                 entry.volume, entry.peer, entry.state,
                 entry.generation.map { "\($0) (\((entry.generationId ?? "").prefix(8)))" } ?? "-",
                 entry.ageSeconds.map { Format.age(seconds: $0) } ?? "-", entry.committed ?? "-",
+                entry.source ?? "-",
             ]
         }
         Terminal.out(
             Format.table(
-                [["VOLUME", "PEER", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED"]] + rows))
+                [["VOLUME", "PEER", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "SOURCE"]]
+                    + rows))
         guard let snapshots, !snapshots.isEmpty else { return }
         Terminal.out(
             "\n"

@@ -4,6 +4,7 @@
 import Blocks
 import Digests
 import Foundation
+import Objects
 import Platform
 import Sending
 import TestSupport
@@ -33,7 +34,7 @@ struct SourceTests {
             device: device, volumeByteCount: 134_217_728, heldByMetadataSnapshot: false)
     }
 
-    private func changes(_ source: any Source, since base: String) throws -> [Change] {
+    private func changes(_ source: any Source, since base: ObjectIdentity) throws -> [Change] {
         var changes: [Change] = []
         try source.forEachChange(since: base) { changes.append($0) }
         return changes
@@ -50,55 +51,155 @@ struct SourceTests {
         }
     }
 
-    @Test("a thin device that may be overwritten in place has no identity and is no base")
-    func writtenDeviceIsNoBase() throws {
-        let fixture = try UnpackedFixture("thin-64k", ["tmeta-held-offline", "tdata"])
-        #expect(try thin(fixture, 1).identity == nil)
-        #expect(try thin(fixture, 3).identity != nil)
-        let newer = try thin(fixture, 5)
-        let found = reason { _ = try changes(newer, since: "unidentified") }
-        #expect(found?.contains("nobody has written") == true, "\(found ?? "accepted")")
-    }
-
-    @Test("a thin base that is no longer what was sent is refused")
-    func changedBaseIsRefused() throws {
-        let fixture = try UnpackedFixture("thin-64k", ["tmeta-held-offline", "tdata"])
-        let base = try #require(try thin(fixture, 3).identity)
-        let newer = try thin(fixture, 5)
-        #expect(try !changes(newer, since: base).isEmpty)
-        for (field, other) in [
-            ("device=3", "device=9"), ("transaction=2", "transaction=3"),
-            ("created=1", "created=2"),
-            ("root=", "root=1"), ("mapped=", "mapped=1"), ("block=65536", "block=131072"),
-        ] {
-            #expect(base.contains(field), "\(base)")
-            let changed = base.replacingOccurrences(of: field, with: other)
-            #expect(reason { _ = try changes(newer, since: changed) } != nil, "\(changed)")
+    /// Every identity that differs from this one in one fact, or lacks one.
+    private func neighbours(_ identity: ObjectIdentity) -> [ObjectIdentity] {
+        var found: [ObjectIdentity] = []
+        for name in identity.object.keys {
+            for value in ["0", nil] as [String?] {
+                var other = identity
+                other.object[name] = value
+                found.append(other)
+            }
         }
+        for name in identity.content.keys {
+            for value in ["0", nil] as [String?] {
+                var other = identity
+                other.content[name] = value
+                found.append(other)
+            }
+        }
+        for kind in ObjectIdentity.Kind.allCases where kind != identity.kind {
+            found.append(ObjectIdentity(kind, object: identity.object, content: identity.content))
+        }
+        return found
     }
 
-    @Test("a base store that is older than the snapshot's store is refused")
-    func oldBaseStoreIsRefused() throws {
+    @Test("a thin image gives a list only since a device of the very same files")
+    func thinListNeedsTheSameFiles() throws {
+        let fixture = try UnpackedFixture("thin-64k", ["tmeta-held-offline", "tdata"])
+        let base = try thin(fixture, 3).identity
+        let newer = try thin(fixture, 5)
+        #expect(base.provesContent && ObjectIdentity("\(base)") == base)
+        #expect(newer.proof(since: base) == .list)
+        #expect(try !changes(newer, since: base).isEmpty)
+        #expect(newer.proof(since: nil) != .list)
+        let ofDevice = ["transaction", "created", "root", "mapped", "block"]
+        var refused = 0
+        for other in neighbours(base) {
+            // What the metadata say of the base is theirs to say: they are the same.
+            if other.object == base.object, other.kind == base.kind,
+                other.content.filter({ !ofDevice.contains($0.key) })
+                    == base.content.filter({ !ofDevice.contains($0.key) })
+                    || other.content["device"] == "0"
+            {
+                continue
+            }
+            #expect(newer.proof(since: other) != .list, "\(other)")
+            refused += 1
+        }
+        #expect(refused > 12)
+        // Written in place, and the time put back: the metadata say nothing of that.
+        try write(fixture.path("tdata"))
+        #expect(try thin(fixture, 5).proof(since: base) != .list)
+        #expect(throws: SourceError.self) { try newer.confirm() }
+    }
+
+    /// Writes a byte that was there already, and puts the time of last write back.
+    private func write(_ path: String) throws {
+        let url = URL(fileURLWithPath: path)
+        let time = try FileManager.default.attributesOfItem(atPath: path)[.modificationDate]
+        let file = try FileHandle(forUpdating: url)
+        let byte = try #require(try file.read(upToCount: 1))
+        try file.seek(toOffset: 0)
+        try file.write(contentsOf: byte)
+        try file.close()
+        try FileManager.default.setAttributes(
+            [.modificationDate: try #require(time)], ofItemAtPath: path)
+    }
+
+    @Test("a classic image gives a list only with the very store that was sent, and of its origin")
+    func classicListNeedsTheSameFiles() throws {
         let fixture = try UnpackedFixture(
             "cow-chain-16k", ["origin", "cow-s0", "cow-s1", "cow-s2"])
-        func source(_ store: String, base: String?) throws -> SnapshotImageSource {
+        func source(_ store: String?, base: String?) throws -> SnapshotImageSource {
             try SnapshotImageSource(
-                origin: fixture.path("origin"), store: fixture.path(store),
+                origin: fixture.path("origin"), store: store.map(fixture.path),
                 baseStore: base.map(fixture.path))
         }
-        let first = try #require(try source("cow-s0", base: nil).identity)
-        #expect(try !changes(try source("cow-s1", base: "cow-s0"), since: first).isEmpty)
+        let first = try source("cow-s0", base: nil).identity
+        let next = try source("cow-s1", base: "cow-s0")
+        #expect(first.provesContent && ObjectIdentity("\(first)") == first)
+        #expect(try next.proof(since: first) == .list)
+        #expect(try !changes(next, since: first).isEmpty)
+        for other in neighbours(first) {
+            #expect(try next.proof(since: other) != .list, "\(other)")
+        }
+        // The right base, but another store in its place, a copy of it, or none.
+        let second = try source("cow-s1", base: nil).identity
+        #expect(try source("cow-s2", base: "cow-s1").proof(since: first) != .list)
+        #expect(try source("cow-s1", base: nil).proof(since: first) != .list)
+        let copy = fixture.path("copy")
+        try FileManager.default.copyItem(atPath: fixture.path("cow-s0"), toPath: copy)
+        #expect(try source("cow-s1", base: "copy").proof(since: first) != .list)
         // s1's store in the place of a base that must cover s0's.
-        let second = try #require(try source("cow-s1", base: nil).identity)
         let older = try source("cow-s0", base: "cow-s1")
-        let found = reason { _ = try changes(older, since: second) }
+        let found = reason { _ = try older.proof(since: second) }
         #expect(found?.contains("older") == true, "\(found ?? "accepted")")
-        // The right base, but another store in its place.
-        let foreign = try source("cow-s2", base: "cow-s1")
-        #expect(reason { _ = try changes(foreign, since: first) } != nil)
-        // No store at all.
-        let none = try source("cow-s1", base: nil)
-        #expect(reason { _ = try changes(none, since: first) } != nil)
+        // The origin itself is another content than each of its snapshots.
+        let origin = try source(nil, base: nil).identity
+        #expect(!origin.hasSameContent(as: first) && !first.hasSameContent(as: second))
+        try write(fixture.path("origin"))
+        #expect(try source("cow-s1", base: "cow-s0").proof(since: first) != .list)
+        #expect(throws: SourceError.self) { try next.confirm() }
+    }
+
+    @Test(
+        "a file is known again by what the kernel keeps of it, and by nothing that can be put back")
+    func plainFiles() throws {
+        let folder = try TemporaryFolder()
+        let path = try folder.write([UInt8](repeating: 7, count: 10_000), as: "file")
+        let first = try PlainSource(path: path)
+        #expect(first.identity.hasSameContent(as: try PlainSource(path: path).identity))
+        try first.confirm()
+        try write(path)
+        let second = try PlainSource(path: path)
+        #expect(!first.identity.hasSameContent(as: second.identity))
+        #expect(first.identity.relation(to: second.identity) == .same)
+        #expect(throws: SourceError.self) { try first.confirm() }
+        try second.confirm()
+        // Longer by a write that keeps its times is longer still.
+        try FileHandle(forUpdating: URL(fileURLWithPath: path)).truncate(atOffset: 20_000)
+        #expect(throws: SourceError.self) { try second.confirm() }
+        let copy = try folder.write([UInt8](repeating: 7, count: 10_000), as: "copy")
+        guard case .different = try PlainSource(path: copy).identity.relation(to: first.identity)
+        else {
+            Issue.record("another file is taken for the same")
+            return
+        }
+    }
+
+    @Test("what version 0.1.0 has kept of a base is understood as far as it goes")
+    func formerIdentities() {
+        let thin = StoredIdentity.decode(
+            "lvm-thin lv=S pool=P device=3 transaction=7 created=2 root=9 mapped=5 block=65536")
+        #expect(
+            thin
+                == ObjectIdentity(
+                    .thinSnapshot, object: [:],
+                    content: [
+                        "snapshot": "S", "pool": "P", "device": "3", "transaction": "7",
+                        "created": "2", "root": "9", "mapped": "5", "block": "65536",
+                    ]))
+        #expect(
+            StoredIdentity.decode("lvm-snapshot lv=S origin=O")
+                == ObjectIdentity(
+                    .classicSnapshot, object: ["origin": "O"], content: ["snapshot": "S"]))
+        for text in [
+            "", "unidentified", "plain file:8:1:12 size=4096 modified=5",
+            "origin file:8:1:2 size=1 modified=1",
+            "thin device=3 transaction=2 created=1 root=9 mapped=4 block=65536",
+            "classic chunk=4096 records=0 digest=00", "lvm-thin lv",
+        ] { #expect(StoredIdentity.decode(text) == nil, "\(text)") }
     }
 
     /// SHA-256 of the whole content, read extent by extent; every byte must be defined, in order.

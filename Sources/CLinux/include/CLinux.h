@@ -38,9 +38,9 @@ long clinux_get_attribute(int fd, const char *name, void *value, size_t count);
 int clinux_set_attribute(int fd, const char *name, const void *value, size_t count);
 int clinux_remove_attribute(int fd, const char *name);
 
-// F_OFD_GETLK needs _GNU_SOURCE, and fcntl(2) is variadic. Says whether somebody else holds a lock on the range (0: to the
-// end) that a shared or an exclusive one would have to wait for; -1 if that cannot be asked.
-int clinux_is_locked(int fd, int exclusive, int64_t start, int64_t count);
+// F_OFD_GETLK needs _GNU_SOURCE, and fcntl(2) is variadic. Says whether somebody else holds a lock on the range (a count of
+// 0: to the end) that a shared or an exclusive one would have to wait for, and where that lies; -1 if that cannot be asked.
+int clinux_lock_in_the_way(int fd, int exclusive, int64_t *start, int64_t *count);
 
 // Flags that need _GNU_SOURCE, under which other modules are not compiled.
 extern const int clinux_o_direct;
