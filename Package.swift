@@ -125,7 +125,8 @@ let package = Package(
         .executableTarget(
             name: "blockferryd",
             dependencies: [
-                "CommandLine", "Receiving", "Objects", "Digests", "Platform", "Staging", "Wire", "TLS",
+                "CommandLine", "Receiving", "Objects", "Digests", "Platform", "Staging", "Wire",
+                "TLS",
                 "Catalog", arguments,
             ],
             swiftSettings: settings, linkerSettings: selfContained),

@@ -20,7 +20,8 @@ extension SourceCatalog {
             // What refers to the old name is changed in the same transaction.
             try db.execute(sql: "PRAGMA defer_foreign_keys = ON")
             try db.execute(
-                sql: "UPDATE receiver SET name = ? WHERE name = ?", arguments: [new.text, name.text]
+                sql: "UPDATE receiver SET name = ? WHERE name = ?",
+                arguments: [new.text, name.text]
             )
             for table in ["replica", "history", "verification"] {
                 try db.execute(

@@ -27,11 +27,12 @@ package struct StorageStack: Sendable {
         guard unsafe fstat(file.descriptor, &raw) == 0 else {
             throw SystemCallError("fstat", file.path)
         }
-        let number = clinux_mode_is_block_device(raw.st_mode) != 0 ? raw.st_rdev : raw.st_dev
-        let device = DeviceNumber(major: clinux_major(number), minor: clinux_minor(number))
-        itself =
-            clinux_mode_is_block_device(raw.st_mode) != 0
-            ? .device(device) : .file(system: device, inode: UInt64(raw.st_ino))
+        itself = Self.layer(raw)
+        let device: DeviceNumber =
+            switch itself {
+            case .device(let number): number
+            case .file(let system, _): system
+            }
         var found: Set<Layer> = [itself]
         Self.collect(BlockDevice(device), into: &found)
         layers = found
@@ -46,6 +47,21 @@ package struct StorageStack: Sendable {
             let stack = try? StorageStack(file)
         else { return }
         layers.formUnion(stack.layers)
+    }
+
+    /// What a path leads to, found out without opening it; nil if nothing is there.
+    package static func layer(at path: String) -> Layer? {
+        var raw = stat()
+        // SAFETY: writes the struct passed; the path is a C string for the length of the call.
+        guard unsafe stat(path, &raw) == 0 else { return nil }
+        return layer(raw)
+    }
+
+    private static func layer(_ raw: stat) -> Layer {
+        let isDevice = clinux_mode_is_block_device(raw.st_mode) != 0
+        let number = isDevice ? raw.st_rdev : raw.st_dev
+        let device = DeviceNumber(major: clinux_major(number), minor: clinux_minor(number))
+        return isDevice ? .device(device) : .file(system: device, inode: UInt64(raw.st_ino))
     }
 
     /// Whether both are the same thing, or one lies on the other.

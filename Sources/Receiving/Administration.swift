@@ -77,7 +77,8 @@ package struct Administration {
     ///   - retention: which generations to keep; nothing changes nothing.
     ///   - address: what the sender is to connect to.
     package func invite(
-        _ name: VolumeName, targetPath: String?, createFile: Bool, mayOverwrite: Bool, retention: Retention?,
+        _ name: VolumeName, targetPath: String?, createFile: Bool, mayOverwrite: Bool,
+        retention: Retention?,
         address: String, seconds: UInt64
     ) throws -> Invitation {
         if try home.catalog.volume(name) == nil {
@@ -87,6 +88,7 @@ package struct Administration {
                 try file.sync()
                 try Directory.sync(Directory.parent(of: targetPath))
             }
+            try TargetOwner.checkOwnState(home, targetPath)
             // Opened as a writer would, so that what is mounted or read-only is found now.
             let target = try Target(path: targetPath, registered: nil)
             if retention != nil { try checkKeeping(on: targetPath) }
@@ -115,7 +117,6 @@ package struct Administration {
     ) throws {
         let object = try TargetObject(path: target.path)
         let owner = try TargetOwner(home, object)
-        try owner.checkOwnState()
         try owner.check(
             name, among: try home.catalog.volumes(), mayTakeOver: mayOverwrite)
         if !mayOverwrite, let content = try TargetContent.describe(object) {

@@ -46,7 +46,8 @@ extension Administration {
         let writer = try writer(name)
         try writer.recover()
         let volume = writer.volume
-        guard [.consistent, .staging, .diverged].contains(volume.state), let committed = volume.committed,
+        guard [.consistent, .staging, .diverged].contains(volume.state),
+            let committed = volume.committed,
             let key = volume.tagKey
         else { throw AdministrationError.nothingToScrub(name, volume.state) }
         let target = try writer.openTarget()

@@ -25,7 +25,8 @@ struct TargetDivergence: Error, CustomStringConvertible {
     /// There is neither a map nor a root to compare the target with.
     static var unproven: TargetDivergence {
         TargetDivergence(
-            offsets: [], count: 0, cause: "nothing proves what the target holds: its tag map is gone")
+            offsets: [], count: 0,
+            cause: "nothing proves what the target holds: its tag map is gone")
     }
 
     var description: String {

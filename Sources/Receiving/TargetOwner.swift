@@ -37,7 +37,9 @@ struct TargetOwner {
         else { return }
         throw .taken(
             object.path,
-            by: "it is marked as the target of volume \(mark.volume) of the standby in \(mark.state)")
+            by:
+                "it is marked as the target of volume \(mark.volume) of the standby in \(mark.state)"
+        )
     }
 
     private func isTarget(of other: StandbyVolume) -> Bool {
@@ -56,24 +58,29 @@ struct TargetOwner {
     }
 
     /// Refuses what this program itself needs: everything in the state directory, and what that lies on.
-    func checkOwnState() throws(TargetError) {
-        let isInside = Directory.resolved(object.path).hasPrefix(state + "/")
-        guard isInside || (Self.files(below: state) + [state]).contains(where: isOurs) else { return }
-        throw .taken(object.path, by: "the state of this standby is in it (\(state))")
+    ///
+    /// Nothing of it is opened: closing the catalog's file would drop the locks that this process has on it.
+    static func checkOwnState(_ home: StandbyHome, _ path: String) throws(TargetError) {
+        let state = Directory.resolved(home.path)
+        let isInside = Directory.resolved(path).hasPrefix(state + "/")
+        let layer = StorageStack.layer(at: path)
+        let below = (try? File(path: state)).flatMap { try? StorageStack($0) }
+        let isOurs =
+            layer.map { layer in
+                below?.layers.contains(layer) == true || files(below: state).contains(layer)
+            } ?? false
+        guard isInside || isOurs else { return }
+        throw .taken(path, by: "the state of this standby is in it (\(state))")
     }
 
-    private func isOurs(_ path: String) -> Bool {
-        guard let file = try? File(path: path), let own = try? StorageStack(file) else { return false }
-        return own.itself == stack.itself || own.layers.contains(stack.itself)
-    }
-
-    private static func files(below folder: String) -> [String] {
-        let names = (try? Directory.names(in: folder)) ?? []
-        return names.flatMap { name in
+    private static func files(below folder: String) -> Set<StorageStack.Layer> {
+        var layers: Set<StorageStack.Layer> = []
+        for name in (try? Directory.names(in: folder)) ?? [] {
             let path = "\(folder)/\(name)"
-            let kind = (try? File(path: path).status())?.kind
-            return kind == .directory ? files(below: path) : [path]
+            if let layer = StorageStack.layer(at: path) { layers.insert(layer) }
+            layers.formUnion(files(below: path))
         }
+        return layers
     }
 
     /// Takes a target for a volume: writes the mark on a file. A crash afterwards leaves a mark that no volume of this

@@ -57,15 +57,17 @@ extension Administration {
         case .applying, .prepared, .promoted:
             guard isForResync, volume.state != .prepared else {
                 throw AdministrationError.notRetargeted(
-                    name, path, "the volume is \(volume.state), so that nothing tells what the new target should hold")
+                    name, path,
+                    "the volume is \(volume.state), so that nothing tells what the new target should hold"
+                )
             }
         case .empty, .initialising, .consistent, .staging, .diverged, .suspect: break
         }
+        try TargetOwner.checkOwnState(home, path)
         let target = try Target(path: path, registered: nil)
         defer { withExtendedLifetime(target) {} }
         let object = try TargetObject(path: path)
         let owner = try TargetOwner(home, object)
-        try owner.checkOwnState()
         try owner.check(name, among: try home.catalog.volumes())
         var result = RetargetResult(path: path, state: volume.state)
         let map = TargetMap(home, name)
@@ -119,17 +121,21 @@ extension Administration {
             .notRetargeted(volume.name, object.path, reason)
         }
         guard object.byteCount >= size else {
-            throw refuse("it has \(object.byteCount) bytes, generation \(committed.head.number) \(size)")
+            throw refuse(
+                "it has \(object.byteCount) bytes, generation \(committed.head.number) \(size)")
         }
         guard let key = volume.tagKey else {
             throw Refusal(.storage, "the catalog has no tag key for the volume")
         }
         let known = map.committed(volume)
         guard let root = committed.volumeRoot == .zero ? known?.root : committed.volumeRoot else {
-            throw refuse("its tag map is gone and the generation has no root, so that nothing could prove it")
+            throw refuse(
+                "its tag map is gone and the generation has no root, so that nothing could prove it"
+            )
         }
         let found = try map.compareAll(
-            object.path, known, Tagger(committed.head.tagAlgorithm, key: key), volumeByteCount: size,
+            object.path, known, Tagger(committed.head.tagAlgorithm, key: key),
+            volumeByteCount: size,
             progress
         ) { found, path in
             guard found.root == root, known == nil, !isDryRun else { return }
@@ -137,7 +143,9 @@ extension Administration {
             try Directory.move(path, to: map.path)
         }
         guard found.root == root else {
-            throw refuse(found.divergence.map { "\($0.count) blocks of 64 KiB differ" } ?? "its content differs")
+            throw refuse(
+                found.divergence.map { "\($0.count) blocks of 64 KiB differ" }
+                    ?? "its content differs")
         }
         return found.readByteCount
     }
@@ -185,7 +193,8 @@ extension Administration {
         guard ![.applying, .prepared].contains(writer.volume.state) else {
             throw CatalogError(
                 path: home.path, operation: "rename volume \(name)",
-                kind: .conflict("the volume is \(writer.volume.state); see: blockferryd status \(name)"))
+                kind: .conflict(
+                    "the volume is \(writer.volume.state); see: blockferryd status \(name)"))
         }
         guard !isDryRun, let lock = try home.lock(new) else { return }
         defer { withExtendedLifetime(lock) {} }
@@ -195,7 +204,8 @@ extension Administration {
             try Directory.move(home.logPath(name), to: home.logPath(new))
         }
         if let object = try? TargetObject(path: writer.volume.targetPath),
-            (try? object.compare(registered: writer.volume.targetIdentity)) != nil, object.mark != nil
+            (try? object.compare(registered: writer.volume.targetIdentity)) != nil,
+            object.mark != nil
         {
             _ = try TargetOwner(home, object).refreshMark(for: new)
         }

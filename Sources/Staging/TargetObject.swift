@@ -82,7 +82,9 @@ package final class TargetObject {
         var differing: [String] = []
         if case .different(let names) = registered.relation(to: found) { differing = names }
         // A copy in its place has everything but the mark, where inodes are used again.
-        if registered.object["mark"] != nil, found.object["mark"] == nil { differing.append("mark") }
+        if registered.object["mark"] != nil, found.object["mark"] == nil {
+            differing.append("mark")
+        }
         guard !differing.isEmpty else { return }
         throw .foreign(
             path, registered: registered.words(differing), found: found.words(differing))

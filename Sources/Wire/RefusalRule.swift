@@ -42,7 +42,8 @@ package enum RefusalRule: String, Sendable, CaseIterable {
         case .baseMissing: "the standby holds no generation that a change could follow"
         case .parentMismatch:
             "the standby holds another generation than the change was made from"
-        case .diverged: "the standby's content does not come from what this source has sent"
+        case .diverged:
+            "the standby's content does not come from what this source has sent; blockferryd status there says why"
         case .targetWentBack:
             "the standby holds an older generation than it confirmed earlier: it was restored or replaced"
         case .promoted: "the standby was promoted and may have been written"

@@ -31,7 +31,8 @@ internal import Wire
             PairCommand.self, SendCommand.self, ExportCommand.self, ResyncCommand.self,
             VerifyCommand.self,
             ExplainCommand.self, StatusCommand.self,
-            PeersCommand.self, ForgetCommand.self, RenameCommand.self, IDCommand.self, ChangesCommand.self,
+            PeersCommand.self, ForgetCommand.self, RenameCommand.self, IDCommand.self,
+            ChangesCommand.self,
             InspectCommand.self, CleanupCommand.self,
         ])
 

@@ -31,7 +31,9 @@ struct InviteCommand: ParsableCommand {
     var target: String?
     @Flag(help: "Make an empty file if there is nothing at the target's path.")
     var create = false
-    @Flag(help: "Whatever the target holds may be replaced, and another standby's mark on it is void.")
+    @Flag(
+        help: "Whatever the target holds may be replaced, and another standby's mark on it is void."
+    )
     var overwrite = false
     @Option(help: ArgumentHelp("Keep so many generations at most.", valueName: "count"))
     var keep: UInt64?
@@ -63,7 +65,8 @@ struct InviteCommand: ParsableCommand {
         let address = address ?? "\(ProcessInfo.processInfo.hostName):7441"
         _ = try Socket.split(address)
         let invitation = try Administration(try state.home()).invite(
-            volume, targetPath: target, createFile: create, mayOverwrite: overwrite, retention: Retention(keep, keepFor),
+            volume, targetPath: target, createFile: create, mayOverwrite: overwrite,
+            retention: Retention(keep, keepFor),
             address: address, seconds: minutes * 60)
         if json {
             struct Result: Encodable {

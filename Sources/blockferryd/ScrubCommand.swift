@@ -70,7 +70,8 @@ struct ScrubCommand: ParsableCommand {
         }
         let next = "next, on the source: blockferry resync SOURCE --to PEER --volume \(volume)\n"
         guard result.isDifferent else {
-            return "\(volume) cannot be told to be generation \(number): \(read) read, but its tag map is gone, and the "
+            return
+                "\(volume) cannot be told to be generation \(number): \(read) read, but its tag map is gone, and the "
                 + "generation has no root\n" + next
         }
         var text =

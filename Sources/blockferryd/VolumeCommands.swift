@@ -94,7 +94,8 @@ struct RemoveCommand: ParsableCommand {
             "\(volume) \(dryRun ? "would be" : "is") forgotten; it was \(result.state), and \(result.targetPath) stays "
             + "as it is\n"
         for generation in result.kept {
-            text += "  generation \(generation.number) stays in the snapshot \(generation.snapshot)\n"
+            text +=
+                "  generation \(generation.number) stays in the snapshot \(generation.snapshot)\n"
         }
         Terminal.out(text)
     }

@@ -124,7 +124,9 @@ import Wire
     func migration() throws {
         let fence = try catalog.takeFence(volume)
         try catalog.commitFull(volume, fence)
-        let before = try catalog.require(volume)
+        var before = try catalog.require(volume)
+        // That version did not know it.
+        before.mayOverwrite = false
         let queue = try DatabaseQueue(path: scratch.directory() + "/catalog.sqlite")
         try queue.write { db in
             try db.execute(

@@ -204,6 +204,9 @@ class Site(acceptance.Site):
         else:
             for side in (site.standby, site.source):
                 shutil.copytree(kept / side.name, side)
+            # The volume of this name was made anew since: it is another one.
+            moved = site.run("blockferryd", "retarget", volume, target)
+            assert moved.code == 0, moved
         site.start_daemon()
         return site
 

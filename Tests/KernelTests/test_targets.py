@@ -15,10 +15,10 @@ from harness import KernelTest, acceptance, command
 class TargetTests(KernelTest):
     """Three generations of a fixture pool to each kind of target; the fixture's manifest is the oracle."""
 
-    def replicate(self, target: str) -> None:
+    def replicate(self, target: str, *more: str) -> None:
         site = self.site()
         pool = site.pool()
-        site.pair("db", target)
+        site.pair("db", target, *more)
         for number, name in enumerate(("s0", "s1", "s2"), start=1):
             result = self.assert_code(site.send("db", *pool.source(name)), 0)
             self.assertEqual(result.json["generation"], number, result)
@@ -37,7 +37,7 @@ class TargetTests(KernelTest):
     def test_thick_volume_that_holds_something_as_target(self) -> None:
         target = self.standby.thick("copy", acceptance.Pool.size)
         devices.write(target, (0, acceptance.Pool.size))
-        self.replicate(target)
+        self.replicate(target, "--overwrite")
 
     def test_file_as_target(self) -> None:
         target = os.path.join(self.site_directory(), "copy.img")

@@ -247,7 +247,9 @@ struct TargetTests {
         #expect(throws: TargetError.self) {
             _ = try Target(path: path, registered: "id2 file inode=0")
         }
-        #expect(throws: TargetError.wrongKind("/dev/null")) { _ = try TargetObject(path: "/dev/null") }
+        #expect(throws: TargetError.wrongKind("/dev/null")) {
+            _ = try TargetObject(path: "/dev/null")
+        }
         #expect(throws: TargetError.missing("\(folder.path)/none")) {
             _ = try TargetObject(path: "\(folder.path)/none")
         }

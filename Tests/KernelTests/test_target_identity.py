@@ -1,0 +1,107 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""A logical volume that keeps its name and is another one: a snapshot merged into it, or made anew."""
+
+from __future__ import annotations
+
+import os
+
+import devices
+from devices import MIB
+from harness import KernelTest, command, until
+from test_standby import Source
+
+SIZE = 8 * MIB
+CONTROL, HIDDEN = "/dev/mapper/control", "/dev/mapper/hidden-control"
+
+
+class TargetIdentityTests(KernelTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.standby.pool()
+        self.target = self.standby.thin("copy", SIZE)
+        self.host = self.site()
+        self.origin = Source(self, self.host, SIZE)
+
+    def generation(self, number: int) -> None:
+        self.origin.fill((number * 131072 + 4096) % SIZE, 200_000)
+        self.origin.arrives(self.host, self.target, number)
+
+    def merge(self, snapshot: str) -> None:
+        """What LVM's manual says: the volume has the snapshot's content, and keeps its name and its UUID."""
+        before = self.uuid()
+        command("lvchange", "-qq", "-an", "sby/copy")
+        command("lvconvert", "-qq", "-y", "--merge", f"sby/{snapshot}")
+        command("lvchange", "-qq", "-ay", "sby/copy")
+        self.assertTrue(until(20, lambda: os.path.exists(self.target)))
+        self.assertEqual(self.uuid(), before)
+
+    def uuid(self) -> str:
+        return command("lvs", "--noheadings", "-o", "lv_uuid", "sby/copy").stdout.strip()
+
+    def assert_refused_everywhere(self, *words: str) -> None:
+        """Idle, with a change, and in promote; and nothing was written."""
+        content = devices.sha256(self.target)
+        for change in (False, True):
+            if change:
+                self.origin.fill(3 * MIB, 70_000)
+            self.assert_code(self.host.send("db", self.origin.path), 9, *words)
+        self.assert_code(self.host.run("blockferryd", "promote", "db"), 9)
+        self.assertEqual(devices.sha256(self.target), content)
+
+    def assert_mended(self, number: int) -> None:
+        self.assert_code(self.host.run("blockferryd", "retarget", "db", self.target, "--for-resync"), 0)
+        self.assert_code(self.host.run("blockferry", "resync", self.origin.path, "--to", "standby", "--volume", "db"), 0)
+        self.assertEqual(devices.sha256(self.target, SIZE), devices.sha256(self.origin.path))
+        self.generation(number)
+
+    def test_a_kept_generation_that_was_merged_back_is_another_target(self) -> None:
+        self.host.pair("db", self.target)
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "5"), 0)
+        for number in (1, 2, 3):
+            self.generation(number)
+        kept = {entry["generation"]: entry for entry in self.host.status("db")["kept"]}
+        self.assertEqual(sorted(kept), [1, 2, 3])
+        self.merge(kept[1]["snapshot"].split("/")[1])
+        self.assert_refused_everywhere("rule foreign", "thin device")
+        status = self.host.status("db")
+        self.assertIn("thin device", status["target_problem"])
+        # The mix was not kept.
+        self.assertEqual([entry["generation"] for entry in status["kept"] if entry["generation"] > 3], [])
+        self.assert_mended(5)
+
+    def test_a_volume_that_was_made_anew_is_another_target(self) -> None:
+        self.host.pair("db", self.target)
+        self.generation(1)
+        self.standby.remove("copy")
+        self.standby.thin("copy", SIZE)
+        self.assert_refused_everywhere("rule foreign")
+        self.assert_mended(3)
+
+    def test_a_merge_is_found_by_reading_where_device_mapper_may_not_be_asked(self) -> None:
+        """As a daemon without the right to ask: a merge leaves nothing to see but the content."""
+        def hidden(on: bool) -> None:
+            if os.path.exists(HIDDEN) != on:
+                os.rename(*(CONTROL, HIDDEN) if on else (HIDDEN, CONTROL))
+        self.addCleanup(hidden, False)
+        hidden(True)
+        self.host.pair("db", self.target)
+        self.generation(1)
+        hidden(False)
+        command("lvcreate", "-qq", "-y", "-s", "-kn", "-n", "yesterday", "sby/copy")
+        # One byte: sampled blocks would hardly show it.
+        device = self.standby.path("yesterday")
+        with open(device, "r+b") as file:
+            file.seek(5 * MIB + 3)
+            byte = file.read(1)
+            file.seek(5 * MIB + 3)
+            file.write(bytes([byte[0] ^ 1]))
+            file.flush()
+            os.fsync(file.fileno())
+        command("lvchange", "-qq", "-an", "sby/yesterday")
+        self.merge("yesterday")
+        hidden(True)
+        self.assert_code(self.host.send("db", self.origin.path), 7, "rule diverged")
+        self.assertIn(f"at bytes {5 * MIB}", self.host.status("db")["reason"])
+
+    test_a_kept_generation_that_was_merged_back_is_another_target.cost = 30
