@@ -25,14 +25,19 @@ struct ContentAnchor {
 
     /// Compares.
     ///
-    /// - Parameter read: fills memory from an offset; gives how many bytes there were.
+    /// - Parameters:
+    ///   - touched: of the blocks that were chosen, those that may hold something else; they are left out.
+    ///   - read: fills memory from an offset; gives how many bytes there were.
     init(
         _ map: TagMapFile, _ tagger: Tagger,
+        without touched: (Set<UInt64>) throws -> Set<UInt64> = { _ in [] },
         read: (UInt64, AlignedBuffer, Int) throws -> Int
     ) throws {
         var random = SystemRandomNumberGenerator()
         let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
-        for sample in try map.sample(Self.blockCount, using: &random) {
+        let samples = try map.sample(Self.blockCount, using: &random)
+        let left = try touched(Set(samples.map(\.block)))
+        for sample in samples where !left.contains(sample.block) {
             guard let extent = map.shape.extent(ofBlock: sample.block) else { continue }
             let length = Int(extent.length)
             // Direct I/O reads whole units; what the target has behind the volume's end is not compared.

@@ -1,12 +1,14 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Blocks
 internal import Catalog
 internal import Digests
 internal import MapStore
 internal import Objects
 internal import Platform
 internal import Staging
+internal import TagMap
 internal import Wire
 
 /// Whether the target is the one that was registered, and holds what the catalog says: looked at before anybody hears
@@ -134,5 +136,35 @@ extension VolumeWriter {
         // Of a resync, what was compared is out of date.
         if begin.head.kind == .resync, let divergence = anchor.divergence { throw divergence }
         try anchor.check(target.path)
+    }
+
+    /// The same before a committed generation is written to its target again, which may be torn by now: of the blocks that
+    /// the generation does not touch.
+    ///
+    /// - Returns: whether they are what they should be, as far as that is known. If not, the target is to be read as a whole
+    ///   before the generation counts.
+    /// - Throws: `TargetError.replaced` if almost nothing is.
+    func checkUntouched(on target: Target, _ begin: Begin, size: UInt64) throws -> Bool {
+        let known =
+            begin.head.kind == .resync
+            ? map.compared(begin.comparedRoot) ?? map.committed(volume) : map.committed(volume)
+        guard let known, var updates = try? MapUpdateReader(path: map.updatesPath),
+            updates.header.transfer == begin.transfer
+        else { return false }
+        let anchor = try ContentAnchor(
+            known, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
+            without: { samples in
+                var touched = samples.filter {
+                    // What is cut off may be gone.
+                    known.shape.extent(ofBlock: $0).map { $0.end > size } ?? true
+                }
+                while let page = try updates.nextPage() {
+                    touched.formUnion(page.map(\.block).filter(samples.contains))
+                }
+                return touched
+            },
+            read: { try target.read(at: $0, into: $1, count: $2) })
+        if anchor.isReplaced { try anchor.check(target.path) }
+        return anchor.divergence == nil
     }
 }

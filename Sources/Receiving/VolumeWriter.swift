@@ -236,8 +236,9 @@ package final class VolumeWriter {
         guard let record = volume.applying, let transfer = volume.transfer else {
             throw Refusal(.storage, "the catalog says applying, but not what")
         }
+        let isKnown: Bool
         do {
-            try apply(record, transfer, onProven: proven, progress)
+            isKnown = try apply(record, transfer, onProven: proven, progress)
         } catch let error as TargetError {
             // A target that cannot be opened was not touched by this attempt, and may come back.
             if case .failed(let failure) = error {
@@ -254,7 +255,8 @@ package final class VolumeWriter {
             if case .target(let refused) = error { throw refused }
             throw error
         }
-        try keepMap(record, transfer, isProven: volume.suspectReason == nil, progress)
+        try keepMap(
+            record, transfer, isProven: isKnown && volume.suspectReason == nil, progress)
         try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
         try home.removeLog(volume.name)
         try map.discard()
@@ -262,26 +264,32 @@ package final class VolumeWriter {
         keepDue()
     }
 
+    /// - Returns: whether what the log does not touch is known to be as it should.
     private func apply(
         _ record: GenerationRecord, _ transfer: StandbyTransfer, onProven proven: Target?,
         _ progress: (Progress) -> Void
-    ) throws {
+    ) throws -> Bool {
         if transfer.inPlace {
             // Every segment was flushed before it was acknowledged.
             let target = try proven ?? openTarget()
             try target.prepare(for: record.head.volumeSize)
             try target.trim(to: record.head.volumeSize)
-            return try target.sync()
+            try target.sync()
+            return true
         }
         let redo = try redo(record)
         if proven == nil { try prove(redo, progress) }
         let target = try proven ?? openTarget()
+        let isKnown =
+            try proven != nil
+            || checkUntouched(on: target, transfer.begin, size: record.head.volumeSize)
         let total = transfer.begin.plannedContent
         var done: UInt64 = 0
         try redo.apply(to: target) { more in
             done += more
             progress(Progress(phase: .applying, done: min(done, total), total: total))
         }
+        return isKnown
     }
 
     /// The target, or the log, gave an error while a committed generation was brought to the target. The target may hold
