@@ -85,6 +85,13 @@ package final class TargetObject {
         if registered.object["mark"] != nil, found.object["mark"] == nil {
             differing.append("mark")
         }
+        // A disk is not its partition, and no device of one kind becomes one of another.
+        if !registered.object.isEmpty {
+            for name in ["dm", "partition"]
+            where (registered.object[name] == nil) != (found.object[name] == nil) {
+                differing.append(name)
+            }
+        }
         guard !differing.isEmpty else { return }
         throw .foreign(
             path, registered: registered.words(differing), found: found.words(differing))
