@@ -93,7 +93,7 @@ let package = Package(
                 "Blocks", "Objects", "Digests", "Platform", "Wire",
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
-        module("LVM", ["Blocks", "Objects", "Digests", "Platform"]),
+        module("LVM", ["Blocks", "Objects", "Digests", "Platform", "ThinMetadata"]),
         module("Signatures", ["Platform", "CBlkid"]),
         module("MapStore", ["Blocks", "Digests", "Platform", "TagMap", "Wire"]),
         linuxModule(
@@ -112,6 +112,7 @@ let package = Package(
             [
                 "Blocks", "Objects", "Digests", "Platform", "Wire", "Session", "TLS",
                 "Connection", "Catalog", "Staging", "LVM", "Signatures", "TagMap", "MapStore",
+                "ThinMetadata",
             ]),
         // MARK: Programs
         module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),

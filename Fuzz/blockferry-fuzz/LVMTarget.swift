@@ -23,6 +23,8 @@ import LVM
     for volume in volumes {
         precondition(!volume.name.hasPrefix("[") && !volume.name.contains("]"))
         precondition(volume.fullName == "\(volume.group)/\(volume.name)")
+        precondition(
+            !volume.uuid.isEmpty && volume.originUUID != "", "an absent id equals another one")
     }
 }
 

@@ -66,6 +66,13 @@ struct SnapshotStoreTarget: Sendable {
         let chunk = reader.header.chunkByteCount
         precondition(total <= reader.exceptionCount * chunk)
         precondition(total + chunk > reader.exceptionCount * chunk || volume == 0)
+        precondition(reader.firstUncovered(by: reader) == nil, "a list is not in itself")
+        if let volume, volume < 1 << 62 {
+            var grown = reader.changes(newerByteCount: volume + 700)
+            var last: Extent?
+            while let change = grown.next() { last = change.extent }
+            precondition(last.map { $0.offset <= volume && $0.end == volume + 700 } ?? false)
+        }
         guard let map = try? reader.exceptionMap() else { return }
         precondition(map.count == Int(reader.exceptionCount))
         for start in [0, end / 2, end - min(end, 700)] {

@@ -19,17 +19,23 @@ public struct ChangeListJSON: Sendable {
     public let source: ChangeSource
     /// Granularity of the source in bytes.
     public let chunkByteCount: UInt64
-    /// Size of the volume, if it is known.
-    public let volumeByteCount: UInt64?
+    /// Size of the volume at the older point in time, in bytes, if it is known.
+    public let olderByteCount: UInt64?
+    /// Size of the volume at the newer point in time, in bytes, if it is known.
+    public let newerByteCount: UInt64?
     /// Bytes in all the entries so far.
     public private(set) var changedByteCount: UInt64 = 0
     private var isFirst = true
 
     /// Starts a list.
-    public init(source: ChangeSource, chunkByteCount: UInt64, volumeByteCount: UInt64?) {
+    public init(
+        source: ChangeSource, chunkByteCount: UInt64, olderByteCount: UInt64?,
+        newerByteCount: UInt64?
+    ) {
         self.source = source
         self.chunkByteCount = chunkByteCount
-        self.volumeByteCount = volumeByteCount
+        self.olderByteCount = olderByteCount
+        self.newerByteCount = newerByteCount
     }
 
     /// The text of the next entry.
@@ -44,7 +50,8 @@ public struct ChangeListJSON: Sendable {
     /// What comes before the entries; right only after the last of them.
     public var prefix: String {
         "{\"schema_version\":1,\"source\":\"\(source.rawValue)\",\"chunk_bytes\":\(chunkByteCount),"
-            + "\"volume_bytes\":\(volumeByteCount.map { "\($0)" } ?? "null"),"
+            + "\"older_volume_bytes\":\(olderByteCount.map { "\($0)" } ?? "null"),"
+            + "\"volume_bytes\":\(newerByteCount.map { "\($0)" } ?? "null"),"
             + "\"changed_bytes\":\(changedByteCount),\"extents\":["
     }
 

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -73,6 +74,8 @@ int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply
     errno = error;
     return result;
 }
+
+int clinux_memory_file(void) { return memfd_create("blockferry", MFD_CLOEXEC); }
 
 int clinux_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 

@@ -12,6 +12,7 @@ enum SourceSchema {
         migrator.registerMigration("source-2") { db in try db.execute(sql: version2) }
         migrator.registerMigration("source-3") { db in try db.execute(sql: version3) }
         migrator.registerMigration("source-4") { db in try db.execute(sql: version4) }
+        migrator.registerMigration("source-snapshots") { db in try db.execute(sql: snapshots) }
         return migrator
     }
 
@@ -72,5 +73,23 @@ enum SourceSchema {
     // Whether the kernel was seen to have given up the snapshot that is the base.
     private static let version4 = """
         ALTER TABLE replica ADD COLUMN base_given_up INTEGER NOT NULL DEFAULT 0
+        """
+    // Which snapshots were made here (`MadeSnapshot`). Of those that version 0.1.0 has made, what it called their identity
+    // is known.
+    private static let snapshots = """
+        CREATE TABLE snapshot (
+            entry INTEGER PRIMARY KEY AUTOINCREMENT,
+            receiver TEXT NOT NULL,
+            volume TEXT NOT NULL,
+            group_uuid TEXT,
+            name TEXT,
+            origin_uuid TEXT,
+            uuid TEXT,
+            proof TEXT
+        ) STRICT;
+        INSERT INTO snapshot (receiver, volume, proof)
+            SELECT receiver, volume, base FROM replica WHERE base LIKE 'lvm-%';
+        INSERT INTO snapshot (receiver, volume, proof)
+            SELECT receiver, volume, transfer_base FROM replica WHERE transfer_base LIKE 'lvm-%';
         """
 }

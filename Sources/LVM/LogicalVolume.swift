@@ -28,9 +28,10 @@ package struct LogicalVolume: Hashable, Sendable {
     /// Bytes; of a classic snapshot the size of its store.
     package var byteCount: UInt64
     package var tags: Set<String>
-    /// Name and id of the origin of a snapshot.
-    package var origin: String
-    package var originUUID: String
+    /// Name and id of the origin of a snapshot, as far as LVM knows it: when a snapshot is merged into a thin volume,
+    /// LVM forgets the origin of all others.
+    package var origin: String?
+    package var originUUID: String?
     /// Bytes; 0 for what has none.
     package var chunkByteCount: UInt64
     /// The device, if it is active.
@@ -41,7 +42,7 @@ package struct LogicalVolume: Hashable, Sendable {
     package var isReadOnly: Bool
     /// Whether it is being merged into its origin, or will be at the next activation.
     package var isMerging: Bool
-    /// How much of a snapshot's store or of a pool's data is in use, in percent; nothing if not active.
+    /// How much of a snapshot's store or of a pool's data is in use, in percent; nil if not active.
     package var usedPercent: Double?
 
     /// "vg/lv".
@@ -91,6 +92,17 @@ extension LogicalVolume {
             guard let value = row[name] else { throw .unexpected("lvs does not report \(name)") }
             return value
         }
+        /// An absent id is none, and so equals no other.
+        func optional(_ name: String) throws(LVMError) -> String? {
+            let value = try text(name)
+            return value.isEmpty ? nil : value
+        }
+        func identifier(_ name: String) throws(LVMError) -> String {
+            guard let value = try optional(name) else {
+                throw .unexpected("lvs reports no \(name) of \(row["lv_name"] ?? "")")
+            }
+            return value
+        }
         func number(_ name: String) throws(LVMError) -> UInt64 {
             guard let value = UInt64(try text(name)) else {
                 throw .unexpected(
@@ -99,13 +111,13 @@ extension LogicalVolume {
             return value
         }
         group = try text("vg_name")
-        groupUUID = try text("vg_uuid")
+        groupUUID = try identifier("vg_uuid")
         name = String(try text("lv_name").drop { $0 == "[" }.prefix { $0 != "]" })
-        uuid = try text("lv_uuid")
+        uuid = try identifier("lv_uuid")
         byteCount = try number("lv_size")
         tags = Set(try text("lv_tags").split(separator: ",").map(String.init))
-        origin = String(try text("origin").drop { $0 == "[" }.prefix { $0 != "]" })
-        originUUID = try text("origin_uuid")
+        origin = try optional("origin").map { String($0.drop { $0 == "[" }.prefix { $0 != "]" }) }
+        originUUID = try optional("origin_uuid")
         chunkByteCount = try number("chunk_size")
         createdAt = UInt64(try text("lv_time")) ?? 0
         isReadOnly = try text("lv_permissions").hasPrefix("read-only")
@@ -124,7 +136,7 @@ extension LogicalVolume {
         } else if type == "thin" {
             kind = .thin(
                 pool: String(try text("pool_lv").drop { $0 == "[" }.prefix { $0 != "]" }),
-                poolUUID: try text("pool_lv_uuid"),
+                poolUUID: try identifier("pool_lv_uuid"),
                 deviceID: UInt32(clamping: try number("thin_id")),
                 transactionID: try number("transaction_id"))
         } else if roles.contains("thicksnapshot") {

@@ -88,7 +88,7 @@ package final class MetadataSnapshot {
         do throws(CommandError) {
             guardian = try Guardian(
                 "blockferry-metadata-snapshot", script: Self.script,
-                ["\(pool.major)", "\(pool.minor)"], holding: lock, seconds: 30)
+                ["\(pool.major)", "\(pool.minor)"], holding: lock, seconds: nil)
         } catch {
             // Somebody who takes no lock was quicker.
             if let held = try DeviceMapper.poolStatus(pool).metadataSnapshot {
@@ -118,7 +118,9 @@ package final class MetadataSnapshot {
 
     /// Releases it. Without this call the guardian does, but nobody hears whether it could.
     package func release() throws(LVMError) {
-        do throws(CommandError) { try guardian.finish(seconds: 30) } catch { throw .command(error) }
+        do throws(CommandError) { try guardian.finish(seconds: nil) } catch {
+            throw .command(error)
+        }
         try? Directory.remove(recordPath)
     }
 
@@ -172,7 +174,7 @@ package final class MetadataSnapshot {
 
     private static func release(_ pool: DeviceNumber) throws(LVMError) {
         do throws(CommandError) {
-            try Command.run(
+            try Command.change(
                 "dmsetup",
                 [
                     "message", "-j", "\(pool.major)", "-m", "\(pool.minor)", "0",

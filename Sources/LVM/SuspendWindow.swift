@@ -1,31 +1,37 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Platform
+package import Platform
 
 /// A moment in which several volumes stand still together.
 package enum SuspendWindow {
     private static let script = """
         held=
-        resume() { for d in $held; do dmsetup resume -j "${d%:*}" -m "${d#*:}"; done; }
+        resume() {
+            code=0
+            for d in $held; do dmsetup resume -j "${d%:*}" -m "${d#*:}" || code=1; done
+            return $code
+        }
         for d in "$@"; do
-            dmsetup suspend -j "${d%:*}" -m "${d#*:}" || { resume; exit 1; }
             held="$d $held"
+            dmsetup suspend -j "${d%:*}" -m "${d#*:}" || { resume; exit 1; }
         done
         echo ready
         read -r _ <&3
         resume
         """
 
-    /// How long suspending may take: the file systems on the volumes are flushed for it.
-    private static let seconds = 60
-
     /// Suspends the volumes' devices, one after the other, and runs `body` while all of them are: what is written to
     /// any of them waits. They are resumed whatever happens, also if this process is killed.
     ///
-    /// - Parameter needed: paths that programs need meanwhile; what they lie on cannot be suspended.
+    /// Suspending takes as long as flushing the file systems on the volumes does. Nobody ends that half-way.
+    ///
+    /// - Parameters:
+    ///   - needed: paths that programs need meanwhile; what they lie on cannot be suspended.
+    ///   - lock: is held until all are resumed, also if this process ends.
     package static func around(
-        _ volumes: [LogicalVolume], needed: [String], _ body: () throws -> Void
+        _ volumes: [LogicalVolume], needed: [String], holding lock: FileLock?,
+        _ body: () throws -> Void
     ) throws {
         let devices = try volumes.map { volume in
             guard let device = volume.device else {
@@ -37,12 +43,13 @@ package enum SuspendWindow {
         let guardian: Guardian
         do throws(CommandError) {
             guardian = try Guardian(
-                "blockferry-suspend", script: script, devices.map(\.description), seconds: seconds)
+                "blockferry-suspend", script: script, devices.map(\.description), holding: lock,
+                seconds: nil)
         } catch {
             throw LVMError.command(error)
         }
         let result = Result { try body() }
-        do throws(CommandError) { try guardian.finish(seconds: seconds) } catch {
+        do throws(CommandError) { try guardian.finish(seconds: nil) } catch {
             throw LVMError.command(error)
         }
         try result.get()
@@ -60,6 +67,9 @@ package enum SuspendWindow {
             throw .refused(
                 "\(volume.fullName) holds \(path), which is needed while the group's volumes stand still; it can "
                     + "only be sent alone")
+        }
+        guard !BlockDevice(device).isSuspended else {
+            throw .refused("\(volume.fullName) is suspended already, by somebody else")
         }
         let path = try device.path()
         let swaps = (try? File(path: "/proc/swaps").readBytes(at: 0, count: 65536)) ?? []
@@ -120,7 +130,7 @@ package enum ThinPool {
 
     private static func message(_ pool: DeviceNumber, _ text: String) throws(LVMError) {
         do throws(CommandError) {
-            try Command.run(
+            try Command.change(
                 "dmsetup", ["message", "-j", "\(pool.major)", "-m", "\(pool.minor)", "0", text])
         } catch {
             throw .command(error)

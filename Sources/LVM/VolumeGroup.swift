@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Platform
+package import Platform
 
 /// The volumes of a volume group at one moment, and the commands that change them.
 package struct VolumeGroup: Sendable {
@@ -15,8 +15,18 @@ package struct VolumeGroup: Sendable {
         volumes = try Self.list([name])
     }
 
-    /// The volumes of all groups of this host.
-    package static func all() throws(LVMError) -> [LogicalVolume] { try list([]) }
+    /// All groups of this host.
+    package static func all() throws(LVMError) -> [VolumeGroup] {
+        let volumes = try list([])
+        var uuids: [String] = []
+        for volume in volumes where !uuids.contains(volume.groupUUID) {
+            uuids.append(volume.groupUUID)
+        }
+        return uuids.map { uuid in
+            let own = volumes.filter { $0.groupUUID == uuid }
+            return VolumeGroup(name: own.first?.group ?? "", volumes: own)
+        }
+    }
 
     private static func list(_ what: [String]) throws(LVMError) -> [LogicalVolume] {
         try LogicalVolume.decode(
@@ -57,19 +67,17 @@ package struct VolumeGroup: Sendable {
                 // LVM-, id of the group, id of the volume, both without dashes; what is below has a suffix.
                 let ids = uuid.dropFirst("LVM-".count)
                 let all = try all()
+                func isMeant(_ volume: LogicalVolume) -> Bool {
+                    (volume.groupUUID + volume.uuid).filter { $0 != "-" } == ids
+                }
                 guard ids.utf8.count == 64,
-                    let found = all.first(where: { volume in
-                        (volume.groupUUID + volume.uuid).filter { $0 != "-" } == ids
-                    })
+                    let group = all.first(where: { $0.volumes.contains(where: isMeant) }),
+                    let found = group.volumes.first(where: isMeant)
                 else {
                     throw .refused(
                         "\(text) is an internal device of LVM (\(uuid)); name the logical volume")
                 }
-                return (
-                    VolumeGroup(
-                        name: found.group, volumes: all.filter { $0.groupUUID == found.groupUUID }),
-                    found
-                )
+                return (group, found)
             }
             // A volume that is not active has no node.
             guard text.hasPrefix("/dev/") else { return nil }
@@ -118,9 +126,10 @@ package struct VolumeGroup: Sendable {
     /// - Parameters:
     ///   - store: for a classic snapshot, what its store is like, as arguments of lvcreate.
     ///   - isActive: whether a thin snapshot is activated; else it has the flag that keeps it from that.
+    ///   - lock: is held for as long as lvcreate runs, also if this process ends.
     package static func createSnapshot(
         of origin: LogicalVolume, named name: String, tags: [String], store: [String]?,
-        isActive: Bool = true
+        isActive: Bool = true, holding lock: FileLock?
     ) throws(LVMError) {
         var arguments = ["--snapshot", "--name", name, "--permission", "r", "--yes"]
         for tag in tags { arguments += ["--addtag", tag] }
@@ -131,27 +140,35 @@ package struct VolumeGroup: Sendable {
         } else {
             arguments += ["--activate", "y", "--ignoreactivationskip"]
         }
-        try run("lvcreate", arguments + [origin.fullName])
+        try Suspension.change(origin, "lvcreate", arguments + [origin.fullName], holding: lock)
     }
 
     /// Activates a volume, even if it says that it is to be left out.
-    package static func activate(_ volume: LogicalVolume) throws(LVMError) {
-        try run(
-            "lvchange", ["--activate", "y", "--ignoreactivationskip", "--yes", volume.fullName])
+    package static func activate(
+        _ volume: LogicalVolume, holding lock: FileLock?
+    ) throws(LVMError) {
+        try Suspension.change(
+            volume, "lvchange",
+            ["--activate", "y", "--ignoreactivationskip", "--yes", volume.fullName],
+            holding: lock)
     }
 
-    /// Removes a snapshot, if it still is the one with this id and has this tag.
+    /// Removes a snapshot, if it still is the one with this id, this name and this tag, and as read-only as it was.
     ///
-    /// The condition is LVM's own to check, so that a volume of the same name is never hit.
+    /// The condition is LVM's own to check, under its lock, so that a volume which has changed meanwhile is never hit.
+    /// Nor is one that is in use: without force LVM refuses it.
     package static func removeSnapshot(
-        _ volume: LogicalVolume, tag: String
+        _ volume: LogicalVolume, tag: String, holding lock: FileLock?
     ) throws(LVMError) {
-        try run(
-            "lvremove",
-            [
-                "--force", "--yes", "--select", "lv_uuid=\(volume.uuid) && lv_tags=\(tag)",
-                volume.group,
-            ])
+        var condition =
+            "lv_uuid=\(volume.uuid) && lv_name=\(volume.name) && lv_tags=\(tag)"
+        if volume.isReadOnly { condition += " && lv_permissions=~^read-only" }
+        let said = try Suspension.change(
+            volume, "lvremove", ["--yes", "--select", condition, volume.group], holding: lock)
+        // LVM finds nothing wrong with a condition that nothing meets.
+        guard said.text.contains("successfully removed") else {
+            throw .refused("\(volume.fullName) was changed just now, and was left alone")
+        }
     }
 
     @discardableResult

@@ -38,6 +38,20 @@ package struct BlockDevice: Sendable {
         folder = "/sys/dev/block/\(number)"
     }
 
+    /// Whether device-mapper has suspended it: whoever writes to it waits until it is resumed.
+    package var isSuspended: Bool { Self.text(folder + "/dm/suspended") == "1" }
+
+    /// Its device-mapper name; nil if it is not a device-mapper device.
+    package var mapperName: String? { Self.text(folder + "/dm/name") }
+
+    /// All devices of device-mapper.
+    package static func mapped() -> [DeviceNumber] {
+        let names = (try? Directory.names(in: "/sys/block")) ?? []
+        return names.filter { $0.hasPrefix("dm-") }.sorted().compactMap {
+            text("/sys/block/\($0)/dev").flatMap { DeviceNumber($0) }
+        }
+    }
+
     /// Its device-mapper uuid; nothing if it is not a device-mapper device. LVM's begin with `LVM-`.
     package var mapperUUID: String? { Self.text(folder + "/dm/uuid") }
 

@@ -41,9 +41,10 @@ package struct CommandError: Error, Equatable, Sendable, CustomStringConvertible
 }
 
 /// Runs programs of the host: found by `PATH` and the system's directories for administrators, with the C
-/// locale, nothing on standard input, and no descriptor of ours.
+/// locale, nothing to read on standard input, and no descriptor of ours but a lock that they are to hold.
 ///
-/// Each is a process group of its own, so that a Ctrl-C meant for us does not end it half-way.
+/// Each is a process group of its own, so that a Ctrl-C meant for us does not end it half-way. A program that only
+/// asks is ended when it takes too long; one that changes something never is, neither by us nor by our end.
 package enum Command {
     /// What a program that ended well has printed.
     package struct Output: Sendable {
@@ -55,7 +56,7 @@ package enum Command {
 
     private static let outputLimit = 64 << 20
 
-    /// Runs a program to its end.
+    /// Runs a program that only asks to its end.
     ///
     /// - Parameter seconds: after this long it is killed, with what it has started.
     @discardableResult
@@ -66,8 +67,11 @@ package enum Command {
         func failure(_ cause: CommandError.Cause, _ message: [UInt8] = []) -> CommandError {
             CommandError(command: line, cause: cause, message: oneLine(message))
         }
-        let child: Child
-        do { child = try Child(program, arguments) } catch { throw failure(.notStarted(error)) }
+        let piped: PipedChild
+        do { piped = try PipedChild(program, arguments) } catch {
+            throw failure(.notStarted(error))
+        }
+        let child = piped.child
         var streams: [[UInt8]] = [[], []]
         let due = Clock.monotonic() + UInt64(seconds) * nanosecondsPerSecond
         var open = [0, 1]
@@ -78,10 +82,10 @@ package enum Command {
                 throw failure(.timedOut(seconds: seconds), streams[1])
             }
             let ready = Socket.waitReadable(
-                open.map { child.descriptor($0) }, milliseconds: Int((due - now) / 1_000_000) + 1)
+                open.map { piped.descriptor($0) }, milliseconds: Int((due - now) / 1_000_000) + 1)
             for position in ready.reversed() {
                 let stream = open[position]
-                let part = child.read(stream)
+                let part = piped.read(stream)
                 if part.isEmpty { open.remove(at: position) }
                 streams[stream] += part
             }
@@ -109,6 +113,50 @@ package enum Command {
         }
     }
 
+    /// Runs a program that changes something, and waits for its end however long that takes.
+    ///
+    /// Killed in the middle it could leave a device suspended, on which everybody who writes then waits for ever. So
+    /// nobody kills it: there is no limit of time or output, and what it prints goes to memory of its own, so that
+    /// our end is not its. That it takes long is told on standard error.
+    ///
+    /// - Parameter lock: becomes its standard input. So it holds the lock with us, and, if we end, without us: a
+    ///   second run finds what it works on busy. LVM closes every other descriptor that it did not open.
+    @discardableResult
+    package static func change(
+        _ program: String, _ arguments: [String], holding lock: FileLock? = nil
+    ) throws(CommandError) -> Output {
+        let line = ([program] + arguments).map(quoted).joined(separator: " ")
+        func failure(_ cause: CommandError.Cause, _ message: [UInt8] = []) -> CommandError {
+            CommandError(command: line, cause: cause, message: oneLine(message))
+        }
+        let child: Child
+        let output: MemoryFile
+        let errors: MemoryFile
+        do throws(SystemCallError) {
+            output = try MemoryFile()
+            errors = try MemoryFile()
+            child = try Child(
+                program, arguments, input: lock?.descriptor, output: output.descriptor,
+                errors: errors.descriptor)
+        } catch {
+            throw failure(.notStarted(error))
+        }
+        var patience = Patience(with: line)
+        while true {
+            switch child.poll() {
+            case .exited(0)?:
+                return Output(
+                    text: String(decoding: output.bytes(), as: UTF8.self),
+                    warnings: oneLine(errors.bytes()))
+            case .exited(let status)?: throw failure(.exited(status), errors.bytes())
+            case .signalled(let signal)?: throw failure(.signalled(signal), errors.bytes())
+            case nil:
+                usleep(2000)
+                patience.tell()
+            }
+        }
+    }
+
     /// The words of several lines on one.
     static func oneLine(_ bytes: [UInt8]) -> String {
         String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isWhitespace)
@@ -128,144 +176,23 @@ package enum Command {
     }
 }
 
-/// A pipe, both ends closed on exec.
-struct Pipe: ~Copyable {
-    let read: OwnedDescriptor
-    let write: OwnedDescriptor
+/// Tells on standard error that something takes long, after half a minute and then every minute.
+struct Patience {
+    private let line: String
+    private let began = Clock.monotonic()
+    private var due: UInt64 = 30
 
-    init() throws(SystemCallError) {
-        var ends: [CInt] = [-1, -1]
-        // SAFETY: the call writes two descriptors into the array.
-        guard unsafe pipe2(&ends, O_CLOEXEC) == 0 else { throw SystemCallError("pipe2", "") }
-        read = OwnedDescriptor(takingOwnershipOf: ends[0])
-        write = OwnedDescriptor(takingOwnershipOf: ends[1])
+    init(with line: String) {
+        self.line = line
     }
 
-    /// Keeps the end to read and closes the other.
-    consuming func takeReadingEnd() -> OwnedDescriptor { read }
-
-    /// Keeps the end to write and closes the other.
-    consuming func takeWritingEnd() -> OwnedDescriptor { write }
-}
-
-/// A started program with pipes from its standard output (0) and standard error (1), and perhaps a pipe to its
-/// descriptor 3.
-final class Child {
-    let process: Int32
-    private let output: OwnedDescriptor
-    private let errors: OwnedDescriptor
-    private var ending: Process.Ending?
-
-    /// Starts `program`.
-    ///
-    /// - Parameters:
-    ///   - control: becomes its descriptor 3.
-    ///   - held: becomes its descriptor 4.
-    init(
-        _ program: String, _ arguments: [String], control: CInt? = nil, held: CInt? = nil
-    ) throws(SystemCallError) {
-        let output = try Pipe()
-        let errors = try Pipe()
-        var actions = unsafe posix_spawn_file_actions_t()
-        var attributes = posix_spawnattr_t()
-        // SAFETY: both are initialised, used for one call and destroyed; strings live through the call.
-        unsafe posix_spawn_file_actions_init(&actions)
-        unsafe posix_spawnattr_init(&attributes)
-        defer {
-            unsafe posix_spawn_file_actions_destroy(&actions)
-            unsafe posix_spawnattr_destroy(&attributes)
-        }
-        unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        unsafe posix_spawn_file_actions_adddup2(&actions, output.write.rawValue, 1)
-        unsafe posix_spawn_file_actions_adddup2(&actions, errors.write.rawValue, 2)
-        // In this order, and with `control` above both numbers, neither overwrites the other's original.
-        if let held { unsafe posix_spawn_file_actions_adddup2(&actions, held, 4) }
-        if let control { unsafe posix_spawn_file_actions_adddup2(&actions, control, 3) }
-        let kept: CInt = held != nil ? 5 : control != nil ? 4 : 3
-        unsafe posix_spawn_file_actions_addclosefrom_np(&actions, kept)
-        var none = sigset_t()
-        unsafe sigemptyset(&none)
-        var defaults = sigset_t()
-        unsafe sigemptyset(&defaults)
-        unsafe sigaddset(&defaults, SIGPIPE)
-        unsafe posix_spawnattr_setsigmask(&attributes, &none)
-        unsafe posix_spawnattr_setsigdefault(&attributes, &defaults)
-        unsafe posix_spawnattr_setpgroup(&attributes, 0)
-        unsafe posix_spawnattr_setflags(
-            &attributes,
-            Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP))
-        let path =
-            (Process.environment("PATH") ?? "/usr/local/bin:/usr/bin:/bin") + ":/usr/sbin:/sbin"
-        guard let program = Self.find(program, path) else {
-            throw SystemCallError("execve", program, code: ENOENT)
-        }
-        var started: pid_t = 0
-        var words = unsafe ([program] + arguments).map { unsafe strdup($0) }
-        unsafe words.append(nil)
-        var variables = unsafe Self.environment(path: path).map { unsafe strdup($0) }
-        unsafe variables.append(nil)
-        let code = unsafe posix_spawn(&started, program, &actions, &attributes, &words, &variables)
-        unsafe words.forEach { unsafe free($0) }
-        unsafe variables.forEach { unsafe free($0) }
-        guard code == 0 else { throw SystemCallError("posix_spawn", program, code: code) }
-        process = started
-        self.output = output.takeReadingEnd()
-        self.errors = errors.takeReadingEnd()
-    }
-
-    /// The first place of a program in a search path.
-    private static func find(_ program: String, _ path: String) -> String? {
-        if program.contains("/") { return program }
-        // SAFETY: the path is passed as a C string for the length of the call.
-        return path.split(separator: ":").map { "\($0)/\(program)" }
-            .first { unsafe access($0, X_OK) == 0 }
-    }
-
-    /// This process's environment with the C locale and the search path that was used.
-    private static func environment(path: String) -> [String] {
-        var result = ["PATH=\(path)", "LC_ALL=C"]
-        // LVM complains about descriptors it has not opened; those of the caller are not our doing.
-        result.append("LVM_SUPPRESS_FD_WARNINGS=1")
-        let replaced = ["PATH=", "LC_ALL=", "LVM_SUPPRESS_FD_WARNINGS="]
-        // SAFETY: the array ends with a null pointer; each string is copied at once.
-        var next = unsafe environ
-        while let entry = unsafe next.pointee {
-            let text = unsafe String(cString: entry)
-            if !replaced.contains(where: { text.hasPrefix($0) }) { result.append(text) }
-            unsafe next = next.advanced(by: 1)
-        }
-        return result
-    }
-
-    /// The descriptor of a stream: 0 output, 1 errors.
-    func descriptor(_ stream: Int) -> CInt { stream == 0 ? output.rawValue : errors.rawValue }
-
-    /// Takes what a readable stream has; nothing at its end.
-    func read(_ stream: Int) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: 65536)
-        let descriptor = descriptor(stream)
-        // SAFETY: the buffer is passed with its length.
-        let got = retryingInterrupted { unsafe Glibc.read(descriptor, &bytes, bytes.count) }
-        return got > 0 ? Array(bytes.prefix(got)) : []
-    }
-
-    /// How it ended; nothing if it still runs.
-    func poll() -> Process.Ending? {
-        if let ending { return ending }
-        var status: CInt = 0
-        // SAFETY: writes the value passed.
-        guard unsafe waitpid(process, &status, WNOHANG) == process else { return nil }
-        let code = clinux_wait_exit_code(status)
-        ending = code >= 0 ? .exited(code) : .signalled(clinux_wait_signal(status))
-        return ending
-    }
-
-    /// Ends the program and what it has started, and collects it.
-    ///
-    /// A program that waits for a suspended device cannot be ended before that; it is left to itself after a
-    /// second.
-    func kill() {
-        _ = Glibc.kill(-process, SIGKILL)
-        for _ in 0..<100 where poll() == nil { usleep(10_000) }
+    /// Says so if it is time to.
+    mutating func tell() {
+        let seconds = (Clock.monotonic() - began) / nanosecondsPerSecond
+        guard seconds >= due else { return }
+        due = seconds + 60
+        Process.say(
+            "still waiting for: \(line) (\(seconds) s); it is not interrupted, since that could leave a volume "
+                + "suspended")
     }
 }

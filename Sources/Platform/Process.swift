@@ -36,10 +36,15 @@ package enum Process {
     /// Ends the program with a sentence and exit code 1, where nobody could go on: no memory, no thread. What is on
     /// disk is what a crash leaves.
     static func giveUp(_ sentence: String) -> Never {
+        say(sentence)
+        _exit(1)
+    }
+
+    /// Writes a line to standard error.
+    package static func say(_ sentence: String) {
         let line = Array((sentence + "\n").utf8)
         // SAFETY: the array is passed with its length.
         _ = unsafe Glibc.write(2, line, line.count)
-        _exit(1)
     }
 
     /// The value of an environment variable.

@@ -6,6 +6,7 @@ internal import Digests
 internal import LVM
 internal import Platform
 internal import TLS
+internal import ThinMetadata
 internal import Wire
 
 /// Keeps committed generations of a volume as read-only thin snapshots of its target.
@@ -18,10 +19,13 @@ internal import Wire
 struct Keeper {
     private let home: StandbyHome
     private let volume: StandbyVolume
+    /// The volume's; what changes LVM holds it to its end.
+    private let lock: FileLock
 
-    init(_ home: StandbyHome, _ volume: StandbyVolume) {
+    init(_ home: StandbyHome, _ volume: StandbyVolume, holding lock: FileLock) {
         self.home = home
         self.volume = volume
+        self.lock = lock
     }
 
     /// Why a generation could not be kept or released.
@@ -32,6 +36,15 @@ struct Keeper {
     /// Whether the target is a volume of which snapshots can be kept.
     static func isPossible(on status: FileStatus) -> Bool {
         status.device.map { BlockDevice($0).isThin } ?? false
+    }
+
+    /// How many snapshots the pool of a thin target can still take, by its clock; nil for other targets, and where this
+    /// process may not ask.
+    static func snapshotsLeft(below path: String) -> UInt64? {
+        guard let device = try? File(path: path).status().device, BlockDevice(device).isThin,
+            let time = try? PoolBudget.time(ofPoolBelow: device)
+        else { return nil }
+        return SnapshotBudget(time: time, highestDevice: 0).left
     }
 
     /// Whether the target holds its committed generation as a whole, and is this standby's.
@@ -97,12 +110,18 @@ struct Keeper {
         let tags = KeptTags(volume.name, try home.identity().keyID)
         var kept = try compare(tags.own(in: group, but: target))
         if isDue(kept), let committed = volume.committed, let committedAt = volume.committedAt {
-            var name = "\(target.name)_blockferry_g\(committed.head.number)"
-            // Numbers begin anew with every lineage.
-            if group.volume(named: name) != nil { name += "_\(committed.id)".prefix(9) }
+            if let pool = try PoolBudget(of: target, in: group), let reason = pool.refusal {
+                throw Problem(
+                    description:
+                        "\(pool.pool): \(reason) (rule \(RefusalRule.poolExhausted.rawValue))")
+            }
+            let suffix = KeptName(number: committed.head.number, id: committed.id)
+            var name = target.name + suffix.short
+            if group.volume(named: name) != nil { name = target.name + suffix.long }
             try VolumeGroup.createSnapshot(
                 of: target, named: name,
-                tags: tags.new(committed, committedAt: committedAt), store: nil, isActive: false
+                tags: tags.new(committed, committedAt: committedAt), store: nil, isActive: false,
+                holding: lock
             )
             group = try VolumeGroup(group.name)
             kept = try compare(tags.own(in: group, but: target))
@@ -111,10 +130,20 @@ struct Keeper {
             }
         }
         var problem: (any Error)?
-        for generation in retention.expired(of: kept, now: Clock.wall()) {
-            guard let snapshot = group.volume(uuid: generation.snapshotUUID) else { continue }
+        let expired = retention.expired(of: kept, now: Clock.wall()).compactMap { generation in
+            group.volume(uuid: generation.snapshotUUID).map { (generation, $0) }
+        }
+        let written = try expired.isEmpty ? [] : written(expired.map(\.1), target)
+        for (generation, snapshot) in expired {
+            guard !written.contains(snapshot.uuid) else {
+                problem = Problem(
+                    description:
+                        "\(snapshot.fullName) is not removed: somebody has written to it. Take it out of what is kept with: "
+                        + "lvchange --deltag \(tags.standby) \(snapshot.fullName)")
+                continue
+            }
             do throws(LVMError) {
-                try VolumeGroup.removeSnapshot(snapshot, tag: tags.standby)
+                try VolumeGroup.removeSnapshot(snapshot, tag: tags.standby, holding: lock)
             } catch {
                 // In use, say; the others may go.
                 problem = error
@@ -123,6 +152,30 @@ struct Keeper {
             try home.catalog.removeKept(volume.name, generation)
         }
         if let problem { throw problem }
+    }
+
+    /// LVM's ids of those snapshots of the target that somebody has written to since they were taken, as the pool's
+    /// metadata says: one that is read-only may have been writable for a while.
+    private func written(
+        _ snapshots: [LogicalVolume], _ target: LogicalVolume
+    ) throws -> Set<String> {
+        guard let device = target.device, case .thin(let pool, _, _, _) = target.kind else {
+            throw Problem(description: "\(target.fullName) is not active")
+        }
+        let table = try DeviceMapper.thinTable(device)
+        let path = try DeviceMapper.poolTable(table.pool).metadata.path()
+        let held = try MetadataSnapshot(
+            ofPool: table.pool, metadata: path, called: "\(target.group)/\(pool)",
+            recordIn: home.path, seconds: 10)
+        defer { try? held.release() }
+        let reader = try ThinMetadataReader(
+            try FileBytes(path: path), root: .metadataSnapshotAt(held.block))
+        let found = try snapshots.filter { snapshot in
+            guard case .thin(_, _, let id, _) = snapshot.kind else { return true }
+            return try !reader.isUnwritten(id)
+        }
+        try reader.confirmMetadataSnapshot()
+        return Set(found.map(\.uuid))
     }
 
     /// Brings the catalog to what LVM has.
@@ -139,6 +192,24 @@ struct Keeper {
         }
         return try home.catalog.kept(volume.name)
     }
+}
+
+/// How the name of a kept generation's snapshot ends.
+private struct KeptName {
+    let short: String
+    /// Numbers begin anew with every lineage.
+    let long: String
+
+    init(number: UInt64, id: SHA256Digest) {
+        short = "_blockferry_g\(number)"
+        long = short + "_\(id)".prefix(9)
+    }
+
+    init(_ generation: KeptGeneration) {
+        self.init(number: generation.number, id: generation.id)
+    }
+
+    func matches(_ name: String) -> Bool { name.hasSuffix(short) || name.hasSuffix(long) }
 }
 
 /// The tags on the snapshots of a standby, which say all there is to know of a kept generation.
@@ -164,12 +235,16 @@ private struct KeptTags {
 
     /// The generations of this volume that are kept in a group, none of them twice.
     ///
-    /// A snapshot that was made writable may hold something else by now; it is the operator's.
+    /// A snapshot that was made writable may hold something else by now, one that was renamed is somebody's, and so is one
+    /// that LVM knows to be of another volume: they are the operator's.
     func own(in group: VolumeGroup, but target: LogicalVolume) -> [KeptGeneration] {
         var ids: Set<SHA256Digest> = []
         return group.volumes.compactMap { lv in
-            guard case .thin = lv.kind, lv.isReadOnly, lv.uuid != target.uuid else { return nil }
-            return generation(of: lv)
+            guard case .thin = lv.kind, lv.isReadOnly, !lv.isMerging, lv.uuid != target.uuid,
+                lv.originUUID ?? target.uuid == target.uuid, let found = generation(of: lv),
+                KeptName(found).matches(lv.name)
+            else { return nil }
+            return found
         }.filter { ids.insert($0.id).inserted }
     }
 

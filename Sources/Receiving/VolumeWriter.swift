@@ -46,6 +46,9 @@ package final class VolumeWriter {
         return try VolumeWriter(home, name)
     }
 
+    /// Keeps past generations of the volume.
+    var keeper: Keeper { Keeper(home, volume, holding: lock) }
+
     var logPath: String { home.logPath(volume.name) }
 
     func refresh() throws {
@@ -88,7 +91,7 @@ package final class VolumeWriter {
     ///
     /// - Parameter check: proves, before a snapshot is made, that the target still holds the generation.
     private func keepDue(check: () throws -> Void = {}) {
-        keepingProblem = Keeper(home, volume).keepDue(check: check)
+        keepingProblem = keeper.keepDue(check: check)
     }
 
     private func checkBeforeKeeping() throws {
@@ -101,7 +104,7 @@ package final class VolumeWriter {
 
     /// The same, because an operator asks for it.
     func keepNow() throws -> String? {
-        try Keeper(home, volume).keepNow { try self.checkBeforeKeeping() }
+        try keeper.keepNow { try self.checkBeforeKeeping() }
     }
 
     /// Drops the unfinished transfer; a consistent target was not touched by it.

@@ -42,15 +42,13 @@ extension Sender {
                 base.volumeByteCount == source.volumeByteCount
                 ? base.volumeByteCount
                 : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
+            let sizes = VolumeSizes(older: oldSize, newer: source.volumeByteCount)
             try source.forEachChange(since: identity) { change in
-                if let kept = change.extent.clipped(to: min(oldSize, source.volumeByteCount)) {
-                    try body(Change(kept, change.kind))
-                }
+                if let recorded = sizes.recorded(change) { try body(recorded) }
             }
-            // What lies past the old end was never recorded by anybody: all of it is sent.
-            if source.volumeByteCount > oldSize {
+            if sizes.hasGrown {
                 try source.forEachExtent { change in
-                    if let kept = clip(change, from: oldSize) { try body(kept) }
+                    if let behind = sizes.grown(change) { try body(behind) }
                 }
             }
         case .pendingIsCommitted, .prepared, .refuse:

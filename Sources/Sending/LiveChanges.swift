@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+package import Blocks
 internal import LVM
 internal import Platform
 package import SnapshotStore
@@ -10,22 +11,17 @@ package import ThinMetadata
 package struct LiveChanges {
     /// Where the list comes from.
     package enum List {
-        /// Two devices of a pool; of the second, what is needed to read it.
-        case thin(ThinMetadataReader, from: UInt32, to: UInt32, Volume)
-        /// The store of a classic snapshot, and the volume's size in bytes.
-        case store(SnapshotStoreReader, volumeByteCount: UInt64)
-    }
-
-    /// A thin volume.
-    package struct Volume {
-        package let byteCount: UInt64
-        /// What it does not map is not zero, but the external origin's.
-        package let hasExternalOrigin: Bool
+        /// Two devices of a pool. What the second does not map is an external origin's, and not zero, if it has one.
+        case thin(
+            ThinMetadataReader, from: UInt32, to: UInt32, VolumeSizes, hasExternalOrigin: Bool)
+        /// The store of a classic snapshot.
+        case store(SnapshotStoreReader, VolumeSizes)
     }
 
     private enum Way {
         case thin(LivePool, LogicalVolume, LogicalVolume)
-        case store(LiveStore, volumeByteCount: UInt64)
+        /// The newer one's store, if that one is a snapshot.
+        case store(LiveStore, newer: LiveStore?, VolumeSizes)
     }
 
     private let way: Way
@@ -67,13 +63,9 @@ package struct LiveChanges {
                     of: newer, in: found[0].group, home: try home(), waitSeconds: waitSeconds),
                 older, newer)
         case .snapshot:
-            let noteGivenUp = { (id: String) in (try? home())?.noteGivenUp(id) ?? () }
-            if found.count == 2 {
-                try Self.check(older, isOlderThan: found[1].volume, noteGivenUp)
-            }
-            way = .store(
-                try LiveStore(older, noteGivenUp: noteGivenUp),
-                volumeByteCount: try AlignedReader(path: try older.devicePath()).byteCount)
+            way = try Self.store(
+                older, found.count == 2 ? found[1].volume : nil, in: found[0].group
+            ) { id in (try? home())?.noteGivenUp(id) ?? () }
         case .plain, .component:
             throw SourceError.noProof(
                 reason:
@@ -82,38 +74,52 @@ package struct LiveChanges {
         }
     }
 
-    /// The older one's store names all that was written since, so it must be the older one's.
-    private static func check(
-        _ older: LogicalVolume, isOlderThan newer: LogicalVolume,
-        _ noteGivenUp: @escaping (String) -> Void
-    ) throws {
-        guard newer.kind == .snapshot, newer.originUUID == older.originUUID else {
+    /// - Parameters:
+    ///   - newer: nil for the volume itself as it is now.
+    ///   - noteGivenUp: hears LVM's id of a snapshot that the kernel has given up.
+    private static func store(
+        _ older: LogicalVolume, _ newer: LogicalVolume?, in group: VolumeGroup,
+        noteGivenUp: @escaping (String) -> Void
+    ) throws -> Way {
+        guard let uuid = older.originUUID, let origin = group.volume(uuid: uuid) else {
             throw SourceError.noProof(
-                reason: "\(older.fullName) and \(newer.fullName) are not snapshots of one volume")
+                reason: "LVM does not say what \(older.fullName) is a snapshot of")
         }
-        guard older.createdAt <= newer.createdAt else {
-            throw SourceError.noProof(
-                reason:
-                    "\(older.fullName) was taken after \(newer.fullName); name the older one first")
+        if let newer {
+            guard newer.kind == .snapshot, newer.originUUID == uuid else {
+                throw SourceError.noProof(
+                    reason:
+                        "\(older.fullName) and \(newer.fullName) are not snapshots of one volume")
+            }
         }
-        guard older.createdAt == newer.createdAt else { return }
-        // Of the same second. What is in the newer store is in the older one, so that the longer list is the older;
-        // it is read second, since both may grow.
-        let second = try LiveStore(newer, noteGivenUp: noteGivenUp).read().exceptionCount
-        let first = try LiveStore(older, noteGivenUp: noteGivenUp).read().exceptionCount
-        guard first >= second else {
-            throw SourceError.noProof(
-                reason: "\(older.fullName) seems to be the newer one; name the older one first")
+        func byteCount(_ volume: LogicalVolume) throws -> UInt64 {
+            try AlignedReader(path: try volume.devicePath()).byteCount
         }
+        return .store(
+            try LiveStore(older, noteGivenUp: noteGivenUp),
+            newer: try newer.map { try LiveStore($0, noteGivenUp: noteGivenUp) },
+            VolumeSizes(older: try byteCount(older), newer: try byteCount(newer ?? origin)))
     }
 
     /// Lends the list. What was made of it is worth nothing if this throws.
     package func read<Value>(_ body: (List) throws -> Value) throws -> Value {
         switch way {
-        case .store(let store, let volumeByteCount):
-            let value = try body(.store(try store.read(), volumeByteCount: volumeByteCount))
-            // Only now is it known that the list was whole when it was read.
-            _ = try store.usedPercent()
+        case .store(let older, let newer, let sizes):
+            // The older one is read second, since both may grow.
+            let younger = try newer?.read()
+            let store = try older.read()
+            if let newer, let offset = younger?.firstUncovered(by: store) {
+                throw SourceError.noProof(
+                    reason:
+                        "nothing proves that \(older.name) was taken before \(newer.name): the store of \(newer.name) "
+                        + "names byte \(offset), which that of \(older.name) does not. If it is the other way round, "
+                        + "name \(newer.name) first; it is also so if \(newer.name) itself was written, or has larger "
+                        + "chunks")
+            }
+            let value = try body(.store(store, sizes))
+            // Only now is it known that the lists were whole when they were read.
+            _ = try newer?.usedPercent()
+            _ = try older.usedPercent()
             return value
         case .thin(let pool, let older, let newer):
             return try pool.read { metadata in
@@ -121,8 +127,8 @@ package struct LiveChanges {
                     .thin(
                         metadata, from: try pool.device(of: older, in: metadata).deviceID,
                         to: try pool.device(of: newer, in: metadata).deviceID,
-                        Volume(
-                            byteCount: newer.byteCount, hasExternalOrigin: pool.hasExternalOrigin)))
+                        VolumeSizes(older: older.byteCount, newer: newer.byteCount),
+                        hasExternalOrigin: pool.hasExternalOrigin))
             }
         }
     }

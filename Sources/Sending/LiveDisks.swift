@@ -12,7 +12,7 @@ struct LiveDisks {
     private let devices: [File]
 
     init(under snapshot: LogicalVolume, in group: VolumeGroup) throws {
-        let origin = group.volume(uuid: snapshot.originUUID)
+        let origin = snapshot.originUUID.flatMap { group.volume(uuid: $0) }
         devices = try [snapshot, origin].compactMap { try $0?.device?.path() }.map { path in
             try SourceError.reading { () throws(SystemCallError) in try File(path: path) }
         }

@@ -59,11 +59,18 @@ package struct LivePool {
     private static func hasExternalOrigin(
         _ volume: LogicalVolume, in group: VolumeGroup
     ) -> Bool {
-        var next = group.volume(uuid: volume.originUUID)
+        var next = volume
         for _ in group.volumes {
-            guard let origin = next else { return false }
+            guard let origin = next.originUUID.flatMap({ group.volume(uuid: $0) }) else {
+                // LVM may have forgotten it, in a merge of another snapshot. Then it can be any that the pool has.
+                return next.originUUID == nil
+                    && group.volumes.contains { other in
+                        other.isThin
+                            && other.originUUID.flatMap { group.volume(uuid: $0) }?.isThin == false
+                    }
+            }
             if !origin.isThin { return true }
-            next = group.volume(uuid: origin.originUUID)
+            next = origin
         }
         return false
     }

@@ -10,10 +10,11 @@ internal import Wire
 /// Between two sends one snapshot of ours is left for each standby and volume: the base, which is what the
 /// standby holds. What a crash leaves, the next run finds:
 ///
-/// 1. Snapshots of ours that are neither the base nor of the unfinished generation are removed. *A crash leaves some
-///    of them; they are removed then.*
-/// 2. The hooks run, and the new snapshot is made, with its tags, by one command. *A crash leaves a snapshot that the
-///    catalog does not name: 1 removes it. The second hook is run by the guardian.*
+/// 1. Snapshots that this catalog has made and that are neither the base nor of the unfinished generation are removed.
+///    *A crash leaves some of them; they are removed then.*
+/// 2. The catalog remembers that a snapshot is about to be made; the hooks run, and it is made, with its tags, by one
+///    command. *A crash leaves a snapshot, or none, that is neither the base nor of an unfinished generation: 1
+///    removes it. The second hook is run by the guardian.*
 /// 3. The plan is written and entered into the catalog, with the new snapshot's identity (`Sender`). *A crash from
 ///    here on leaves an unfinished generation: the next run activates its snapshot and goes on with it, then takes
 ///    a new one.*
@@ -48,6 +49,7 @@ package final class LiveSender {
         let groups = try groups()
         return try zip(volumes, groups).map { volume, group in
             try volume.check()
+            try volume.checkPool(in: group)
             return try sender(volume).explain(
                 try volume.source(volume.volume, in: group, time: Clock.wall()))
         }
@@ -57,8 +59,10 @@ package final class LiveSender {
     package func planResync(_ options: ResyncOptions) throws -> Difference {
         let volume = volumes[0]
         try volume.check()
+        let group = try groups()[0]
+        try volume.checkPool(in: group)
         return try sender(volume).planResync(
-            try volume.source(volume.volume, in: try groups()[0], time: Clock.wall()), options)
+            try volume.source(volume.volume, in: group, time: Clock.wall()), options)
     }
 
     /// Makes the standby's copy equal to a new point in time by comparing the two.
@@ -97,26 +101,28 @@ package final class LiveSender {
         for volume in volumes { try volume.check() }
         let locks = try volumes.map { try $0.lock() }
         var way = try check(wanted)
-        try sweep(try groups())
+        let groups = try groups()
+        for (volume, group) in zip(volumes, groups) { try volume.checkPool(in: group) }
+        try sweep(groups, locks)
         var outcomes = volumes.map { _ in [Sender.Outcome]() }
         func bring(_ moments: [Moment]) throws {
             for (index, outcome) in try transmit(moments, way, locks).enumerated() {
                 outcomes[index].append(outcome)
             }
         }
-        if let unfinished = try unfinished(way) {
+        if let unfinished = try unfinished(way, locks) {
             try bring(unfinished)
             // What comes now follows a generation that both sides know.
             way = .send
-            try sweep(try groups())
+            try sweep(try self.groups(), locks)
         }
         do {
-            let taken = try take()
+            let taken = try take(locks)
             try bring(taken)
-            try sweep(taken.map(\.group))
+            try sweep(taken.map(\.group), locks)
         } catch {
             // The snapshot of a generation that was begun stays; one that nobody names goes.
-            if let now = try? groups() { try? sweep(now) }
+            if let now = try? self.groups() { try? sweep(now, locks) }
             throw error
         }
         return outcomes
@@ -186,13 +192,13 @@ package final class LiveSender {
         }
     }
 
-    private func sweep(_ groups: [VolumeGroup]) throws {
-        for (volume, group) in zip(volumes, groups) { try volume.sweep(group) }
+    private func sweep(_ groups: [VolumeGroup], _ locks: [SendLock]) throws {
+        for (index, group) in groups.enumerated() { try volumes[index].sweep(group, locks[index]) }
     }
 
     /// The snapshots of the unfinished generations, active; nothing unless every volume has one, and all of them
     /// were taken together: those of single sends that were interrupted are no group.
-    private func unfinished(_ way: Way) throws -> [Moment]? {
+    private func unfinished(_ way: Way, _ locks: [SendLock]) throws -> [Moment]? {
         // A file holds one generation, and follows what is known to be committed.
         if case .export = way { return nil }
         if volumes.count > 1 {
@@ -203,7 +209,9 @@ package final class LiveSender {
         }
         // LVM takes its time to answer, and mostly there is nothing to ask.
         guard try volumes.allSatisfy({ try $0.unfinishedID() != nil }) else { return nil }
-        let found = try zip(volumes, try groups()).map { try $0.unfinishedSnapshot(in: $1) }
+        let found = try zip(zip(volumes, try groups()), locks).map {
+            try $0.0.unfinishedSnapshot(in: $0.1, $1)
+        }
         let ids = found.compactMap { $0?.uuid }
         guard ids.count == volumes.count else { return nil }
         return try zip(ids, try groups()).map { id, group in
@@ -213,15 +221,16 @@ package final class LiveSender {
     }
 
     /// Takes the new snapshots between the hooks.
-    private func take() throws -> [Moment] {
+    private func take(_ locks: [SendLock]) throws -> [Moment] {
         let names = volumes.map { $0.newSnapshotName() }
+        for (volume, name) in zip(volumes, names) { try volume.announce(name) }
         var time: UInt64 = 0
         try hooks.around(volumes.map(\.volume.fullName)) {
             if volumes.count == 1 {
-                try volumes[0].create(names[0])
+                try volumes[0].create(names[0], locks[0])
                 time = Clock.wall()
             } else {
-                time = try takeTogether(names)
+                time = try takeTogether(names, locks)
             }
         }
         func found(_ name: String, _ group: VolumeGroup) throws -> LogicalVolume {
@@ -229,9 +238,11 @@ package final class LiveSender {
             return snapshot
         }
         var groups = try groups()
-        let inactive = try zip(names, groups).map(found).filter { $0.device == nil }
+        let inactive = try zip(zip(names, groups).map(found), locks).filter { $0.0.device == nil }
         if !inactive.isEmpty {
-            for snapshot in inactive { try VolumeGroup.activate(snapshot) }
+            for (snapshot, lock) in inactive {
+                try VolumeGroup.activate(snapshot, holding: lock.lock)
+            }
             groups = try self.groups()
         }
         return try zip(names, groups).map { (try found($0, $1), $1, time) }
@@ -241,21 +252,25 @@ package final class LiveSender {
     ///
     /// LVM resumes a volume when it has taken its snapshot. What is written to that volume from then on is in no
     /// snapshot, and nothing that depends on it can be in another: the others still stand still.
-    private func takeTogether(_ names: [String]) throws -> UInt64 {
-        let members = Array(zip(volumes, names))
-        for (volume, name) in members where volume.volume.isThin {
-            try volume.create(name, isToBeRenewed: true)
+    private func takeTogether(_ names: [String], _ locks: [SendLock]) throws -> UInt64 {
+        let members = volumes.indices.map { (volumes[$0], names[$0], locks[$0]) }
+        for (volume, name, lock) in members where volume.volume.isThin {
+            try volume.create(name, lock, isToBeRenewed: true)
         }
         let groups = try groups()
         var time: UInt64 = 0
-        try SuspendWindow.around(volumes.map(\.volume), needed: [home.path]) {
-            for ((volume, name), group) in zip(members, groups) where volume.volume.isThin {
+        try SuspendWindow.around(
+            volumes.map(\.volume), needed: [home.path], holding: locks.first?.lock
+        ) {
+            for ((volume, name, _), group) in zip(members, groups) where volume.volume.isThin {
                 guard let snapshot = group.volume(named: name) else {
                     throw LVMError.notFound(name)
                 }
                 try ThinPool.renew(snapshot, of: volume.volume)
             }
-            for (volume, name) in members where !volume.volume.isThin { try volume.create(name) }
+            for (volume, name, lock) in members where !volume.volume.isThin {
+                try volume.create(name, lock)
+            }
             time = Clock.wall()
         }
         return time

@@ -175,6 +175,8 @@ package struct LiveStore {
     private let device: DeviceNumber
     private let storePath: String
     private let noteGivenUp: (String) -> Void
+    /// "vg/lv".
+    var name: String { snapshot.fullName }
 
     /// Finds the store in device-mapper's tables, and refuses a snapshot that cannot tell what was written.
     ///

@@ -86,8 +86,7 @@ package final class LiveThinSource: Source {
                         + "repaired")
             }
             var list = try metadata.changes(
-                from: try pool.device(of: older, in: metadata).deviceID, to: device,
-                volumeByteCount: volumeByteCount)
+                from: try pool.device(of: older, in: metadata).deviceID, to: device)
             try forward({ try list.next() }, to: body)
         }
     }

@@ -103,7 +103,7 @@ package final class LiveVolume {
                 path: volume.fullName,
                 reason:
                     "it is a classic snapshot, of which no snapshot can be taken; name its origin, "
-                    + "\(volume.group)/\(volume.origin)")
+                    + "\(volume.group)/\(volume.origin ?? "")")
         case .component:
             throw SourceError.invalid(
                 path: volume.fullName, reason: "it is a pool or a part of a volume, and no volume")
@@ -120,6 +120,15 @@ package final class LiveVolume {
         }
     }
 
+    /// Refuses a thin volume whose pool can take no more snapshots, before one is taken.
+    func checkPool(in group: VolumeGroup) throws {
+        guard let budget = try PoolBudget(of: volume, in: group) else { return }
+        if let reason = budget.refusal {
+            throw SourceError.refused(.poolExhausted, path: budget.pool, reason: reason)
+        }
+        if let warning = budget.warning { warn(warning) }
+    }
+
     // MARK: Snapshots
 
     /// "vol_blockferry_1a2b3c4d".
@@ -132,16 +141,36 @@ package final class LiveVolume {
         return "\(volume.name.prefix(90))_blockferry_\(suffix)"
     }
 
+    /// Remembers that a snapshot of this name is about to be made.
+    func announce(_ name: String) throws {
+        try home.catalog.announce([
+            MadeSnapshot(
+                receiver: options.sender.receiver, volume: options.sender.volume,
+                groupUUID: volume.groupUUID, name: name, originUUID: volume.uuid)
+        ])
+    }
+
+    /// Remembers what a snapshot is that was announced, before anybody can have written to it.
+    private func complete(_ snapshot: LogicalVolume, proof: String?) throws {
+        let row = SnapshotProof.row(of: snapshot, in: try home.catalog.madeSnapshots())
+        guard let row, row.name != nil, row.uuid == nil || row.proof == nil && proof != nil else {
+            return
+        }
+        try home.catalog.complete(
+            groupUUID: snapshot.groupUUID, name: snapshot.name, uuid: snapshot.uuid, proof: proof)
+    }
+
     /// Takes a snapshot of it.
     ///
     /// - Parameter isToBeRenewed: of a thin volume: it stays inactive, and gets its content later.
-    func create(_ name: String, isToBeRenewed: Bool = false) throws {
+    func create(_ name: String, _ lock: SendLock, isToBeRenewed: Bool = false) throws {
         do {
             try VolumeGroup.createSnapshot(
                 of: volume, named: name,
                 tags: SnapshotTags.new(options.sender.receiver, options.sender.volume, key)
                     + (isToBeRenewed ? [ThinPool.renewedTag] : []),
-                store: volume.isThin ? nil : try storeArguments(), isActive: !isToBeRenewed)
+                store: volume.isThin ? nil : try storeArguments(), isActive: !isToBeRenewed,
+                holding: lock.lock)
         } catch LVMError.command(let error) where error.message.contains("suspend ioctl") {
             throw LVMError.refused(
                 "\(error). LVM freezes the file system on the volume itself, and kernels before 6.8 refuse "
@@ -176,8 +205,12 @@ package final class LiveVolume {
         if snapshot.isThin {
             let pool = try LivePool(
                 of: snapshot, in: group, home: home, waitSeconds: options.waitSeconds)
-            return try LiveThinSource(snapshot, of: object, in: group, pool: pool, time: time)
+            let source = try LiveThinSource(
+                snapshot, of: object, in: group, pool: pool, time: time)
+            try complete(snapshot, proof: "\(source.identity)")
+            return source
         }
+        try complete(snapshot, proof: nil)
         let home = home
         return try LiveSnapshotSource(
             snapshot, of: object, in: group, time: time,
@@ -199,7 +232,7 @@ package final class LiveVolume {
         guard snapshot.device == nil else {
             return try source(snapshot, in: group, time: snapshot.createdAt)
         }
-        try VolumeGroup.activate(snapshot)
+        try VolumeGroup.activate(snapshot, holding: nil)
         let now = try VolumeGroup(group.name)
         guard let active = now.volume(uuid: uuid) else { throw LVMError.notFound(uuid) }
         return try source(active, in: now, time: active.createdAt)
@@ -214,9 +247,13 @@ package final class LiveVolume {
     }
 
     /// The snapshot of the unfinished generation, active; nothing if there is none or it is of no use any more.
-    func unfinishedSnapshot(in group: VolumeGroup) throws -> LogicalVolume? {
+    func unfinishedSnapshot(
+        in group: VolumeGroup, _ lock: SendLock
+    ) throws -> LogicalVolume? {
+        // A thin snapshot may have been forgotten to be one; the catalog knows what it was taken of.
         guard let uuid = try unfinishedID(), let snapshot = group.volume(uuid: uuid),
-            snapshot.originUUID == volume.uuid,
+            snapshot.originUUID == volume.uuid
+                || snapshot.isThin && snapshot.originUUID == nil,
             !snapshot.isMerging
         else { return nil }
         if snapshot.kind == .snapshot {
@@ -226,29 +263,24 @@ package final class LiveVolume {
             else { return nil }
             if case .invalid = try DeviceMapper.snapshotStatus(device) { return nil }
         }
-        if snapshot.device == nil { try VolumeGroup.activate(snapshot) }
+        if snapshot.device == nil { try VolumeGroup.activate(snapshot, holding: lock.lock) }
         return snapshot
     }
 
-    /// Removes our snapshots for this standby and volume that are neither the base nor of the unfinished generation.
-    func sweep(_ group: VolumeGroup) throws {
-        for volume in group.volumes {
-            guard let own = SnapshotTags.own(volume, key), own.receiver == options.sender.receiver,
-                own.name == options.sender.volume,
-                try home.catalog.role(of: volume) == .leftover
-            else { continue }
-            try remove(volume, in: group)
-        }
-    }
-
-    private func remove(_ snapshot: LogicalVolume, in group: VolumeGroup) throws {
-        let tag = SnapshotTags.ofSource(key)
-        do { try VolumeGroup.removeSnapshot(snapshot, tag: tag) } catch {
-            guard snapshot.tags.contains(ThinPool.renewedTag),
-                let origin = group.volume(uuid: snapshot.originUUID),
-                (try? ThinPool.restore(snapshot, of: origin)) != nil
-            else { throw error }
-            try VolumeGroup.removeSnapshot(snapshot, tag: tag)
+    /// Removes the snapshots for this standby and volume that this catalog has made, and that are neither the base nor of
+    /// the unfinished generation.
+    ///
+    /// One that cannot be proven to be ours any more is told, struck out and left.
+    func sweep(_ group: VolumeGroup, _ lock: SendLock) throws {
+        let cleaner = SnapshotCleaner(home, waitSeconds: options.waitSeconds)
+        try cleaner.clean(
+            options.sender.receiver, options.sender.volume, [group], lock, isDryRun: false
+        ) { found in
+            switch found.fate {
+            case .removed, .unknown: break
+            case .left(let why): warn("\(found.volume.fullName) is left alone: \(why)")
+            case .kept(let why): warn("\(found.volume.fullName) is not removed now: \(why)")
+            }
         }
     }
 }
@@ -264,7 +296,11 @@ extension LogicalVolume {
 extension VolumeGroup {
     /// The snapshot that the standby's generation was made from, by LVM's id of it.
     ///
-    /// - Throws: `noProof` if it is gone, or is no snapshot of the volume that `snapshot` is one of, or is itself.
+    /// What differs between any two devices of one thin pool is known, whatever LVM says of their origins. Of classic
+    /// snapshots both must be of one volume.
+    ///
+    /// - Throws: `noProof` if it is gone, in another pool, or no snapshot of the volume that `snapshot` is one of, or is
+    ///   itself.
     func base(_ uuid: String, of snapshot: LogicalVolume) throws -> LogicalVolume {
         guard let base = volume(uuid: uuid) else {
             throw SourceError.noProof(
@@ -272,12 +308,16 @@ extension VolumeGroup {
                     "the snapshot that the standby's generation was made from is gone from volume group "
                     + "\(name) (its id was \(uuid))")
         }
-        guard base.originUUID == snapshot.originUUID || base.originUUID == snapshot.uuid else {
-            throw SourceError.noProof(
-                reason:
-                    "\(base.fullName), which the standby's generation was made from, is a snapshot of "
-                    + "'\(base.origin)', and not of '\(snapshot.origin)'")
+        switch (base.kind, snapshot.kind) {
+        case (.thin(_, let one, _, _), .thin(_, let other, _, _)) where one == other: return base
+        case (.snapshot, .snapshot), (.snapshot, .plain):
+            let origin = snapshot.kind == .snapshot ? snapshot.originUUID : snapshot.uuid
+            if origin != nil, base.originUUID == origin { return base }
+        default: break
         }
-        return base
+        throw SourceError.noProof(
+            reason:
+                "\(base.fullName), which the standby's generation was made from, is no snapshot of the same volume "
+                + "as \(snapshot.fullName)" + (snapshot.isThin ? ", and not in its pool" : ""))
     }
 }

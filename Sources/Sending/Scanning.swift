@@ -108,8 +108,9 @@ extension Sender {
         }
         try blocks.finish(body)
         if hasGrown {
+            let sizes = VolumeSizes(older: oldEnd, newer: source.volumeByteCount)
             try source.forEachExtent { change in
-                if let kept = clip(change, from: oldEnd) { try body(kept) }
+                if let behind = sizes.grown(change) { try body(behind) }
             }
         }
     }

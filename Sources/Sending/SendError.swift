@@ -28,7 +28,9 @@ package enum SendError: Error, CustomStringConvertible {
         switch self {
         case .unknownReceiver(let name):
             "no standby is called \(name) here; make it known by: blockferry pair INVITATION"
-        case .busy(let volume): "another process is sending \(volume) to this standby"
+        case .busy(let volume):
+            "another process is sending \(volume) to this standby, or a program that it has started (lvcreate, "
+                + "lvchange, lvremove) is still running"
         case .refused(let refusal): "the standby refused: \(refusal)"
         case .lineage(let rule, let here, let there):
             "\(rule.meaning) (rule \(rule.rawValue)); source: \(here); standby: \(there)"

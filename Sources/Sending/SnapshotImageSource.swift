@@ -120,23 +120,14 @@ package final class SnapshotImageSource: Source {
     /// Both stores record what is written to the origin, so that every chunk in the newer snapshot's store is
     /// also in the base's, if the images are of one time.
     private func checkAge(of base: Store) throws {
-        guard let newer = store?.store.reader else { return }
-        var covered = base.reader.changes()
-        var written = newer.changes()
-        var cover = covered.next()
-        while let change = written.next() {
-            while let extent = cover?.extent, extent.end <= change.extent.offset {
-                cover = covered.next()
-            }
-            guard let extent = cover?.extent, extent.offset <= change.extent.offset,
-                extent.end >= change.extent.end
-            else {
-                throw SourceError.noProof(
-                    reason:
-                        "\(base.path) is older than the snapshot's store: it does not name what was "
-                        + "written at byte \(change.extent.offset)")
-            }
+        guard let newer = store?.store.reader, let offset = newer.firstUncovered(by: base.reader)
+        else {
+            return
         }
+        throw SourceError.noProof(
+            reason:
+                "\(base.path) is older than the snapshot's store: it does not name what was written at byte "
+                + "\(offset)")
     }
 
     package func read(_ extent: Extent, into memory: AlignedBuffer) throws {

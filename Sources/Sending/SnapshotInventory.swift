@@ -3,9 +3,10 @@
 
 internal import Catalog
 internal import Digests
-internal import LVM
+package import LVM
 internal import TLS
 internal import ThinMetadata
+internal import Wire
 
 /// The snapshots that this host keeps for its standbys, and what they cost.
 package struct SnapshotInventory {
@@ -17,6 +18,9 @@ package struct SnapshotInventory {
         case unfinished
         /// Nobody needs it: a crash has left it.
         case leftover
+        /// It has our tags, but this catalog has not made it, or somebody has made something else of it. It is never
+        /// removed.
+        case unknown
     }
 
     /// A snapshot of ours.
@@ -27,6 +31,14 @@ package struct SnapshotInventory {
         package let heldByteCount: UInt64?
         /// Of a classic snapshot: how full its store is, in percent, or nothing if the kernel has given it up.
         package let storePercent: UInt64?
+        /// What it is a snapshot of, "vg/lv"; nil if neither LVM nor the catalog knows.
+        package let origin: String?
+    }
+
+    /// A device of a volume that we know which device-mapper has suspended.
+    package struct Suspended {
+        package let volume: LogicalVolume
+        package let device: Suspension.Device
     }
 
     private let home: SourceHome
@@ -35,25 +47,39 @@ package struct SnapshotInventory {
         self.home = home
     }
 
-    private func own() throws -> [(volumes: [LogicalVolume], snapshot: OwnSnapshot, role: Role)] {
+    private typealias Own = (
+        group: VolumeGroup, snapshot: OwnSnapshot, role: Role, origin: LogicalVolume?
+    )
+
+    private func own() throws -> [Own] {
         let key = try home.identity().keyID
-        let all = try VolumeGroup.all()
-        return try all.compactMap { volume in
-            guard let own = SnapshotTags.own(volume, key) else { return nil }
-            return (
-                all.filter { $0.groupUUID == volume.groupUUID }, own,
-                try home.catalog.role(of: volume)
-            )
+        let made = try home.catalog.madeSnapshots()
+        return try VolumeGroup.all().flatMap { group in
+            try group.volumes.compactMap { lv in
+                guard let own = SnapshotTags.own(lv, key) else { return nil }
+                let row = SnapshotProof.row(of: lv, in: made)
+                var role = try home.catalog.role(of: lv)
+                if let row {
+                    let objection = SnapshotProof.visibleObjection(to: lv, row, in: group.volumes)
+                    if objection != nil { role = .unknown }
+                } else if role == .leftover {
+                    role = .unknown
+                }
+                let origin = (lv.originUUID ?? row?.originUUID).flatMap { group.volume(uuid: $0) }
+                return (group, own, role, origin)
+            }
         }
     }
 
     /// All snapshots of ours, with what they hold.
     package func entries() throws -> [Entry] {
-        try own().map { volumes, snapshot, role in
+        try own().map { group, snapshot, role, origin in
+            let name = origin?.fullName ?? snapshot.volume.origin.map { "\(group.name)/\($0)" }
             if snapshot.volume.isThin {
                 return Entry(
                     snapshot: snapshot, role: role,
-                    heldByteCount: try? heldByThin(snapshot.volume, volumes), storePercent: nil)
+                    heldByteCount: try? heldByThin(snapshot.volume, origin, group),
+                    storePercent: nil, origin: name)
             }
             var used: UInt64?
             switch snapshot.volume.device.flatMap({ try? DeviceMapper.snapshotStatus($0) }) {
@@ -63,18 +89,15 @@ package struct SnapshotInventory {
             }
             return Entry(
                 snapshot: snapshot, role: role, heldByteCount: snapshot.volume.byteCount,
-                storePercent: used)
+                storePercent: used, origin: name)
         }
     }
 
     /// What the snapshot maps and its origin no longer shares with it.
     private func heldByThin(
-        _ snapshot: LogicalVolume, _ volumes: [LogicalVolume]
+        _ snapshot: LogicalVolume, _ origin: LogicalVolume?, _ group: VolumeGroup
     ) throws -> UInt64? {
-        guard let origin = volumes.first(where: { $0.uuid == snapshot.originUUID }) else {
-            return nil
-        }
-        let group = try VolumeGroup(snapshot.group)
+        guard let origin else { return nil }
         let pool = try LivePool(of: snapshot, in: group, home: home, waitSeconds: 0)
         return try pool.read { metadata in
             var blocks: UInt64 = 0
@@ -88,28 +111,72 @@ package struct SnapshotInventory {
         }
     }
 
-    /// Removes what a crash has left: snapshots that no generation needs, and metadata snapshots of ours.
+    /// The thin pools that snapshots of ours are in, and how many snapshots each can still take.
+    package func pools() throws -> [PoolBudget] {
+        var seen: Set<String> = []
+        return try own().compactMap { group, snapshot, _, _ in
+            guard let budget = try? PoolBudget(of: snapshot.volume, in: group),
+                seen.insert(budget.pool).inserted
+            else { return nil }
+            return budget
+        }
+    }
+
+    /// What `cleanUp` has done, or would have.
+    package struct Cleaned {
+        /// Snapshots that were removed, that stay for now, or that are not ours to remove.
+        package var snapshots: [SnapshotCleaner.Found] = []
+        /// Pools of which a metadata snapshot was released.
+        package var pools: [String] = []
+        /// Suspended devices of volumes that we know.
+        package var suspended: [Suspended] = []
+    }
+
+    /// Removes what a crash has left: snapshots that this catalog has made and no generation needs, and metadata
+    /// snapshots of ours.
     ///
     /// - Parameter isDryRun: says what it would remove, and removes nothing.
-    /// - Returns: snapshots, and pools of which a metadata snapshot was released.
-    package func cleanUp(isDryRun: Bool) throws -> (snapshots: [OwnSnapshot], pools: [String]) {
-        let tag = SnapshotTags.ofSource(try home.identity().keyID)
-        var removed: [OwnSnapshot] = []
-        for entry in try own() where entry.role == .leftover {
-            let snapshot = entry.snapshot
+    package func cleanUp(isDryRun: Bool) throws -> Cleaned {
+        let groups = try VolumeGroup.all()
+        let key = try home.identity().keyID
+        var cleaned = Cleaned(suspended: try suspended(in: groups))
+        struct Kept: Hashable {
+            let receiver: ReceiverName
+            let volume: VolumeName
+        }
+        var seen: Set<Kept> = []
+        for lv in groups.flatMap(\.volumes) {
+            guard let own = SnapshotTags.own(lv, key),
+                seen.insert(Kept(receiver: own.receiver, volume: own.name)).inserted
+            else { continue }
             // A send that runs now may have made it.
             let lock: SendLock
-            do { lock = try home.lock(snapshot.receiver, snapshot.name) } catch SendError.busy {
-                continue
-            }
+            do { lock = try home.lock(own.receiver, own.name) } catch SendError.busy { continue }
             defer { withExtendedLifetime(lock) {} }
-            guard try home.catalog.role(of: snapshot.volume) == .leftover else { continue }
-            if !isDryRun { try VolumeGroup.removeSnapshot(snapshot.volume, tag: tag) }
-            removed.append(snapshot)
+            let cleaner = SnapshotCleaner(home, waitSeconds: 10)
+            // Asked again, since the lock is ours only now.
+            try cleaner.clean(
+                own.receiver, own.name, try VolumeGroup.all(), lock, isDryRun: isDryRun
+            ) { cleaned.snapshots.append($0) }
         }
-        let pools = try MetadataSnapshot.releaseLeftovers(
+        cleaned.pools = try MetadataSnapshot.releaseLeftovers(
             recordIn: home.path, isWanted: !isDryRun)
-        return (removed, pools)
+        return cleaned
+    }
+
+    /// The suspended devices of volumes that snapshots of ours are of, or were to be of.
+    package func suspended() throws -> [Suspended] { try suspended(in: try VolumeGroup.all()) }
+
+    private func suspended(in groups: [VolumeGroup]) throws -> [Suspended] {
+        let known = Set(try home.catalog.madeSnapshots().compactMap(\.originUUID))
+        var seen: Set<Suspension.Device> = []
+        return groups.flatMap { group in
+            group.volumes.filter { known.contains($0.uuid) }.flatMap { volume in
+                Suspension.devices(of: volume, in: group.volumes).filter {
+                    seen.insert($0).inserted
+                }.map { Suspended(volume: volume, device: $0) }
+            }
+        }
     }
 }
 

@@ -34,15 +34,13 @@ enum SnapshotTags {
         [mark, receiver + receiverName.text, volume + volumeName.text, ofSource(key)]
     }
 
-    /// Recognises a snapshot of this source host.
+    /// Recognises what this source host has made a snapshot of once, by its tags.
     static func own(_ lv: LogicalVolume, _ key: KeyID) -> OwnSnapshot? {
         func value(_ prefix: String) -> String? {
             lv.tags.first { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
         }
-        // A snapshot that has lost its origin may be all that somebody has left of it, and is not ours any more. The
-        // store of a classic snapshot that lvcreate could not finish has none yet.
+        // Whether it may be removed is another question (`SnapshotProof`).
         guard lv.tags.contains(mark), lv.tags.contains(ofSource(key)),
-            !lv.originUUID.isEmpty || lv.kind == .plain,
             let receiver = value(receiver).flatMap({ ReceiverName($0) }),
             let name = value(volume).flatMap({ VolumeName($0) })
         else { return nil }

@@ -89,10 +89,3 @@ extension Source {
         throw SourceError.noProof(reason: "nothing records what changes in \(name)")
     }
 }
-
-/// Reads a list and clips each entry to what lies at or after `start`.
-func clip(_ change: Change, from start: UInt64) -> Change? {
-    Extent(from: max(change.extent.offset, start), upTo: change.extent.end).map {
-        Change($0, change.kind)
-    }
-}

@@ -80,5 +80,5 @@ package struct SourceHome: Sendable {
 package struct SendLock: Sendable {
     let receiver: ReceiverName
     let volume: VolumeName
-    fileprivate let lock: FileLock
+    let lock: FileLock
 }

@@ -107,8 +107,7 @@ package final class ThinImageSource: Source {
             )
         }
         try wrapping {
-            var list = try metadata.changes(
-                from: baseDevice, to: device, volumeByteCount: volumeByteCount)
+            var list = try metadata.changes(from: baseDevice, to: device)
             while let change = try list.next() { try body(change) }
         }
     }

@@ -10,24 +10,36 @@ public import Blocks
 public struct SnapshotStoreChanges: ChangeList {
     private let chunks: ChunkSet
     private let chunkByteCount: UInt64
-    private let volumeByteCount: UInt64?
+    private let sizes: VolumeSizes
     private var chunk: UInt64 = 0
     private var position = 0
+    private var isAtEnd = false
+    private var coalescer = ChangeCoalescer(volumeByteCount: nil)
 
-    init(chunks: ChunkSet, chunkByteCount: UInt64, volumeByteCount: UInt64?) {
+    init(chunks: ChunkSet, chunkByteCount: UInt64, sizes: VolumeSizes) {
         self.chunks = chunks
         self.chunkByteCount = chunkByteCount
-        self.volumeByteCount = volumeByteCount
+        self.sizes = sizes
     }
 
-    /// The next run of changed chunks.
+    /// The next run of changed chunks, or, of a volume that grew, what is behind the old end.
     public mutating func next() -> Change? {
-        guard let first = chunks.next(from: chunk, position: &position) else { return nil }
-        var end = first + 1
-        while chunks.next(from: end, position: &position) == end { end += 1 }
-        chunk = end
-        let limit = volumeByteCount ?? .max
-        return Extent(from: first * chunkByteCount, upTo: min(end * chunkByteCount, limit))
-            .map { Change($0, .data) }
+        while let change = collect() {
+            if let done = coalescer.add(change) { return done }
+        }
+        return coalescer.finish()
+    }
+
+    private mutating func collect() -> Change? {
+        if !isAtEnd, let first = chunks.next(from: chunk, position: &position) {
+            var end = first + 1
+            while chunks.next(from: end, position: &position) == end { end += 1 }
+            chunk = end
+            let run = Extent(from: first * chunkByteCount, upTo: end * chunkByteCount)
+            if let change = run.flatMap({ sizes.recorded(Change($0, .data)) }) { return change }
+        }
+        if isAtEnd { return nil }
+        isAtEnd = true
+        return Extent(from: 0, upTo: sizes.newer).flatMap { sizes.grown(Change($0, .data)) }
     }
 }

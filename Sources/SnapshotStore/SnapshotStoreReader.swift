@@ -57,10 +57,11 @@ public final class SnapshotStoreReader {
             try StoreHeader(decoding: bytes)
         }
         header = first
-        // Without a size, a chunk must at least end below 2^63, the kernel's own limit.
-        chunkLimit =
+        // A chunk must at least end below 2^63, the kernel's own limit.
+        chunkLimit = min(
+            (1 << 63) / first.chunkByteCount,
             volumeByteCount.map { $0 / first.chunkByteCount + ($0 % first.chunkByteCount).signum() }
-            ?? (1 << 63) / first.chunkByteCount
+                ?? .max)
         guard source.byteCount / first.chunkByteCount >= 2 else {
             throw .truncated(byteCount: source.byteCount)
         }
@@ -85,10 +86,37 @@ public final class SnapshotStoreReader {
     }
 
     /// The changed extents of the volume, all of kind `.data`.
-    public func changes() -> SnapshotStoreChanges {
-        SnapshotStoreChanges(
+    ///
+    /// - Parameter newerByteCount: size of the volume at the newer point in time, if it is not that of the snapshot. It
+    ///   needs the snapshot's own size to be known (`volumeByteCount`).
+    public func changes(newerByteCount: UInt64? = nil) -> SnapshotStoreChanges {
+        let own = volumeByteCount ?? .max
+        return SnapshotStoreChanges(
             chunks: chunks, chunkByteCount: header.chunkByteCount,
-            volumeByteCount: volumeByteCount)
+            sizes: VolumeSizes(older: own, newer: newerByteCount ?? own))
+    }
+
+    /// Whether everything that this store names is in the list of another one, up to the end of the other's snapshot.
+    ///
+    /// This is what proves that the other one's list, `older.changes()`, names all that differs between the two snapshots:
+    /// the store of the one that was taken first names all that was written since, and so, if it is this one, all of that
+    /// is in the other list, too. If it is the other one, that list is it. Read `older` after this one: both may grow.
+    ///
+    /// - Returns: the first byte of this list that is not in the other one; nil if there is none.
+    public func firstUncovered(by older: SnapshotStoreReader) -> UInt64? {
+        var covered = older.changes()
+        var written = changes(
+            newerByteCount: older.volumeByteCount.map { min($0, volumeByteCount ?? $0) })
+        var cover = covered.next()
+        while let change = written.next() {
+            while let extent = cover?.extent, extent.end <= change.extent.offset {
+                cover = covered.next()
+            }
+            guard let extent = cover?.extent, extent.offset <= change.extent.offset,
+                extent.end >= change.extent.end
+            else { return change.extent.offset }
+        }
+        return nil
     }
 
     /// Where the content of the snapshot is: for each chunk with a record, the store; else, the

@@ -7,12 +7,19 @@ public import Blocks
 public struct ThinChanges: ChangeList {
     private var difference: MappingDifference
     private let blockByteCount: UInt64
-    private var coalescer: ChangeCoalescer
+    private let sizes: VolumeSizes?
+    /// Everything in the newer snapshot, if it has grown.
+    private var grown: ThinFullChanges?
+    private var coalescer = ChangeCoalescer(volumeByteCount: nil)
 
-    init(_ difference: MappingDifference, _ blockByteCount: UInt64, _ volumeByteCount: UInt64?) {
+    init(
+        _ difference: MappingDifference, _ blockByteCount: UInt64, _ sizes: VolumeSizes?,
+        grown: ThinFullChanges?
+    ) {
         self.difference = difference
         self.blockByteCount = blockByteCount
-        coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
+        self.sizes = sizes
+        self.grown = grown
     }
 
     /// The next entry.
@@ -22,8 +29,13 @@ public struct ThinChanges: ChangeList {
                 let extent = Extent(
                     offset: run.begin * blockByteCount, length: run.length * blockByteCount)
             else { continue }
-            let kind: ChangeKind = run.kind == .leftOnly ? .unmapped : .data
-            if let change = coalescer.add(Change(extent, kind)) { return change }
+            let found = Change(extent, run.kind == .leftOnly ? .unmapped : .data)
+            guard let recorded = sizes == nil ? found : sizes?.recorded(found) else { continue }
+            if let change = coalescer.add(recorded) { return change }
+        }
+        while let found = try grown?.next() {
+            guard let behind = sizes?.grown(found) else { continue }
+            if let change = coalescer.add(behind) { return change }
         }
         return coalescer.finish()
     }

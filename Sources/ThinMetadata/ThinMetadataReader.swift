@@ -99,11 +99,19 @@ public final class ThinMetadataReader {
     ///
     /// Exact if nobody writes to either. What only the older one maps is `.unmapped`; with an
     /// external origin that does not mean zeros.
+    ///
+    /// - Parameter sizes: of the volume at both snapshots, which the metadata does not know. nil lists what differs in the
+    ///   pool's blocks, clipped to nothing; then what lies behind the older snapshot's end is the caller's part.
     public func changes(
-        from left: UInt32, to right: UInt32, volumeByteCount: UInt64? = nil
+        from left: UInt32, to right: UInt32, sizes: VolumeSizes? = nil
     ) throws(ThinMetadataError) -> ThinChanges {
-        ThinChanges(
-            try difference(from: left, to: right), superblock.dataBlockByteCount, volumeByteCount)
+        let grown =
+            if let sizes, sizes.hasGrown {
+                try fullChanges(of: right, volumeByteCount: sizes.newer)
+            } else { ThinFullChanges?.none }
+        return ThinChanges(
+            try difference(from: left, to: right), superblock.dataBlockByteCount, sizes,
+            grown: grown)
     }
 
     /// Everything there is in a device: what it maps is `.data`, the rest of the volume is
@@ -118,6 +126,20 @@ public final class ThinMetadataReader {
     /// The mappings of a device.
     public func mappings(of deviceID: UInt32) throws(ThinMetadataError) -> Mappings {
         try Mappings(store, try device(deviceID), limits: limits)
+    }
+
+    /// Whether nobody has written to a snapshot since it was taken.
+    ///
+    /// What was there when it was taken carries an earlier time than the snapshot; a block that is written later carries
+    /// its own. A device with such blocks may be overwritten in place, which leaves no trace in the metadata. Reads all
+    /// mappings of the device.
+    public func isUnwritten(_ deviceID: UInt32) throws(ThinMetadataError) -> Bool {
+        let creationTime = try device(deviceID).creationTime
+        var mappings = try mappings(of: deviceID)
+        while let run = try mappings.next() {
+            if run.time >= creationTime { return false }
+        }
+        return true
     }
 
     /// Where the content of a device is on the data device.

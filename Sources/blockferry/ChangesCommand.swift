@@ -38,7 +38,8 @@ struct ChangesCommand: ParsableCommand {
 
             Text is one extent a line: offset and length in bytes, and 'data' (read it from the \
             newer snapshot) or 'unmapped' (it has no storage there and reads as zeros, unless \
-            the volume has an external origin). XML is what thin_delta prints, in blocks, with \
+            the volume has an external origin). Of a volume that grew, all that is behind the older end is in the \
+            list; without sizes, an image's list is right for a volume that never changed its size. XML is what thin_delta prints, in blocks, with \
             what is the same.
 
             If anything in the input is wrong, nothing is printed and the exit code is 1: half a \
@@ -69,9 +70,17 @@ struct ChangesCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Size of the volume; changes past it are left out. The metadata does not know it.",
+            "Size of the volume at the newer snapshot; changes past it are left out. The metadata does not know it.",
             valueName: "bytes"))
     var volumeSize: UInt64?
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Size of the volume at the older snapshot, if it was another. What the newer one has behind the older end \
+            is in the list.
+            """, valueName: "bytes"))
+    var fromSize: UInt64?
 
     @Option(help: "How to print: text, json or xml (xml for thin pools only).")
     var format = Format.text
@@ -87,12 +96,16 @@ struct ChangesCommand: ParsableCommand {
             throw ValidationError("Give snapshots, or --thin-metadata, or --cow-store.")
         }
         if !snapshots.isEmpty {
-            guard from == nil, to == nil, volumeSize == nil else {
-                throw ValidationError("--from, --to and --volume-size belong to images.")
+            guard from == nil, to == nil, volumeSize == nil, fromSize == nil else {
+                throw ValidationError(
+                    "--from, --to, --from-size and --volume-size belong to images.")
             }
         } else if input.thinMetadata != nil {
             guard from != nil, to != nil else {
                 throw ValidationError("--thin-metadata needs --from and --to.")
+            }
+            guard fromSize == nil || volumeSize != nil else {
+                throw ValidationError("--from-size needs --volume-size.")
             }
             guard format != .xml || volumeSize == nil else {
                 throw ValidationError("--format xml counts in blocks and takes no --volume-size.")
@@ -126,25 +139,33 @@ struct ChangesCommand: ParsableCommand {
             let live = try LiveChanges(snapshots, home: { try state.home() }, waitSeconds: wait)
             return try live.read { list in
                 switch list {
-                case .thin(let pool, let from, let to, _) where format == .xml:
+                case .thin(let pool, let from, let to, let sizes, _) where format == .xml:
+                    guard !sizes.hasGrown else {
+                        throw ValidationError(
+                            "The newer snapshot is longer: thin_delta's XML, which knows no sizes, would not name what is "
+                                + "behind the older one's end. Use --format text or json.")
+                    }
                     return try xml(pool, from, to)
-                case .thin(let pool, let from, let to, let volume):
+                case .thin(let pool, let from, let to, let sizes, let hasExternalOrigin):
                     return try self.list(
-                        try pool.changes(from: from, to: to, volumeByteCount: volume.byteCount),
-                        .thin, pool.superblock.dataBlockByteCount, volume.byteCount,
-                        unmappedIsData: volume.hasExternalOrigin)
+                        try pool.changes(from: from, to: to, sizes: sizes), .thin,
+                        pool.superblock.dataBlockByteCount, older: sizes.older,
+                        newer: sizes.newer, unmappedIsData: hasExternalOrigin)
                 case .store where format == .xml:
                     throw ValidationError("--format xml is for thin pools.")
-                case .store(let store, let byteCount):
+                case .store(let store, let sizes):
                     return try self.list(
-                        store.changes(), .cow, store.header.chunkByteCount, byteCount)
+                        store.changes(newerByteCount: sizes.newer), .cow,
+                        store.header.chunkByteCount, older: sizes.older, newer: sizes.newer)
                 }
             }
         }
         if let file = input.cowStore {
             return try DamagedInput.naming(file) {
-                let store = try input.openStore(file, volumeByteCount: volumeSize)
-                return try list(store.changes(), .cow, store.header.chunkByteCount, volumeSize)
+                let store = try input.openStore(file, volumeByteCount: fromSize ?? volumeSize)
+                return try list(
+                    store.changes(newerByteCount: volumeSize), .cow, store.header.chunkByteCount,
+                    older: fromSize ?? volumeSize, newer: volumeSize)
             }
         }
         guard let file = input.thinMetadata, let from, let to else {
@@ -153,25 +174,27 @@ struct ChangesCommand: ParsableCommand {
         return try DamagedInput.naming(file) {
             let pool = try input.openPool(file)
             if format == .xml { return try xml(pool, from, to) }
+            let sizes = volumeSize.map { VolumeSizes(older: fromSize ?? $0, newer: $0) }
             return try list(
-                try pool.changes(from: from, to: to, volumeByteCount: volumeSize), .thin,
-                pool.superblock.dataBlockByteCount, volumeSize)
+                try pool.changes(from: from, to: to, sizes: sizes), .thin,
+                pool.superblock.dataBlockByteCount, older: sizes?.older, newer: sizes?.newer)
         }
     }
 
     private func list(
         _ changes: some ChangeList, _ source: ChangeSource, _ chunkByteCount: UInt64,
-        _ volumeByteCount: UInt64?, unmappedIsData: Bool = false
+        older: UInt64?, newer: UInt64?, unmappedIsData: Bool = false
     ) throws -> Listing {
         var changes = changes
         let spool = Spool()
         var json = ChangeListJSON(
-            source: source, chunkByteCount: chunkByteCount, volumeByteCount: volumeByteCount)
+            source: source, chunkByteCount: chunkByteCount, olderByteCount: older,
+            newerByteCount: newer)
         func append(_ change: Change?) throws {
             guard let change else { return }
             try spool.append(format == .json ? json.entry(change) : change.line)
         }
-        var coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
+        var coalescer = ChangeCoalescer(volumeByteCount: newer)
         while var change = try changes.next() {
             if unmappedIsData { change.kind = .data }
             try append(coalescer.add(change))

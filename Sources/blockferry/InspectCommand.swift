@@ -87,6 +87,7 @@ struct InspectCommand: ParsableCommand {
         try spool.append("metadata blocks   \(superblock.metadataBlockCount)\n")
         try spool.append("transaction       \(superblock.transactionID)\n")
         try spool.append("time              \(superblock.time)\n")
+        try spool.append("snapshots left    \(pool.snapshotBudget.left)\n")
         try spool.append("metadata snapshot \(superblock.metadataSnapshot)\n")
         try spool.append("needs check       \(superblock.needsCheck ? "yes" : "no")\n")
         try spool.append("devices           \(pool.devices.count)\n")
@@ -108,6 +109,7 @@ struct InspectCommand: ParsableCommand {
                 + "\"data_blocks\":\(superblock.dataBlockCount),"
                 + "\"metadata_blocks\":\(superblock.metadataBlockCount),"
                 + "\"transaction_id\":\(superblock.transactionID),\"time\":\(superblock.time),"
+                + "\"snapshots_left\":\(pool.snapshotBudget.left),"
                 + "\"metadata_snapshot\":\(superblock.metadataSnapshot),"
                 + "\"needs_check\":\(superblock.needsCheck),\"devices\":[")
         var separator = ""

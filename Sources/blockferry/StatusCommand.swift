@@ -7,6 +7,7 @@ internal import CommandLine
 internal import LVM
 internal import Platform
 internal import Sending
+internal import ThinMetadata
 internal import Wire
 
 struct StatusCommand: ParsableCommand {
@@ -37,7 +38,8 @@ struct StatusCommand: ParsableCommand {
         let home = try state.home()
         let catalog = home.catalog
         // Without LVM, or without the right to use it, there are no snapshots to show.
-        let snapshots = try snapshotEntries(home)
+        let live = try liveFacts(home)
+        let snapshots = live?.snapshots
         let now = Clock.wall()
         let entries = try catalog.replicas().map { replica in
             let last = try catalog.history(
@@ -66,8 +68,15 @@ struct StatusCommand: ParsableCommand {
                 let schemaVersion = 1
                 let volumes: [Entry]
                 let snapshots: [SnapshotEntry]?
+                let suspendedDevices: [String]?
+                let pools: [PoolEntry]?
             }
-            return Terminal.out(try Format.json(List(volumes: entries, snapshots: snapshots)))
+            return Terminal.out(
+                try Format.json(
+                    List(
+                        volumes: entries, snapshots: snapshots,
+                        suspendedDevices: live?.suspended.map(\.device.name),
+                        pools: live?.pools)))
         }
         let rows = entries.map { entry in
             [
@@ -81,6 +90,7 @@ struct StatusCommand: ParsableCommand {
             Format.table(
                 [["VOLUME", "PEER", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "SOURCE"]]
                     + rows))
+        for found in live?.suspended ?? [] { Terminal.out("\n" + found.sentence) }
         guard let snapshots, !snapshots.isEmpty else { return }
         Terminal.out(
             "\n"
@@ -88,26 +98,58 @@ struct StatusCommand: ParsableCommand {
                     [["SNAPSHOT", "OF", "FOR", "ROLE", "HOLDS", "STORE"]]
                         + snapshots.map { entry in
                             [
-                                entry.snapshot, entry.origin, "\(entry.volume) on \(entry.peer)",
+                                entry.snapshot, entry.origin ?? "?",
+                                "\(entry.volume) on \(entry.peer)",
                                 entry.role, entry.bytesHeld.map(Format.bytes) ?? "?",
                                 entry.storePercent.map { "\($0) % full" } ?? "-",
                             ]
                         }))
+        guard let pools = live?.pools, !pools.isEmpty else { return }
+        Terminal.out(
+            "\n"
+                + Format.table(
+                    [["POOL", "SNAPSHOTS LEFT"]] + pools.map { [$0.pool, "\($0.snapshotsLeft)"] }))
     }
 
-    /// Nothing if LVM cannot be asked: status is good for more than that.
-    private func snapshotEntries(_ home: SourceHome) throws -> [SnapshotEntry]? {
-        do { return try SnapshotInventory(home).entries().map(SnapshotEntry.init) } catch LVMError
-            .command
-        {
+    private typealias LiveFacts = (
+        snapshots: [SnapshotEntry], suspended: [SnapshotInventory.Suspended], pools: [PoolEntry]
+    )
+
+    /// nil if LVM cannot be asked: status is good for more than that.
+    private func liveFacts(_ home: SourceHome) throws -> LiveFacts? {
+        let inventory = SnapshotInventory(home)
+        do {
+            return (
+                try inventory.entries().map(SnapshotEntry.init), try inventory.suspended(),
+                try inventory.pools().map {
+                    PoolEntry(pool: $0.pool, snapshotsLeft: $0.budget.left)
+                }
+            )
+        } catch LVMError.command {
             return nil
         }
     }
 }
 
+/// A thin pool that snapshots of ours are in.
+private struct PoolEntry: Encodable {
+    let pool: String
+    let snapshotsLeft: UInt64
+}
+
+extension SnapshotInventory.Suspended {
+    /// For people.
+    fileprivate var sentence: String {
+        "\(device.name), a device of \(volume.fullName), is suspended: what is written to it waits. Whoever did that may "
+            + "be at it still; if nobody is, resume it with: \(device.remedy)\n"
+    }
+}
+
 /// A snapshot of ours, as JSON.
 private struct SnapshotEntry: Encodable {
-    let snapshot, origin, peer, volume, kind, role, created: String
+    let snapshot: String
+    let origin: String?
+    let peer, volume, kind, role, created: String
     /// What would be free without it.
     let bytesHeld: UInt64?
     let storePercent: UInt64?
@@ -115,7 +157,7 @@ private struct SnapshotEntry: Encodable {
     init(_ entry: SnapshotInventory.Entry) {
         let own = entry.snapshot
         snapshot = own.volume.fullName
-        origin = "\(own.volume.group)/\(own.volume.origin)"
+        origin = entry.origin
         peer = own.receiver.text
         volume = own.name.text
         kind = own.volume.isThin ? "thin" : "classic"
@@ -132,9 +174,10 @@ struct CleanupCommand: ParsableCommand {
         abstract: "Remove what interrupted sends have left behind.",
         discussion: """
             Removes snapshots that this host has made and no generation needs any more, and releases metadata \
-            snapshots of thin pools that it has reserved. Nothing else is touched: snapshots are known by their \
-            tags, and one that a running send uses, the base of a volume, or that of an unfinished generation stays. \
-            The next send of a volume does the same for that volume.
+            snapshots of thin pools that it has reserved. Nothing else is touched: a snapshot is removed only if this \
+            state directory has made it, and it has its name, is read-only and was not written since. One that a \
+            running send uses, the base of a volume, or that of an unfinished generation stays. Suspended devices of \
+            its volumes are named. The next send of a volume does the same for that volume.
             """)
 
     @OptionGroup var state: StateOptions
@@ -143,23 +186,43 @@ struct CleanupCommand: ParsableCommand {
     @Flag(help: "Print JSON.") var json = false
 
     func run() throws {
-        let removed = try SnapshotInventory(try state.home()).cleanUp(isDryRun: dryRun)
-        let names = removed.snapshots.map(\.volume.fullName)
+        let cleaned = try SnapshotInventory(try state.home()).cleanUp(isDryRun: dryRun)
+        func names(_ isWanted: (SnapshotCleaner.Fate) -> Bool) -> [String] {
+            cleaned.snapshots.filter { isWanted($0.fate) }.map(\.volume.fullName)
+        }
         if json {
             struct Result: Encodable {
                 let schemaVersion = 1
                 let dryRun: Bool
-                let snapshots, releasedPools: [String]
+                let snapshots, leftAlone, releasedPools, suspendedDevices: [String]
             }
             return Terminal.out(
                 try Format.json(
-                    Result(dryRun: dryRun, snapshots: names, releasedPools: removed.pools)))
+                    Result(
+                        dryRun: dryRun, snapshots: names { $0 == .removed },
+                        leftAlone: names { $0 != .removed }, releasedPools: cleaned.pools,
+                        suspendedDevices: cleaned.suspended.map(\.device.name))))
         }
         let verb = dryRun ? "would be" : "was"
-        for name in names { Terminal.out("snapshot \(name) \(verb) removed\n") }
-        for pool in removed.pools {
+        for found in cleaned.snapshots {
+            let name = found.volume.fullName
+            switch found.fate {
+            case .removed: Terminal.out("snapshot \(name) \(verb) removed\n")
+            case .kept(let why): Terminal.out("snapshot \(name) cannot be removed now: \(why)\n")
+            case .left(let why):
+                Terminal.out("\(name) is not ours any more and is left alone: \(why)\n")
+            case .unknown:
+                Terminal.out(
+                    "\(name) has our tags, but this state has not made it, or somebody has made something else of it: "
+                        + "it is left alone. If nobody needs it: lvremove \(name)\n")
+            }
+        }
+        for pool in cleaned.pools {
             Terminal.out("the metadata snapshot of pool \(pool) \(verb) released\n")
         }
-        if names.isEmpty, removed.pools.isEmpty { Terminal.out("nothing is left over\n") }
+        for found in cleaned.suspended { Terminal.out(found.sentence) }
+        if cleaned.snapshots.isEmpty, cleaned.pools.isEmpty, cleaned.suspended.isEmpty {
+            Terminal.out("nothing is left over\n")
+        }
     }
 }

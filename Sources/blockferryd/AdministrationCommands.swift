@@ -212,6 +212,8 @@ struct StatusCommand: ParsableCommand {
         let targetProblem: String?
         let keeping: KeptEntry.Keeping?
         let kept: [KeptEntry.Generation]
+        /// Of a target in a thin pool.
+        let snapshotsLeft: UInt64?
     }
 
     func run() throws {
@@ -234,7 +236,8 @@ struct StatusCommand: ParsableCommand {
                 sourceTime: time.map(Format.time), committed: volume.committedAt.map(Format.time),
                 volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
                 targetPresent: look.isPresent, targetProblem: look.problem,
-                keeping: entry.keeping, kept: entry.kept)
+                keeping: entry.keeping, kept: entry.kept,
+                snapshotsLeft: Administration.snapshotsLeft(volume))
         }
         if json {
             struct List: Encodable {

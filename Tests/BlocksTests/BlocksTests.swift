@@ -41,21 +41,40 @@ struct BlocksTests {
 
     @Test("the JSON of a change list is exactly this")
     func json() throws {
-        var json = ChangeListJSON(source: .thin, chunkByteCount: 65536, volumeByteCount: nil)
+        var json = ChangeListJSON(
+            source: .thin, chunkByteCount: 65536, olderByteCount: nil, newerByteCount: nil)
         let entries =
             json.entry(try change(0, 65536, .data))
             + json.entry(try change(131072, 131584, .unmapped))
         #expect(
             json.prefix + entries + json.suffix
                 == "{\"schema_version\":1,\"source\":\"thin\",\"chunk_bytes\":65536,"
-                + "\"volume_bytes\":null,\"changed_bytes\":66048,\"extents\":["
+                + "\"older_volume_bytes\":null,\"volume_bytes\":null,\"changed_bytes\":66048,\"extents\":["
                 + "{\"offset\":0,\"length\":65536,\"kind\":\"data\"},"
                 + "{\"offset\":131072,\"length\":512,\"kind\":\"unmapped\"}]}\n")
-        let empty = ChangeListJSON(source: .cow, chunkByteCount: 4096, volumeByteCount: 7)
+        let empty = ChangeListJSON(
+            source: .cow, chunkByteCount: 4096, olderByteCount: 5, newerByteCount: 7)
         #expect(
             empty.prefix + empty.suffix
                 == "{\"schema_version\":1,\"source\":\"cow\",\"chunk_bytes\":4096,"
-                + "\"volume_bytes\":7,\"changed_bytes\":0,\"extents\":[]}\n")
+                + "\"older_volume_bytes\":5,\"volume_bytes\":7,\"changed_bytes\":0,\"extents\":[]}\n"
+        )
+    }
+
+    @Test(
+        "what was recorded counts below the end that both have, and everything behind the older end"
+    )
+    func sizes() throws {
+        let grown = VolumeSizes(older: 100, newer: 300)
+        #expect(grown.hasGrown)
+        #expect(grown.recorded(try change(50, 200, .unmapped)) == (try change(50, 100, .unmapped)))
+        #expect(grown.recorded(try change(100, 200, .data)) == nil)
+        #expect(grown.grown(try change(50, 400, .data)) == (try change(100, 300, .data)))
+        #expect(grown.grown(try change(0, 100, .data)) == nil)
+        let shrunk = VolumeSizes(older: 300, newer: 100)
+        #expect(!shrunk.hasGrown)
+        #expect(shrunk.recorded(try change(50, 400, .data)) == (try change(50, 100, .data)))
+        #expect(shrunk.grown(try change(0, 400, .data)) == nil)
     }
 
     @Test("CRC-32C has its check value, by instruction and by table, at every length")

@@ -193,12 +193,24 @@ import Wire
             #expect(later.contains("source-2"))
             try db.execute(sql: "DELETE FROM grdb_migrations WHERE identifier > 'source-1'")
             try db.execute(sql: "DROP TABLE verification")
+            try db.execute(sql: "DROP TABLE snapshot")
+            try db.execute(sql: "UPDATE replica SET base = 'lvm-thin lv=a-b pool=c'")
+            if later.contains("source-4") {
+                try db.execute(sql: "ALTER TABLE replica DROP COLUMN base_given_up")
+            }
             if later.contains("source-3") {
                 try db.execute(sql: "ALTER TABLE replica DROP COLUMN exported")
             }
         }
         let found = try SourceCatalog(directory: scratch.directory())
-        #expect(try found.replica(volume, at: receiver) == before)
+        var after = try #require(try found.replica(volume, at: receiver))
+        #expect(after.base == "lvm-thin lv=a-b pool=c")
+        after.base = before.base
+        #expect(after == before)
+        // The base that an older version has made may be removed one day.
+        let made = try found.madeSnapshots()
+        #expect(made.map(\.proof) == ["lvm-thin lv=a-b pool=c"])
+        #expect(made.first?.volume == volume && made.first?.name == nil)
         let entry = verification(7, of: volume, at: receiver)
         try found.addVerification(entry)
         #expect(try found.verifications(volume, at: receiver, limit: 9) == [entry])

@@ -126,7 +126,8 @@ struct KernelPoolTests {
                     if let finished = coalescer.add(change) { changes.append(finished) }
                 }
                 if let last = coalescer.finish() { changes.append(last) }
-                let list = try reader.changes(from: left, to: right, volumeByteCount: volume)
+                let list = try reader.changes(
+                    from: left, to: right, sizes: VolumeSizes(older: volume, newer: volume))
                 #expect(try list.collected() == changes)
                 pairs += 1
             }

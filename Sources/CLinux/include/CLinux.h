@@ -47,8 +47,9 @@ extern const int clinux_o_direct;
 extern const int clinux_o_nofollow;
 extern const int clinux_o_excl_block;
 
-// eventfd(2), getrandom(2), prctl(2), signalfd(2): not in the Glibc module, or variadic.
+// eventfd(2), memfd_create(2), getrandom(2), prctl(2), signalfd(2): not in the Glibc module, or variadic.
 int clinux_eventfd(void);
+int clinux_memory_file(void);
 int clinux_getrandom(void *buffer, size_t count);
 int clinux_set_not_dumpable(void);
 int clinux_set_parent_death_signal(int signal);
