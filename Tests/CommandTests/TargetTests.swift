@@ -56,7 +56,7 @@ extension CommandTests {
         func outgrown() throws {
             guard LoopDevice.isAvailable else { return }
             let folder = try TemporaryFolder()
-            let file = try folder.write([UInt8](repeating: 1, count: 2 << 20), as: "loop.img")
+            let file = try folder.write([UInt8](repeating: 0, count: 2 << 20), as: "loop.img")
             let device = try LoopDevice(file: file)
             let pair = try Pairing(target: device.path)
             let path = try folder.write([UInt8](repeating: 3, count: 2 << 20), as: "source.img")
