@@ -105,7 +105,7 @@ let package = Package(
             [
                 "Blocks", "Objects", "Digests", "Platform", "SnapshotStore", "ThinMetadata",
                 "Wire", "Session", "TLS", "Connection", "Compression", "Catalog", "LVM", "TagMap",
-                "MapStore",
+                "MapStore", "Staging",
             ]),
         linuxModule(
             "Receiving",

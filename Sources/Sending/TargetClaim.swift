@@ -4,15 +4,13 @@
 internal import Catalog
 internal import Objects
 internal import Platform
+internal import Staging
 internal import Wire
 
 /// The right to read a file or device that is the target of a standby on this host: the lock of its volume, held as long
 /// as this lives, so that nothing is brought to it meanwhile.
 final class TargetClaim {
     private let lock: FileLock
-
-    /// What the standby writes on a file that it registers as a target: its state directory, the volume, and a number.
-    private static let mark = "user.blockferry.target"
 
     /// The state directory of this host's standby.
     private static var standbyState: String {
@@ -24,7 +22,7 @@ final class TargetClaim {
     /// - Throws: `source-is-target` for a target that is being written, or does not hold a committed generation.
     init?(_ file: File) throws(SourceError) {
         let status = try SourceError.reading(file.status)
-        let marked = file.attribute(Self.mark).flatMap { Self.directory($0) }
+        let marked = TargetMark(on: file)?.state
         let directories = [Self.standbyState] + (marked == Self.standbyState ? [] : [marked])
         for case let directory? in directories {
             guard let target = try Self.find(status, file, directory, isMarked: directory == marked)
@@ -33,11 +31,6 @@ final class TargetClaim {
             return
         }
         return nil
-    }
-
-    private static func directory(_ mark: [UInt8]) -> String? {
-        let lines = String(decoding: mark, as: UTF8.self).split(separator: "\n")
-        return lines.count == 3 && lines[0].hasPrefix("/") ? String(lines[0]) : nil
     }
 
     /// The target that a file or device is, or is a part of, or that is a part of it.
@@ -52,7 +45,7 @@ final class TargetClaim {
                 .sourceIsTarget, path: file.path,
                 reason:
                     "it has the mark of a target of the standby in \(directory), which cannot be asked what the target "
-                    + "holds (\(error)). If that standby is gone, remove the mark: setfattr -x \(mark) \(file.path)"
+                    + "holds (\(error)). If that standby is gone, remove the mark: setfattr -x user.blockferry.target \(file.path)"
             )
         }
         let chain = chain(status)
@@ -63,10 +56,10 @@ final class TargetClaim {
             {
                 return true
             }
-            // It may have another path by now.
-            guard let identity, let registered = ObjectIdentity(target.identity) else {
-                return false
-            }
+            // It may have another path by now. A copy of a file that keeps attributes has the mark, and another inode.
+            guard let identity, let registered = ObjectIdentity(target.identity),
+                registered.object["mark"] == identity.object["mark"]
+            else { return false }
             return registered.relation(to: identity) == .same
         }
     }
@@ -76,7 +69,9 @@ final class TargetClaim {
         if let device = status.device {
             return ObjectIdentity(.device, object: BlockDevice(device).objectFacts)
         }
-        guard let facts = try? file.objectFacts(), facts["fs-uuid"] != nil else { return nil }
+        guard var facts = try? file.objectFacts() else { return nil }
+        facts["mark"] = TargetMark(on: file)?.random
+        guard facts["mark"] != nil || facts["fs-uuid"] != nil else { return nil }
         return ObjectIdentity(.file, object: facts)
     }
 
