@@ -288,8 +288,8 @@ class Groups(GroupSite):
         result = self.send_group()
         self.assertEqual(result.code, 7, result)
 
-    def test_promoted_complete(self) -> None:
-        """Once the last member is committed, each is promoted at the new generation, without daemon and network."""
+    def leave_first_applying(self) -> tuple:
+        """The group is committed, and its first member not on its target yet; returns what it should be."""
         self.full_copies()
         self.change()
         new = self.digests(self.plain)
@@ -311,11 +311,41 @@ class Groups(GroupSite):
         self.settle()
         self.assertEqual(self.states(), ("applying", "consistent"))
         self.assertEqual((sha256(self.target["data"]), sha256(self.target["log"])), (before, new[1]))
+        return new
+
+    def test_promoted_complete(self) -> None:
+        """Once the last member is committed, each is promoted at the new generation, without daemon and network."""
+        new = self.leave_first_applying()
         for name in NAMES:
             result = self.site.run("blockferryd", "promote", name)
             self.assertEqual(result.code, 0, result)
             self.assertIn("generation 2", result.out)
         self.assertEqual((self.digests(self.target), self.states()), (new, ("promoted",) * 2))
+
+    def test_written_by_somebody_before_it_is_applied(self) -> None:
+        """What the log does not touch is looked at before it is written again, and proven afterwards."""
+        self.leave_first_applying()
+        with open(self.target["data"], "r+b") as file:
+            file.seek(3 << 20)
+            file.write(b"somebody else")
+        refused = self.site.run("blockferryd", "promote", "data")
+        self.assertEqual((refused.code, self.states()), (11, ("suspect", "consistent")), refused)
+        self.assertEqual(self.site.run("blockferryd", "promote", "data").code, 7)
+
+    def test_its_target_is_gone_before_it_is_applied(self) -> None:
+        """Another file in its place, of the same size, gets nothing; with the right one back it is finished."""
+        new = self.leave_first_applying()
+        target, away = self.target["data"], self.target["data"].with_suffix(".away")
+        target.rename(away)
+        for content in (None, bytes(4 << 20)):
+            if content is not None:
+                target.write_bytes(content)
+            refused = self.site.run("blockferryd", "promote", "data")
+            self.assertEqual((refused.code, self.states()[0]), (9, "applying"), refused)
+        self.assertEqual(target.read_bytes(), content)
+        away.rename(target)
+        self.assertEqual(self.site.run("blockferryd", "promote", "data").code, 0)
+        self.assertEqual(self.digests(self.target), new)
 
     def test_first_copies_promoted(self) -> None:
         """A full copy that waits for its group is no generation: there is nothing to promote."""
