@@ -281,4 +281,5 @@ def main():
         make_bulk(*(int(word) for word in sys.argv[2:6]), sys.argv[6])
 
 
-main()
+if __name__ == "__main__":
+    main()
