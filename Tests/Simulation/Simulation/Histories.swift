@@ -48,11 +48,11 @@ struct Histories: ParsableCommand {
             "histories: \(seeds) from seed \(seed), \(total.steps) sessions, \(total.committed) generations committed "
                 + "(\(total.resyncs) resyncs begun), \(total.decisions) decisions compared; faults: \(total.cuts) cuts (\(total.stalls) after a stall), "
                 + "\(total.damaged) damaged frames, \(total.connectedAgain) repeated connections, \(total.powerCuts) power cuts, "
-                + "\(total.errors) disks that failed, \(total.rotten) rotten bits, \(total.rotFound) of them told as "
+                + "\(total.tampered) targets changed, \(total.otherFiles) other files, \(total.errors) disks that failed, \(total.rotten) rotten bits, \(total.rotFound) of them told as "
                 + "diverged; \(total.comparedBytes >> 20) MiB compared; \(again) run twice")
         guard total.stalls > seeds / 8, total.damaged > seeds / 8,
             total.connectedAgain > seeds / 4, total.committed > seeds, total.powerCuts > seeds / 4,
-            total.errors > seeds / 4
+            total.errors > seeds / 4, total.tampered > seeds / 4, total.otherFiles > seeds / 4
         else {
             throw Violation("too little happened")
         }
@@ -73,6 +73,8 @@ extension History.Counts {
         errors += other.errors
         rotten += other.rotten
         rotFound += other.rotFound
+        tampered += other.tampered
+        otherFiles += other.otherFiles
         comparedBytes += other.comparedBytes
     }
 }

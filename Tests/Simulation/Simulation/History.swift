@@ -28,6 +28,8 @@ final class History {
         var errors = 0
         var rotten = 0
         var rotFound = 0
+        var tampered = 0
+        var otherFiles = 0
         var comparedBytes = 0
     }
 
@@ -43,6 +45,8 @@ final class History {
     private var clock = 0
     /// What the volume holds now.
     private var content: [UInt8]
+    /// What it held at each generation, in order.
+    private var former: [[UInt8]] = []
     /// By generation, what it is.
     private var contents: [SHA256Digest: [UInt8]] = [:]
     /// What the sender knows to be committed, and what it is sending.
@@ -102,8 +106,10 @@ final class History {
     // MARK: Steps
 
     private func step() throws {
-        switch Int.random(in: 0..<12, using: &seeded) {
+        switch Int.random(in: 0..<14, using: &seeded) {
         case 0: try rot()
+        case 12: try tamper()
+        case 13: try showAnotherFile()
         case 1...3: try send(.network(networkFault()))
         case 4...6: try send(.power(at: UInt64.random(in: 1...90, using: &seeded)))
         case 7, 8:
@@ -119,7 +125,8 @@ final class History {
     }
 
     /// One session, and what is left of it.
-    private func send(_ fault: Fault) throws {
+    @discardableResult
+    private func send(_ fault: Fault) throws -> Bool {
         let start = try work.image()
         var told = ""
         var network = Network()
@@ -165,6 +172,7 @@ final class History {
         }
         let failures = disktrace_failures()
         try work.forget(operations)
+        if told == "done", failures == 0 { try checkSuccess() }
         if failures > 0 {
             if case .power = fault {
                 counts.powerCuts += 1
@@ -178,7 +186,21 @@ final class History {
         log.append(
             "\(clock) s: \(fault) \(told) \(network.frames) frames, \(operations.count) operations: \(found)"
         )
+        return told == "done"
     }
+
+    /// A session has ended well: whatever was done to the target before, it is the volume now. The standby looks at 64
+    /// blocks, which are all that there are.
+    private func checkSuccess() throws {
+        guard let committed else { return }
+        let target = try File(path: target).readAll(limit: 1 << 26)
+        guard target.isSame(as: committed.content) else {
+            throw Violation("a session ended well, and the copy is another: \(log.suffix(6))")
+        }
+        counts.comparedBytes += target.count
+    }
+
+    private var target: String { "\(work.path)/\(Content.volume).copy" }
 
     private func networkFault() -> Network.Fault {
         let frame = Int.random(in: 0..<22, using: &seeded)
@@ -249,6 +271,50 @@ final class History {
             isRottenSinceCommit = true
         }
         log.append("rot in \(Directory.name(of: path)) at \(place)")
+    }
+
+    // MARK: Somebody else's hands
+
+    /// Somebody changes what the target holds: an older generation comes back, it is cut, or overwritten with zeros.
+    private func tamper() throws {
+        var image = try work.image()
+        guard let bytes = image[target], !bytes.isEmpty,
+            let older = former.randomElement(using: &seeded)
+        else { return }
+        let choice = Int.random(in: 0..<3, using: &seeded)
+        switch choice {
+        case 0: image[target] = older
+        case 1: image[target] = Array(bytes.prefix(bytes.count / 2))
+        default: image[target] = [UInt8](repeating: 0, count: bytes.count)
+        }
+        guard image[target] != bytes else { return }
+        try work.set(image)
+        counts.tampered += 1
+        (isDoubtful, isRotten, isRottenSinceCommit) = (true, true, true)
+        log.append("the target is \(["an older one", "cut", "zeros"][choice])")
+    }
+
+    /// For one session another file stands at the target's path, with the same content or with other: it is not taken, and
+    /// not written. Then the target is back.
+    private func showAnotherFile() throws {
+        let volume = try look().volume
+        guard volume.state == .consistent, volume.committed != nil else { return }
+        let aside = target + ".aside"
+        var bytes = try File(path: target).readAll(limit: 1 << 26)
+        if Bool.random(using: &seeded), !bytes.isEmpty { bytes[0] ^= 0xFF }
+        try Directory.moveNew(target, to: aside)
+        try File(path: target, [.write, .createNew]).write(bytes, at: 0)
+        log.append("another file")
+        let (doubtful, rotten) = (isDoubtful, isRotten)
+        (isDoubtful, isRotten) = (true, true)
+        let ended = try send(.none)
+        (isDoubtful, isRotten) = (doubtful, rotten)
+        guard !ended, try File(path: target).readAll(limit: 1 << 26) == bytes else {
+            throw Violation("another file was taken for the target: \(log.suffix(4))")
+        }
+        try Directory.remove(target)
+        try Directory.moveNew(aside, to: target)
+        counts.otherFiles += 1
     }
 
     // MARK: The sender
@@ -327,6 +393,7 @@ final class History {
 
     private func made(_ generation: ModelGeneration) -> ModelGeneration {
         contents[generation.record.id] = generation.content
+        former.append(generation.content)
         return generation
     }
 
@@ -407,7 +474,7 @@ final class History {
         try work.forget(operations)
         guard let volume else { throw Violation("the volume is gone") }
         return (
-            volume, try File(path: "\(work.path)/\(Content.volume).copy").readAll(limit: 1 << 26)
+            volume, try File(path: target).readAll(limit: 1 << 26)
         )
     }
 
