@@ -240,7 +240,6 @@ class World:
     def status(self, copy: Copy) -> dict | None:
         """What the standby says of a volume; None if it knows none of that name."""
         result = self.site.blockferryd(copy.standby, "status", copy.volume, "--json")
-        self.commands += 1
         try:
             volumes = json.loads(result.out)["volumes"]
         except (ValueError, KeyError):

@@ -104,7 +104,7 @@ def touch_a_source(world: World) -> None:
     world.did(f"touch {source.files()[-1].name}")
 
 
-@kind(1)
+@kind(2)
 def copy_over_a_source(world: World) -> None:
     """cp OTHER SOURCE: the same file has other content."""
     source, other = a_source(world, "file"), world.rng.choice(world.sources)
@@ -136,7 +136,7 @@ def move_over_a_source(world: World) -> None:
     world.did(f"{how} {path.name}")
 
 
-@kind(1.5)
+@kind(3)
 def swap_two_sources(world: World) -> None:
     first, second = world.sources
     if first.kind != second.kind:
@@ -168,14 +168,14 @@ def other_name_of_a_source(world: World) -> None:
     world.did(f"ln {source.path.name} {name.name}")
 
 
-@kind(1)
+@kind(1.5)
 def attach_a_source_anew(world: World) -> None:
     source = a_source(world, "loop")
     source.attach()
     world.did(f"losetup {source.backing.name}: another number")
 
 
-@kind(1)
+@kind(2)
 def pool_made_by_the_same_script(world: World) -> None:
     """Images of another pool, made in the same way, or of another origin, under the names of the first."""
     source = a_source(world, "thin", "classic")
@@ -293,7 +293,7 @@ def move_a_target_away(world: World) -> None:
     world.obstacles[f"{copy} moved away"] = back
 
 
-@kind(1)
+@kind(2.5)
 def restore_a_target(world: World) -> None:
     """An older copy of the target is put back: into the same file, or as another file of the same name."""
     copy = a_copy(world, file=True)
@@ -367,7 +367,7 @@ def disk(world: World):
     return next(system for system in world.site.systems if system.at == world.site.disk)
 
 
-@kind(1.5)
+@kind(2)
 def unmount_the_targets(world: World) -> None:
     system = disk(world)
     if world.held or not system.unmount():
@@ -378,7 +378,7 @@ def unmount_the_targets(world: World) -> None:
     world.obstacles["unmounted"] = lambda: None if system.is_mounted else system.mount()
 
 
-@kind(1)
+@kind(1.5)
 def mount_the_targets_anew(world: World) -> None:
     """The file system has another device number afterwards."""
     system = disk(world)
@@ -446,12 +446,13 @@ def save_a_state(world: World) -> None:
     standby.start()
 
 
-@kind(1.2)
+@kind(2.5)
 def restore_a_state(world: World) -> None:
-    standby = world.rng.choice([None, None, *world.site.standbys])
-    state = standby.state if standby else world.site.source
-    if state.name not in world.backups:
+    if not world.backups:
         raise Skip
+    name = world.rng.choice(sorted(world.backups))
+    standby = next((one for one in world.site.standbys if one.state.name == name), None)
+    state = standby.state if standby else world.site.source
     if standby is None:
         restore(world, state)
         for copy in world.everyone:

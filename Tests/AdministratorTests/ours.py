@@ -306,7 +306,7 @@ def import_(world: World) -> None:
         world.audit(copy)
 
 
-@kind(1)
+@kind(2)
 def import_dry_run(world: World) -> None:
     exported = [copy for copy in world.copies if copy.export]
     if not exported:
@@ -344,7 +344,7 @@ def cleanup(world: World) -> None:
     world.guarded(before)
 
 
-@kind(1)
+@kind(2)
 def changes(world: World) -> None:
     """The list of what changed between two devices of a pool is no less than what differs."""
     pools = [source for source in world.sources if source.kind == "thin" and source.number > 3]

@@ -178,7 +178,7 @@ def unpair_and_pair(world: World) -> None:
             world.pair(each)
 
 
-@kind(1.5, ("blockferryd", "retarget"))
+@kind(3, ("blockferryd", "retarget"))
 def retarget(world: World) -> None:
     """To a copy of the copy, which is right, or to something else, which is not."""
     copy = anyone(world)
