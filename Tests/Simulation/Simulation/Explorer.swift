@@ -215,6 +215,8 @@ final class Explorer {
                 (refusal, sender.pending) = (.diverged, nil)
             }
         }
+        // All of the target is compared as soon as a session begins: the volume is small.
+        if refusal != nil, truth.isStale { world.standby.isDiverged = true }
         switch (refusal, mayGoOn) {
         case (nil, true):
             guard let sent, !truth.isStale else {
@@ -225,10 +227,9 @@ final class Explorer {
             // What it goes back to is what it was before it knew.
             if number == 0 { world.senderBefore = old.senders[0] }
         case (.some, true):
-            guard truth.isStale, refusal == .diverged, sent != nil else {
+            guard truth.isStale, refusal == .diverged else {
                 throw Violation("refused for no reason: \(refusal.map { "\($0)" } ?? "")")
             }
-            world.standby.isDiverged = true
             counts.refused += 1
             counts.stale += 1
         case (nil, false): throw Violation("a generation was taken from who has no base for it")
