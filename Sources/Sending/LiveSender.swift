@@ -102,7 +102,10 @@ package final class LiveSender {
         let locks = try volumes.map { try $0.lock() }
         var way = try check(wanted)
         let groups = try groups()
-        for (volume, group) in zip(volumes, groups) { try volume.checkPool(in: group) }
+        for (volume, group) in zip(volumes, groups) {
+            try volume.checkSuspension(in: group)
+            try volume.checkPool(in: group)
+        }
         try sweep(groups, locks)
         var outcomes = volumes.map { _ in [Sender.Outcome]() }
         func bring(_ moments: [Moment]) throws {

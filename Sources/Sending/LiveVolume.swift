@@ -120,6 +120,29 @@ package final class LiveVolume {
         }
     }
 
+    /// Resumes what an earlier run has left suspended, and refuses a volume that somebody else has suspended: LVM would wait
+    /// for it, or fail.
+    ///
+    /// It is ours if a snapshot of the volume was announced and never seen: lvcreate was killed together with us. That it
+    /// still runs is out of the question, since it holds the lock that we have.
+    func checkSuspension(in group: VolumeGroup) throws {
+        let suspended = Suspension.devices(of: volume, in: group.volumes)
+        guard let first = suspended.first else { return }
+        let isOurs = try home.catalog.madeSnapshots().contains {
+            $0.receiver == options.sender.receiver && $0.volume == options.sender.volume
+                && $0.originUUID == volume.uuid && $0.uuid == nil
+        }
+        guard isOurs else {
+            throw LVMError.busy(
+                "\(first.name), a device of \(volume.fullName), is suspended: what is written to it waits. If nobody is at "
+                    + "it, resume it with: \(first.remedy)")
+        }
+        for device in suspended {
+            try Suspension.resume(device)
+            warn("\(device.name) was resumed; an interrupted send had left it suspended")
+        }
+    }
+
     /// Refuses a thin volume whose pool can take no more snapshots, before one is taken.
     func checkPool(in group: VolumeGroup) throws {
         guard let budget = try PoolBudget(of: volume, in: group) else { return }

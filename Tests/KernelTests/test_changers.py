@@ -123,6 +123,22 @@ class ChangerTests(LiveTest):
                 self.assertEqual(len(self.source.tagged()), 1)
                 self.assert_usable()
 
+    def test_what_a_dead_sender_and_a_dead_lvcreate_have_left_is_resumed(self) -> None:
+        """Both are killed, as by the kernel for want of memory. The next send knows whose doing it is."""
+        self.begin()
+        name = f"{mapped(SOURCE)}-t"
+        stub = Stub("lvcreate", f"dmsetup suspend {name}; kill -9 $PPID $$")
+        self.assertEqual(self.site_.send_live(f"{SOURCE}/t", "db", env=stub.env).code, -signal.SIGKILL)
+        self.assertEqual(suspended(), [name])
+        result = self.assert_code(self.site_.send_live(f"{SOURCE}/t", "db"), 0)
+        self.assertIn("was resumed", result.error)
+        self.assert_usable()
+        # Nothing of ours is under way now: it is somebody else's.
+        command("dmsetup", "suspend", name)
+        self.assert_code(self.site_.send_live(f"{SOURCE}/t", "db"), 3, f"dmsetup resume {name}")
+        self.assertEqual(suspended(), [name])
+        command("dmsetup", "resume", name)
+
     def test_suspended_devices_are_named(self) -> None:
         self.begin()
         name = f"{mapped(SOURCE)}-t"
