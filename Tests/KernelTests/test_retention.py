@@ -176,6 +176,29 @@ class RetentionTests(KernelTest):
         self.restart()
         self.assert_kept(3)
 
+    def test_a_kept_generation_that_the_operator_renamed_stays(self) -> None:
+        self.begin("--generations", "1")
+        self.generation(1)
+        command("lvrename", "-qq", "sby", "co-py_blockferry_g1", "yesterday")
+        for number in (2, 3):
+            self.generation(number)
+            self.assertEqual(self.kept(), [number])
+        self.assertIn("yesterday", [row["lv_name"] for row in self.standby.rows("lv_name")])
+
+    def test_a_kept_generation_that_was_written_stays_and_is_told(self) -> None:
+        """It is read-only again; only the pool's metadata says so."""
+        self.begin("--generations", "1")
+        self.generation(1)
+        name = "co-py_blockferry_g1"
+        command("lvchange", "-qq", "-prw", f"sby/{name}")
+        command("lvchange", "-qq", "-ay", "-K", f"sby/{name}")
+        devices.write(self.standby.path(name), (0, 4096))
+        command("lvchange", "-qq", "-an", f"sby/{name}")
+        command("lvchange", "-qq", "-pr", f"sby/{name}")
+        self.generation(2)
+        self.assertIn(name, [row["lv_name"] for row in self.standby.rows("lv_name")])
+        self.assertIn("written to it", self.host.status("db")["keeping"]["problem"])
+
     def test_a_snapshot_that_the_operator_removed_is_struck_out(self) -> None:
         self.begin("--generations", "5")
         for number in (1, 2):
