@@ -31,7 +31,7 @@ test-kernel: build ## Test with the device-mapper of a real kernel, in guests th
 soak: build ## 1000 live increments of each kind, thin and classic, each compared
 	BLOCKFERRY_INCREMENTS=1000 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=7200 Tests/KernelTests/run live_increments
 
-campaign: build ## Hours: every step, every cut, ten million crash states, 20,000 histories, every power cut, 10^8 inputs a fuzz target
+campaign: build ## Hours: every step, every cut, ten million crash states, 20,000 histories, every power cut, 100,000 commands of a random administrator, 10^8 inputs a fuzz target
 	$(SWIFT_BUILD) --build-tests
 	BLOCKFERRY_ROUNDS=40 swift test -c release --skip-build --filter 'GeneratedStoreTests|GeneratedPoolTests'
 	LEAST=10000000 SEEDS="1 2 3 4 5 6 7 8 9 10 11 12 13" Tests/Simulation/run
@@ -44,7 +44,8 @@ campaign: build ## Hours: every step, every cut, ten million crash states, 20,00
 	cd Tests/AcceptanceTests && BLOCKFERRY_DIVERGENCES=10000 BLOCKFERRY_KILLS=1000 python3 -W ignore -m unittest test_resync test_kills
 	cd Tests/HostTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/PowerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
-	BLOCKFERRY_CAMPAIGN=1 KERNEL_TEST_PATIENCE=2000 Tests/KernelTests/run NetworkTests PowerTests
+	cd Tests/AdministratorTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
+	BLOCKFERRY_CAMPAIGN=1 KERNEL_TEST_PATIENCE=2000 Tests/KernelTests/run NetworkTests PowerTests AdministratorTests
 	Fuzz/run 100000000
 	FUZZ_SANITIZER=address Fuzz/run 1000000 handshake
 

@@ -32,13 +32,13 @@ class Content:
         self.size, self.blocks = size, blocks
 
     @classmethod
-    def of(cls, path: os.PathLike | str, size: int | None = None) -> "Content | None":
+    def of(cls, path: os.PathLike | str, size: int | None = None, may_be_longer: bool = False) -> "Content | None":
         """What is there, or its first `size` bytes; None if there is nothing, or less."""
         try:
             with open(path, "rb") as file:
                 data = file.read() if size is None else file.read(size)
                 # The target of a volume that shrank is cut if it is a file, and keeps its size if it is a device.
-                if size is not None and stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(1):
+                if size is not None and not may_be_longer and stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(1):
                     return cls(os.fstat(file.fileno()).st_size, ())
         except OSError:
             return None

@@ -75,6 +75,8 @@ class Copy:
         self.number = 0
         # What the administrator did to the target, its path or the standby's state since the copy was seen to be right.
         self.touched: list[str] = []
+        # Whether he made the target longer: what lies behind the volume is not looked at, and stays until something is written.
+        self.may_be_longer = False
         # Which object was sent, if the source is certain to know it.
         self.origin: tuple | None = None
         self.promoted: tuple | None = None
@@ -248,7 +250,7 @@ class World:
 
     def see(self, copy: Copy, content: Content) -> None | str:
         """What of a copy is not this content."""
-        seen = Content.of(copy.path, content.size)
+        seen = Content.of(copy.path, content.size, copy.may_be_longer)
         return None if seen == content else content.against(seen)
 
     def is_right(self, copy: Copy, right: list[Content], rule: str, facts: str = "") -> None:
@@ -267,7 +269,7 @@ class World:
         status = self.status(copy)
         if not status or status["state"] not in USABLE or "generation_id" not in status or copy.touched:
             return status
-        seen = Content.of(copy.path, status["volume_bytes"])
+        seen = Content.of(copy.path, status["volume_bytes"], copy.may_be_longer)
         possible = copy.generations.get(status["generation_id"], copy.attempts)
         if seen in possible:
             copy.generations[status["generation_id"]] = [seen]

@@ -40,7 +40,7 @@ def real(copy: Copy) -> pathlib.Path:
 
 
 def touched(world: World, copy: Copy, how: str) -> None:
-    copy.touched = (copy.touched + [how])[-6:]
+    copy.touched, copy.may_be_longer = (copy.touched + [how])[-6:], True
     if copy.promoted:
         copy.promoted = mark(copy.path)
     world.did(f"{copy}: {how}")

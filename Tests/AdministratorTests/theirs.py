@@ -194,7 +194,7 @@ def retarget(world: World) -> None:
     more = ["--for-resync"] if world.rng.random() < 0.3 else []
     result = world.blockferryd(copy.standby, "retarget", copy.volume, path, *more)
     if result.code == 0:
-        copy.path = path
+        copy.path, copy.may_be_longer = path, True
         status = world.status(copy)
         if status["state"] in USABLE:
             world.is_right(copy, copy.generations.get(status["generation_id"], copy.attempts), "retarget")
