@@ -139,6 +139,8 @@ class Site:
         self.standbys: list[Standby] = []
         # The standby whose copies are sent on from this host.
         self.onward: Standby | None = None
+        # How long the last send has taken: kills and writes come within that.
+        self.seconds = 0.05
         try:
             self.host = self.file_system("host", 1 << 30)
             self.disk = self.file_system("disk", 1 << 30)
@@ -178,6 +180,7 @@ class Site:
         return self._run("blockferryd", words, {"BLOCKFERRYD_STATE": str(standby.state)}, kill_after, None)
 
     def _run(self, program: str, words: tuple, environment: dict, kill_after: float | None, beside) -> Ended:
+        began = time.monotonic()
         process = subprocess.Popen([BIN / program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    text=True, env={**os.environ, **environment})
         if kill_after is not None:
@@ -189,6 +192,8 @@ class Site:
             process.kill()
             out, error = process.communicate()
             raise AssertionError(f"{program} {' '.join(map(str, words))} does not end: {out}{error}") from None
+        if words[0] == "send" and process.returncode == 0:
+            self.seconds = time.monotonic() - began
         return Ended(process.returncode, out, error)
 
 

@@ -312,7 +312,7 @@ def restore_a_target(world: World) -> None:
         touched(world, copy, "an older copy by mv")
 
 
-@kind(2)
+@kind(4)
 def link_to_another_target(world: World) -> None:
     """The symbolic link that is a target's path leads elsewhere: to a stranger, to another copy, or back."""
     links = [copy for copy in world.copies if copy.path.is_symlink() and copy.path.exists()]
@@ -325,7 +325,7 @@ def link_to_another_target(world: World) -> None:
         stranger = world.site.attic / stranger.name
     with open(copy.path, "rb") as file:
         data = bytearray(file.read(8 << 20))
-    choice = world.rng.choice(["equal", "noise", "zeros"])
+    choice = world.rng.choice(["equal", "equal", "noise", "zeros"])
     if choice == "noise":
         data = bytearray(noise(world.rng, len(data)))
     elif choice == "zeros":
@@ -343,7 +343,7 @@ def link_to_another_target(world: World) -> None:
         if copy.path.is_symlink() and str(copy.path.readlink()) == str(to):
             copy.path.unlink()
             copy.path.symlink_to(former)
-    world.obstacles[f"link of {copy}"] = back
+    world.obstacles[f"link of {copy} to {stranger.name}"] = back
 
 
 @kind(3)
@@ -413,8 +413,9 @@ def fill_the_disk(world: World) -> None:
 def clear_an_obstacle(world: World) -> None:
     if not world.obstacles:
         raise Skip
-    name = world.rng.choice(list(world.obstacles))
-    world.obstacles.pop(name)()
+    # The last one first: what lies under a mount point can be reached again only when that is mounted.
+    name, remove = world.obstacles.popitem()
+    remove()
     world.did(f"ended: {name}")
 
 

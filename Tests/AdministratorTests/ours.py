@@ -61,7 +61,7 @@ def transfer(world: World, command: str, copy: Copy, *more: str, source=None, ki
     beside = None
     if killed == "daemon":
         beside = lambda: copy.standby.stop(9)  # noqa: E731
-    delay = world.rng.random() ** 2 * 0.08 if killed else None
+    delay = world.rng.random() * 1.2 * world.site.seconds if killed else None
     result = world.blockferry(*words, kill_after=delay, beside=beside)
     if killed == "daemon":
         world.did(f"SIGKILL to the daemon after {delay * 1000:.0f} ms")
@@ -145,9 +145,10 @@ def send_the_target_to_itself(world: World) -> None:
     copy.origin = None
 
 
-@kind(4)
+@kind(6)
 def send_while_it_is_written(world: World) -> None:
-    """Two writes, one after the other: what arrives is the file before, between or after them, or nothing."""
+    """Two writes, one after the other, in the order in which the file is read: what arrives is the file before, between or
+    after them, or nothing."""
     copy = anyone(world)
     source = copy.source
     if source.kind not in ("file", "loop") or not source.path.exists() or source.size() < 4 * BLOCK:
@@ -155,11 +156,11 @@ def send_while_it_is_written(world: World) -> None:
     before = source.path.read_bytes()[:source.size()]
     contents, data = [Content.of_bytes(before)], bytearray(before)
     writes = []
-    for at in (len(before) - BLOCK, 0):
+    for at in (0, len(before) - BLOCK):
         writes.append((at, noise(world.rng, 4096)))
         data[at:at + 4096] = writes[-1][1]
         contents.append(Content.of_bytes(data))
-    delays = [world.rng.random() * 0.04, world.rng.random() * 0.01]
+    delays = [world.rng.random() * world.site.seconds, world.rng.random() * 0.2 * world.site.seconds]
 
     def write() -> None:
         for delay, (at, new) in zip(delays, writes):
