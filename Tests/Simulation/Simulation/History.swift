@@ -384,11 +384,10 @@ final class History {
                     .full, content, ranges: Content.everything(content.count), perSegment: 2,
                     lineage: lineage, parent: nil))
         }
-        let ranges = Content.differing(committed.content, content)
         return try made(
             ModelGeneration(
-                .delta, content, ranges: ranges, perSegment: 3, lineage: lineage,
-                parent: committed.record))
+                .delta, content, ranges: Content.differing(committed.content, content),
+                perSegment: 3, lineage: lineage, parent: committed.record))
     }
 
     private func made(_ generation: ModelGeneration) -> ModelGeneration {
@@ -419,8 +418,7 @@ final class History {
     private func transfer(_ generation: ModelGeneration, _ session: Conversation) throws {
         let first: UInt64
         do { first = try session.begin(generation.announcement) } catch let refusal as Refusal {
-            // A resync whose comparison is gone begins anew.
-            if refusal.rule == "not-compared" { current = nil }
+            if refusal.rule == "not-compared" { current = nil }  // It begins anew.
             throw refusal
         }
         for index in Int(first)..<generation.segments.count {
@@ -430,13 +428,11 @@ final class History {
         isRottenSinceCommit = false
         do { _ = try session.commit(generation) } catch let refusal as Refusal {
             // Nothing of it is on the standby any more.
-            if refusal.rule == "root-mismatch" || refusal.rule == "not-compared"
-                || refusal.rule == "diverged"
-            {
-                if refusal.rule == "diverged", !isRotten {
-                    throw Violation("diverged without a reason")
+            if ["root-mismatch", "not-compared", "diverged"].contains(refusal.rule) {
+                if refusal.rule == "diverged" {
+                    guard isRotten else { throw Violation("diverged without a reason") }
+                    counts.rotFound += 1
                 }
-                if refusal.rule == "diverged" { counts.rotFound += 1 }
                 isPending = false
                 current = nil
             }
@@ -473,9 +469,7 @@ final class History {
         }
         try work.forget(operations)
         guard let volume else { throw Violation("the volume is gone") }
-        return (
-            volume, try File(path: target).readAll(limit: 1 << 26)
-        )
+        return (volume, try File(path: target).readAll(limit: 1 << 26))
     }
 
     /// After a recovery without the sender, the standby says nothing false.
@@ -497,9 +491,8 @@ final class History {
         case .empty, .initialising:
             if committed != nil, !wentInPlace { throw Violation("\(volume.state) after a commit") }
         case .suspect, .diverged, .applying:
-            guard isDoubtful else {
-                throw Violation("\(volume.state) without a fault: \(log.suffix(6))")
-            }
+            let text = "\(volume.state) without a fault: \(log.suffix(6))"
+            guard isDoubtful else { throw Violation(text) }
         case .promoted, .prepared: throw Violation("\(volume.state)")
         }
         return "\(volume.state) \(volume.committed?.head.number ?? 0)"
