@@ -20,16 +20,18 @@ struct SourceFile {
     /// of that: a path may lead elsewhere a moment later.
     init(_ file: File) throws(SystemCallError) {
         self.file = file
-        try file.sync()
         let status = try file.status()
         byteCount = status.byteCount
         if let device = status.device {
+            try file.sync()
             object = BlockDevice(device).objectFacts
             content = [:]
             stamp = nil
         } else {
             object = try file.objectFacts()
+            // Flushes the file where it proves something; a flush takes as long as a disk does.
             content = try file.contentFacts()
+            if content.isEmpty { try file.sync() }
             stamp = content.isEmpty ? try file.stamp() : content
         }
     }
