@@ -59,6 +59,27 @@ struct Histories: ParsableCommand {
     }
 }
 
+extension History {
+    /// What happened in some lives, so that a run in which too little did is told from one that passed.
+    struct Counts {
+        var steps = 0
+        var committed = 0
+        var resyncs = 0
+        var decisions = 0
+        var cuts = 0
+        var stalls = 0
+        var damaged = 0
+        var connectedAgain = 0
+        var powerCuts = 0
+        var errors = 0
+        var rotten = 0
+        var rotFound = 0
+        var tampered = 0
+        var otherFiles = 0
+        var comparedBytes = 0
+    }
+}
+
 extension History.Counts {
     mutating func add(_ other: History.Counts) {
         steps += other.steps

@@ -15,24 +15,6 @@ import Wire
 ///
 /// The sender is a model that has no disk and remembers what it was told; its session's states are the product's.
 final class History {
-    struct Counts {
-        var steps = 0
-        var committed = 0
-        var resyncs = 0
-        var decisions = 0
-        var cuts = 0
-        var stalls = 0
-        var damaged = 0
-        var connectedAgain = 0
-        var powerCuts = 0
-        var errors = 0
-        var rotten = 0
-        var rotFound = 0
-        var tampered = 0
-        var otherFiles = 0
-        var comparedBytes = 0
-    }
-
     private(set) var counts = Counts()
     /// What happened, the same for the same seed.
     private(set) var log: [String] = []
