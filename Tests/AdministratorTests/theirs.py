@@ -47,6 +47,8 @@ def scrub(world: World) -> None:
 @kind(3)
 def promote(world: World) -> None:
     copy = anyone(world)
+    former = world.status(copy)
+    again = bool(former) and former["state"] == "promoted"
     unsure = has("blockferryd promote", "--without-check") and world.rng.random() < 0.1
     result = world.blockferryd(copy.standby, "promote", copy.volume, *(["--without-check"] if unsure else []),
                                kill_after=world.rng.random() * 0.03 if world.rng.random() < 0.2 else None)
@@ -54,7 +56,7 @@ def promote(world: World) -> None:
     status = world.status(copy)
     if result.code == 0 or result.code == -9 and status and status["state"] == "promoted":
         # A second promotion finds what the operator has made of the copy.
-        if not unsure and not copy.promoted:
+        if not unsure and not again:
             right = copy.generations.get(status["generation_id"], copy.attempts)
             faults = [world.see(copy, content) for content in right]
             if right and None not in faults:
