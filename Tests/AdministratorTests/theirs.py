@@ -122,7 +122,8 @@ def invite_again(world: World) -> None:
 def invite_what_is_taken(world: World) -> None:
     """A second volume for a target that has one, by some name of it, from this state directory or another."""
     copy, other = world.rng.sample(world.copies, 2)
-    if not copy.path.exists():
+    # What he has put in its place is nobody's target.
+    if not copy.path.exists() or copy.touched:
         raise Skip
     # A device has no mark, so that only its own standby knows whose it is.
     if copy.path.is_block_device():
