@@ -271,7 +271,7 @@ class BlockSizeTests(KernelTest):
                         backing.write_bytes(before)
                         loop = command("losetup", "--find", "--show", "--sector-size", block, backing).stdout.strip()
                         self.addCleanup(command, "losetup", "-d", loop)
-                        hosts.pair(name, loop)
+                        hosts.pair(name, loop, "--overwrite")
                         for _ in range(2):
                             plain.write_bytes(generator.randbytes(volume))
                             result = hosts.send(name, plain)

@@ -118,7 +118,7 @@ class FailoverTests(ResyncTest):
         self.assert_refused(there, target, name, LINEAGE, "promoted", more=more)
         # The old source knows nothing of the standby's new role, and its volume is an older, different one.
         back = self.site()
-        back.pair("db", source)
+        back.pair("db", source, "--overwrite")
         self.replicate_back(back, self.standby, "copy", source, 22, *more, promoted=False)
         devices.write(source, *devices.scattered(9, 20, VOLUME))
         self.replicate_back(there, self.source, name, target, 23, *more, promoted=True)
