@@ -409,6 +409,7 @@ class FirstContactTests(ResyncTest):
             target, lambda: site.live("resync", f"{SOURCE}/t", "db"), 9, "too-small", "lvextend")
         self.standby.grow("copy", VOLUME + 4 * MIB)
         devices.write(target, (VOLUME, MIB))
+        site.invite("db", target, "--overwrite")
         past = devices.read(target, VOLUME, MIB)[:]
         result = self.assert_code(site.live("resync", f"{SOURCE}/t", "db"), 0)
         facts = result.json["result"]
