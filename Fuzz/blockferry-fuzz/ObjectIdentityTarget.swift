@@ -24,7 +24,8 @@ import Objects
     precondition(identity.hasSameContent(as: identity) == !identity.content.isEmpty)
     precondition(identity.relation(to: identity) == (identity.object.isEmpty ? .unknown : .same))
     var other = identity
-    guard let name = (identity.object.keys + identity.content.keys).sorted().first else { return }
+    guard let name = (Array(identity.object.keys) + Array(identity.content.keys)).sorted().first
+    else { return }
     if other.object[name] != nil {
         other.object[name]?.append("x")
     } else {

@@ -72,12 +72,6 @@ package final class LiveThinSource: Source {
 
     package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
         let older = try group.base(base.snapshotUUID ?? "", of: snapshot)
-        guard !older.isMerging else {
-            throw SourceError.noProof(
-                reason:
-                    "\(older.fullName), which the standby's generation was made from, is being merged"
-            )
-        }
         try reading { metadata, device in
             guard try pool.facts(of: older, in: metadata) == base.content else {
                 throw SourceError.noProof(

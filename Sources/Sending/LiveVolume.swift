@@ -322,7 +322,7 @@ extension VolumeGroup {
     /// What differs between any two devices of one thin pool is known, whatever LVM says of their origins. Of classic
     /// snapshots both must be of one volume.
     ///
-    /// - Throws: `noProof` if it is gone, in another pool, or no snapshot of the volume that `snapshot` is one of, or is
+    /// - Throws: `noProof` if it is gone, being merged, in another pool, or no snapshot of the volume that `snapshot` is one of, or is
     ///   itself.
     func base(_ uuid: String, of snapshot: LogicalVolume) throws -> LogicalVolume {
         guard let base = volume(uuid: uuid) else {
@@ -330,6 +330,12 @@ extension VolumeGroup {
                 reason:
                     "the snapshot that the standby's generation was made from is gone from volume group "
                     + "\(name) (its id was \(uuid))")
+        }
+        // LVM says of one that is merged that it is of another kind.
+        guard !base.isMerging else {
+            throw SourceError.noProof(
+                reason:
+                    "\(base.fullName), which the standby's generation was made from, is being merged")
         }
         switch (base.kind, snapshot.kind) {
         case (.thin(_, let one, _, _), .thin(_, let other, _, _)) where one == other: return base
