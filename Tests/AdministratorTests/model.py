@@ -200,6 +200,10 @@ class World:
         rule = re.search(r"\(rule ([a-z-]+)\)", result.error)
         if rule:
             self.refusals[rule[1]] += 1
+        # A registration that is refused says it in words alone.
+        for told, name in (("cannot be a target: ", "target-taken"), ("if that may be replaced", "occupied")):
+            if not rule and told in result.error:
+                self.refusals[name] += 1
         shown = " ".join(str(word) for word in words).replace(str(self.site.path), "…")
         self.say(f"  {shown[:300]} → {result.code} {result.said[:260].replace(str(self.site.path), '…') if result.code else ''}")
         if result.code in (-4, -5, -6, -7, -8, -11) or "Fatal error" in result.error:
@@ -246,7 +250,11 @@ class World:
             volumes = json.loads(result.out)["volumes"]
         except (ValueError, KeyError):
             return None
-        return volumes[0] if volumes else None
+        if not volumes:
+            return None
+        # An older state may name an older target.
+        copy.path = pathlib.Path(volumes[0]["target"])
+        return volumes[0]
 
     def see(self, copy: Copy, content: Content) -> None | str:
         """What of a copy is not this content."""

@@ -133,6 +133,8 @@ def move_over_a_source(world: World) -> None:
         os.utime(fresh, ns=(facts.st_atime_ns, facts.st_mtime_ns))
         how = "cp -a, written, touch -r, mv over"
     os.replace(fresh, path)
+    # A hard link still names the former file.
+    source.given = source.given and path
     world.did(f"{how} {path.name}")
 
 
@@ -151,6 +153,7 @@ def swap_two_sources(world: World) -> None:
         os.rename(first.path, aside)
         os.rename(second.path, first.path)
         os.rename(aside, second.path)
+        first.given, second.given = first.path, second.path
     world.did("the two sources change places")
 
 
@@ -375,7 +378,14 @@ def unmount_the_targets(world: World) -> None:
     world.did("umount of the targets' file system")
     for copy in world.everyone:
         copy.touched.append("unmounted")
-    world.obstacles["unmounted"] = lambda: None if system.is_mounted else system.mount()
+
+    def mount() -> None:
+        if not system.is_mounted:
+            system.mount()
+        # What was put below the mount point meanwhile cannot be reached any more.
+        for copy in world.everyone:
+            copy.touched.append("mounted")
+    world.obstacles["unmounted"] = mount
 
 
 @kind(1.5)
@@ -466,6 +476,7 @@ def restore_a_state(world: World) -> None:
         if copy.standby is standby:
             copy.touched.append("the standby's state restored")
             copy.promoted = None
+            world.status(copy)
 
 
 @kind(1.5)
