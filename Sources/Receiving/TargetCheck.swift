@@ -127,6 +127,14 @@ extension VolumeWriter {
 
     /// The same look at the target that a generation is about to be applied to, while nobody else can write it.
     func checkAnchor(on target: Target, _ progress: (Progress) -> Void) throws {
+        do { try compareAnchor(on: target, progress) } catch MapError.damaged {
+            // It is made anew from the target, and its root tells whether that is what it should be.
+            try map.removeCommitted()
+            try compareAnchor(on: target, progress)
+        }
+    }
+
+    private func compareAnchor(on target: Target, _ progress: (Progress) -> Void) throws {
         guard let begin = volume.transfer?.begin else { return }
         let known = try mapBefore(begin, progress)
         let tagger = Tagger(begin.head.tagAlgorithm, key: try tagKey())
@@ -151,19 +159,25 @@ extension VolumeWriter {
         guard let known, var updates = try? MapUpdateReader(path: map.updatesPath),
             updates.header.transfer == begin.transfer
         else { return false }
-        let anchor = try ContentAnchor(
-            known, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
-            without: { samples in
-                var touched = samples.filter {
-                    // What is cut off may be gone.
-                    known.shape.extent(ofBlock: $0).map { $0.end > size } ?? true
-                }
-                while let page = try updates.nextPage() {
-                    touched.formUnion(page.map(\.block).filter(samples.contains))
-                }
-                return touched
-            },
-            read: { try target.read(at: $0, into: $1, count: $2) })
+        let anchor: ContentAnchor
+        do {
+            anchor = try ContentAnchor(
+                known, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
+                without: { samples in
+                    var touched = samples.filter {
+                        // What is cut off may be gone.
+                        known.shape.extent(ofBlock: $0).map { $0.end > size } ?? true
+                    }
+                    while let page = try updates.nextPage() {
+                        touched.formUnion(page.map(\.block).filter(samples.contains))
+                    }
+                    return touched
+                },
+                read: { try target.read(at: $0, into: $1, count: $2) })
+        } catch is MapError {
+            // A map that is damaged tells nothing.
+            return false
+        }
         if anchor.isReplaced { try anchor.check(target.path) }
         return anchor.divergence == nil
     }

@@ -149,7 +149,7 @@ final class History {
                 guard disktrace_failures() > 0 || isDoubtful else {
                     throw Violation("failed without a fault: \(error)")
                 }
-                told = "failed"
+                told = "failed \(error)"
             }
         }
         let failures = disktrace_failures()
