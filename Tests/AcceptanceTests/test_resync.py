@@ -17,6 +17,7 @@ import time
 import unittest
 
 from harness import BIN, Site, sha256, until
+from test_room import FileSystem, command
 
 from decoder.tag_map import decode_tag_map, map_of_volume  # by way of harness: Protocol is on the path
 
@@ -286,9 +287,14 @@ class Maps(Comparing):
                 ["--cow-origin", origin, "--cow-store", stores[1], "--base-store", stores[0]])
 
     def test_a_change_list_that_lies_is_found(self) -> None:
-        """A block changes behind the pool's metadata, so that no change list names it: the sample finds it within as
-        many sends as it takes to pass over the volume once, and verify at once."""
+        """A block changes behind the pool's metadata, and behind the file system that holds the images, as on a disk that
+        loses a write: no change list and no time names it. The sample finds it within as many sends as it takes to pass
+        over the volume once, and verify at once."""
+        system = FileSystem(self.site.path / "images", "ext4", 300 << 20, 1 << 20)
+        self.addCleanup(system.close)
         pool = self.site.pool()
+        for name in ("metadata", "data"):
+            setattr(pool, name, pathlib.Path(shutil.move(getattr(pool, name), system.path)))
         target = self.site.path / "copy"
         self.site.pair("vol", target)
         self.assertEqual(self.site.send("vol", *pool.source("s0")).code, 0)
@@ -309,7 +315,15 @@ class Maps(Comparing):
                 shared = (offset, places[content][0])
         self.assertIsNotNone(shared)
         offset, place = shared
-        self.write(pool.data, (place + 5, b"lie" if data[place + 5:place + 8] != b"lie" else b"LIE"))
+        command("umount", system.path)
+        disk = (self.site.path / "images.img").read_bytes()
+        found = disk.find(data[place:place + BLOCK])
+        self.assertGreater(found, 0)
+        self.assertEqual(disk.find(data[place:place + BLOCK], found + 1), -1)
+        self.write(self.site.path / "images.img",
+                   (found + 5, b"lie" if data[place + 5:place + 8] != b"lie" else b"LIE"))
+        command("mount", system.device, system.path)
+        self.assertNotEqual(pool.data.read_bytes(), data)
         found = self.blockferry("verify", "vol", *pool.source("s0"), code=8)
         self.assertEqual(extents(found["difference"]), [offset])
         blocks = pool.size // BLOCK

@@ -116,17 +116,20 @@ class FaultSite(Site):
             self.files[path] = (path.read_bytes(), facts.st_atime_ns, facts.st_mtime_ns)
 
     def restore(self) -> None:
-        """Puts everything back; a file keeps its inode and its time, by which it is recognised."""
+        """Puts everything back. A file that was not touched is left alone, and is recognised; of another one the kernel keeps
+        the time of this change."""
         self.kill_daemon()
         for state in (self.standby, self.source):
             shutil.rmtree(state, ignore_errors=True)
             if (self.saved / state.name).exists():
                 shutil.copytree(self.saved / state.name, state)
         for path, (content, accessed, modified) in self.files.items():
-            with open(path, "r+b") as file:
-                file.write(content)
-                file.truncate()
-            os.utime(path, ns=(accessed, modified))
+            if path.read_bytes() != content:
+                with open(path, "r+b") as file:
+                    file.write(content)
+                    file.truncate()
+            if path.stat().st_mtime_ns != modified:
+                os.utime(path, ns=(accessed, modified))
 
     # Programs
 

@@ -125,7 +125,8 @@ class HostSite(Site):
                 self.files[path] = (path.read_bytes(), facts.st_atime_ns, facts.st_mtime_ns)
 
     def restore(self) -> None:
-        """Puts everything back; a file keeps its inode and its time, by which it is recognised."""
+        """Puts everything back. A file that was not touched is left alone, and is recognised; of another one the kernel keeps
+        the time of this change."""
         self.kill_daemon()
         for state in (self.standby, self.source):
             if state.is_symlink() or not state.is_dir():
@@ -139,7 +140,8 @@ class HostSite(Site):
                 with open(path, "r+b") as file:
                     file.write(data)
                     file.truncate()
-            os.utime(path, ns=(accessed, modified))
+            if path.stat().st_mtime_ns != modified:
+                os.utime(path, ns=(accessed, modified))
 
     def readdress(self, port: int) -> None:
         with sqlite3.connect(self.source / "catalog.sqlite") as catalog:
