@@ -376,6 +376,17 @@ class Verify(Scenario):
             return super().command()
         return ["blockferry", "verify", self.source["vol"], "--to", "standby", "--volume", "vol", "--json"]
 
+    def follow(self) -> None:
+        """The generation can be verified only as long as nobody writes to its source: another file goes on from there."""
+        next_one = self.source["vol"].with_suffix(".next")
+        next_one.write_bytes(self.source["vol"].read_bytes())
+        self.write(next_one, 11 * BLOCK + 5, b"and on")
+        self.site.settle("vol")
+        self.must(self.site.run("blockferry", "send", next_one, "--to", "standby", "--volume", "vol", "--adopt-source"))
+        self.test.assertEqual(sha256(self.target["vol"]), sha256(next_one))
+        self.site.settle("vol")
+        self.test.assertTrue(self.must(self.site.run("blockferryd", "scrub", "vol", "--json")).json["clean"])
+
 
 class Scrub(Import):
     """The same of the standby alone."""
