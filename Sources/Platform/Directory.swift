@@ -147,9 +147,18 @@ package final class FileLock: Sendable {
         guard descriptor >= 0 else { throw SystemCallError("open", path) }
         _ = Glibc.close(descriptor)
         file = try File(path: path, [.write, .noFollow])
-        if flock(file.descriptor, LOCK_EX | LOCK_NB) != 0 {
-            if errno == EWOULDBLOCK { return nil }
-            throw SystemCallError("flock", path)
-        }
+        guard try Self.take(file) else { return nil }
+    }
+
+    /// Takes a lock that another user's program has made, and makes none: that program could not open it.
+    package init?(existing path: String) throws(SystemCallError) {
+        file = try File(path: path)
+        guard try Self.take(file) else { return nil }
+    }
+
+    private static func take(_ file: File) throws(SystemCallError) -> Bool {
+        if flock(file.descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
+        if errno == EWOULDBLOCK { return false }
+        throw SystemCallError("flock", file.path)
     }
 }

@@ -97,7 +97,7 @@ final class TargetClaim {
             .refused(.sourceIsTarget, path: path, reason: "\(what), \(reason)")
         }
         let held = try SourceError.reading { () throws(SystemCallError) in
-            try FileLock(path: "\(directory)/locks/\(target.volume)")
+            try FileLock(existing: "\(directory)/locks/\(target.volume)")
         }
         guard let held else {
             throw no(

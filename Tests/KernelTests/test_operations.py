@@ -230,7 +230,7 @@ class OperationsTests(KernelTest):
                 f"dd if=/dev/urandom of=/srv/{name}/old bs=1M count=20 conv=fsync")
             self.assertEqual(done.returncode, 0, done.stdout)
         self.invitation = ""
-        self.compared = self.lines = 0
+        self.compared = self.lines = self.elsewhere = 0
 
     def test_every_command_of_the_manual(self) -> None:
         steps = steps_of(MANUAL.read_text())
@@ -250,7 +250,8 @@ class OperationsTests(KernelTest):
         for count, least in ((ran, LEAST_COMMANDS), (failing, LEAST_FAILING), (self.compared, LEAST_COMPARED),
                              (self.lines, LEAST_LINES)):
             self.assertGreaterEqual(count, least)
-        self.assertLess(len(steps) - wanted, 16, "too much of the manual is not run")
+        self.assertEqual(self.elsewhere, 4)
+        self.assertLess(len(steps) - wanted - self.elsewhere, 16, "too much of the manual is not run")
 
     test_every_command_of_the_manual.cost = 165
 
@@ -280,6 +281,10 @@ class OperationsTests(KernelTest):
     def leave_out(self, step: Step) -> None:
         """What is not run: only what the guest has not. The service is started and stopped in its place."""
         words = step.text.split()
+        if re.search(r"\bG\b|pool\.xml", step.text):
+            # The reader's own group: `test_pool_counters.py` runs the same.
+            self.elsewhere += 1
+            return
         self.assertIn(words[0], NOT_RUN, f"{step}: it belongs into a console block")
         if words[0] == "systemctl" and words[-1] == "blockferryd":
             print(f"{step} (as the unit says)", flush=True)

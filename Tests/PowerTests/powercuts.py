@@ -153,7 +153,7 @@ class PowerCuts:
         self.machine.format()
         self.machine.mount()
         self.site.start_daemon()
-        self.site.pair("db", self.machine.target)
+        self.site.pair("db", self.machine.target, "--overwrite")
         plain = self.random.randbytes(MIB) + bytes(2 * MIB) + self.random.randbytes(VOLUME - 3 * MIB)
         self.phase("full copy", "send", plain)
         self.phase("increment", "send", self.changed(plain))

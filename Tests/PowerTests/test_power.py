@@ -40,7 +40,8 @@ def command(*arguments: object) -> None:
 
 
 class LoopMachine(powercuts.Machine):
-    """Two loop devices of one file. Their numbers stay, since a target is known by its device's number."""
+    """Two loop devices of a third one, which stays the same whatever it is made of: a target on a loop device is known by what
+    that is made of."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path, self.where = path, path / "mounted"
@@ -53,7 +54,7 @@ class LoopMachine(powercuts.Machine):
             file.truncate(STATE + TARGET)
         # High ones, which nobody is given who asks for any.
         number = 1000 + os.getpid() % 100_000
-        while len(self.numbers) < 2:
+        while len(self.numbers) < 3:
             try:
                 with open("/dev/loop-control") as control:
                     fcntl.ioctl(control, LOOP_CTL_ADD, number)
@@ -61,7 +62,7 @@ class LoopMachine(powercuts.Machine):
             except FileExistsError:
                 pass
             number += 1
-        self.state, self.target = (f"/dev/loop{number}" for number in self.numbers)
+        self.whole, self.state, self.target = (f"/dev/loop{number}" for number in self.numbers)
 
     def command(self, *arguments: object) -> None:
         command(*arguments)
@@ -82,9 +83,11 @@ class LoopMachine(powercuts.Machine):
             if not until(20, lambda: self.logged.stat().st_size == STATE + TARGET):
                 raise AssertionError("qemu-storage-daemon does not serve the disk")
             backing = self.logged
+        # With --direct-io=on what mkfs.ext4 writes into what it has zeroed is lost (Linux 6.18, QEMU 7.2).
+        command("losetup", self.whole, backing)
+        self.attached.append(self.whole)
         for device, offset, size in ((self.state, 0, STATE), (self.target, STATE, TARGET)):
-            # With --direct-io=on what mkfs.ext4 writes into what it has zeroed is lost (Linux 6.18, QEMU 7.2).
-            command("losetup", "--offset", offset, "--sizelimit", size, device, backing)
+            command("losetup", "--offset", offset, "--sizelimit", size, device, self.whole)
             self.attached.append(device)
 
     def remove(self) -> list[write_log.Entry]:
