@@ -17,11 +17,13 @@ CHANGES = (acceptance.BIN / "blockferry", "changes")
 
 
 class ThinTests(LiveTest):
-    def generations(self, chunk: int, target: str) -> None:
-        """A full copy and two increments with writes of every size and discards in between."""
+    def generations(self, chunk: int, target: str, *more: str) -> None:
+        """A full copy and two increments with writes of every size and discards in between. `more` goes to the invitation."""
         self.source.pool(chunk=chunk)
         volume = self.source.thin("t")
-        site = self.pair(target)
+        site = self.site() if more else self.pair(target)
+        if more:
+            site.pair("db", target, *more)
         devices.write(volume, (0, 6 * MIB), (20 * MIB, 512 << 10), *devices.scattered(1, 40, VOLUME))
         self.assertEqual(self.send(site, target, "t", expect="full")["generation"], 1)
         first = devices.sha256(target, VOLUME)
@@ -57,7 +59,7 @@ class ThinTests(LiveTest):
     def test_thin_256k_to_thick(self) -> None:
         target = self.standby.thick("copy")
         devices.write(target, (0, VOLUME))
-        self.generations(256 << 10, target)
+        self.generations(256 << 10, target, "--overwrite")
 
     def test_thin_64k_to_file(self) -> None:
         target = os.path.join(tempfile.mkdtemp(), "copy.img")
