@@ -335,7 +335,8 @@ extension VolumeGroup {
         guard !base.isMerging else {
             throw SourceError.noProof(
                 reason:
-                    "\(base.fullName), which the standby's generation was made from, is being merged")
+                    "\(base.fullName), which the standby's generation was made from, is being merged"
+            )
         }
         switch (base.kind, snapshot.kind) {
         case (.thin(_, let one, _, _), .thin(_, let other, _, _)) where one == other: return base
