@@ -100,14 +100,14 @@ class ThinSendRecvTests(LiveTest):
                                         "--name", "standby", "--own-name", "source"), 0)
 
     def test_recv_onto_a_mounted_target(self) -> None:
-        """Their issue 4: a target in use is refused."""
+        """Their issue 4: a target in use is refused; and so is what was put on it, until somebody says that it may go."""
         devices.write(self.volume, *self.blocks(1, 5))
         where = self.mount(self.target, "ext4")
         self.assert_refused(self.site_, self.target, "tlv_source", 9)
         self.unmount(where)
-        # The refused generation is finished first.
-        facts = self.step("delta")
-        self.assertEqual([before["result"] for before in facts["finished_before"]], ["full"])
+        self.assert_refused(self.site_, self.target, "tlv_source", 9, "occupied")
+        self.site_.invite("db", self.target, "--overwrite")
+        self.assertEqual(self.step("full")["finished_before"], [])
 
 
 class SignalTests(RotationTests):
