@@ -20,10 +20,7 @@ package struct TargetMark: Equatable, Sendable {
     package init(state: String, volume: String) {
         self.state = state
         self.volume = volume
-        random = SecureRandom.bytes(16).map { byte in
-            let digits = String(byte, radix: 16)
-            return digits.utf8.count == 1 ? "0" + digits : digits
-        }.joined()
+        random = Hex.encode(SecureRandom.bytes(16))
     }
 
     /// The mark on a file; nothing if there is none, or something else.
