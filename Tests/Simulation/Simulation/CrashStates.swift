@@ -35,7 +35,7 @@ final class CrashStates {
     private let nestedEvery: Int
     private var seeded: Seeded
     private(set) var counts = Counts()
-    /// Executed states until the next that is continued, and the next whose recovery is cut in turn.
+    /// Executed states until the next that is continued, and, of a first cut, the next whose recovery is cut in turn.
     private var untilContinued = 0
     private var untilNested = 0
 
@@ -306,7 +306,7 @@ final class CrashStates {
             do { try goOn(promises) } catch { throw Violation("\(place), continued: \(error)") }
             counts.continued += 1
         }
-        untilNested -= 1
+        if depth == 0 { untilNested -= 1 }
         if depth == 0, untilNested < 0 {
             untilNested = nestedEvery
             let before = counts.states
