@@ -39,6 +39,9 @@ package enum AdministrationError: Error, CustomStringConvertible {
         case .unknownVolume(let name): "there is no volume \(name); see: blockferryd volumes"
         case .busy(let name):
             "a session has the volume \(name); wait for it, or stop blockferryd"
+        case .nothingToPromote(let name, .promoted):
+            "volume \(name) is promoted already; nothing was done. To let a source replace it again: "
+                + "blockferryd demote \(name)"
         case .nothingToPromote(let name, let state):
             "volume \(name) is \(state): it holds no complete generation"
         case .notApplied(let name, let number, let error):

@@ -156,10 +156,7 @@ package final class LiveVolume {
 
     /// "vol_blockferry_1a2b3c4d".
     func newSnapshotName() -> String {
-        let suffix = SecureRandom.bytes(4).map { byte in
-            let text = String(byte, radix: 16)
-            return text.utf8.count == 1 ? "0" + text : text
-        }.joined()
+        let suffix = Hex.encode(SecureRandom.bytes(4))
         // LVM takes names of 127 characters, and makes longer ones of them.
         return "\(volume.name.prefix(90))_blockferry_\(suffix)"
     }

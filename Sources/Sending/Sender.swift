@@ -379,8 +379,19 @@ package final class Sender {
         var begin = announced
         begin.heldSegments = UInt64(seals.seals.count)
         try dialogue.connection.send(dialogue.session.begin(begin))
-        guard case .sendSegments(let first) = try dialogue.next() else {
-            throw SendError.brokenProtocol("no place to begin")
+        let first: UInt64
+        do {
+            guard case .sendSegments(let number) = try dialogue.next() else {
+                throw SendError.brokenProtocol("no place to begin")
+            }
+            first = number
+        } catch SendError.refused(let refusal)
+            where current.committed == nil && seals.seals.isEmpty
+        {
+            // Nothing of the first copy is there: any source may be the one that it is made from.
+            try home.catalog.abandonTransfer(
+                options.volume, at: options.receiver, clearingPending: true)
+            throw SendError.refused(refusal)
         }
         seals.truncate(to: Int(first))
         let pipeline = try Pipeline()

@@ -166,6 +166,17 @@ class OtherSources(IdentityTest):
         self.assertEqual((result.code, result.json["resumed_segments"]), (0, 0), result)
         self.assertEqual(sha256(target), sha256(other))
 
+    def test_a_first_copy_that_was_refused_names_no_source(self) -> None:
+        disk = self.site.path / "disk"
+        disk.write_bytes(bytes(SIZE))
+        self.site.pair("second", self.loop(disk))
+        large = self.site.path / "large"
+        large.write_bytes(os.urandom(2 * SIZE))
+        self.assertEqual(self.site.send("second", large).code, 9)
+        other = self.other()
+        self.assertEqual(self.site.send("second", other).code, 0)
+        self.assertEqual(sha256(disk), sha256(other))
+
 
 class OtherContent(IdentityTest):
     def restored(self) -> None:

@@ -103,6 +103,8 @@ class Refusals(unittest.TestCase):
         self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
         self.change()
         self.refused(self.site.send("vol", self.plain), 7, "promoted")
+        again = self.site.run("blockferryd", "promote", "vol")
+        self.assertEqual((again.code, "is promoted already" in again.error), (7, True), again)
 
     def test_delta_by_rogue_onto_wrong_parent_number_size(self) -> None:
         """The receiver decides by itself; it does not rely on the sender's good will."""
