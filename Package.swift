@@ -157,7 +157,7 @@ let package = Package(
             "MapStoreTests", ["Blocks", "Digests", "Platform", "TagMap", "Wire", "MapStore"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
-        tests("LVMTests", ["LVM", "Platform"]),
+        tests("LVMTests", ["Blocks", "LVM", "Platform"]),
         tests("SendingTests", ["Blocks", "Objects", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
         tests(

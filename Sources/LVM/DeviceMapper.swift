@@ -28,12 +28,16 @@ package enum DeviceMapper {
     /// A pool's table: "thin-pool METADATA DATA BLOCK-SECTORS ...".
     package struct PoolTable: Equatable, Sendable {
         package var metadata: DeviceNumber
+        /// Of a data block.
+        package var blockByteCount: UInt64
     }
 
     /// A pool's status.
     package struct PoolStatus: Equatable, Sendable {
         /// Block of the metadata snapshot, if it holds one.
         package var metadataSnapshot: UInt64?
+        /// Data blocks that no volume has yet.
+        package var freeBlocks: UInt64
         /// "rw", "ro" or "out_of_data_space".
         package var mode: String
         package var needsCheck: Bool
@@ -153,9 +157,10 @@ extension DeviceMapper.ThinTable {
 
 extension DeviceMapper.PoolTable {
     package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
-        guard words.count >= 4, words[0] == "thin-pool", let metadata = DeviceNumber(words[1])
+        guard words.count >= 4, words[0] == "thin-pool", let metadata = DeviceNumber(words[1]),
+            let sectors = UInt32(words[3]), sectors > 0
         else { throw strange(words, device) }
-        self.init(metadata: metadata)
+        self.init(metadata: metadata, blockByteCount: UInt64(sectors) * 512)
     }
 }
 
@@ -168,9 +173,12 @@ extension DeviceMapper.PoolStatus {
             throw strange(words, device)
         }
         let held = words[4]
-        guard held == "-" || UInt64(held) != nil else { throw strange(words, device) }
+        let data = words[3].split(separator: "/")
+        guard held == "-" || UInt64(held) != nil, data.count == 2, let used = UInt64(data[0]),
+            let total = UInt64(data[1]), used <= total
+        else { throw strange(words, device) }
         self.init(
-            metadataSnapshot: UInt64(held), mode: words[5],
+            metadataSnapshot: UInt64(held), freeBlocks: total - used, mode: words[5],
             needsCheck: words.contains("needs_check"))
     }
 }

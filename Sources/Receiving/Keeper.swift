@@ -47,6 +47,22 @@ struct Keeper {
         return SnapshotBudget(time: time, highestDevice: 0).left
     }
 
+    /// What the pool of a thin target can still take; nil for other targets, and where this process may not ask.
+    var room: PoolRoom? {
+        guard let device = try? File(path: volume.targetPath).status().device,
+            BlockDevice(device).isThin
+        else { return nil }
+        return try? PoolRoom(below: device)
+    }
+
+    /// Whether LVM has a snapshot of the committed generation. It shares every block of the target, which was not written
+    /// since, so that each block that is written now needs a new one.
+    var sharesEveryBlock: Bool {
+        guard let found = try? VolumeGroup.find(volume.targetPath), let own = try? home.identity()
+        else { return false }
+        return !isDue(KeptTags(volume.name, own.keyID).own(in: found.0, but: found.1))
+    }
+
     /// Whether the target holds its committed generation as a whole, and is this standby's.
     static func isWhole(_ volume: StandbyVolume) -> Bool {
         switch volume.state {

@@ -1,22 +1,33 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Blocks
 internal import Catalog
+internal import LVM
 internal import Platform
 internal import Staging
 internal import Wire
 
 /// Room on a target for a generation that is about to be committed. After the commit point there is no way back, so that
-/// what can be reserved is reserved before.
+/// what can be reserved is reserved before: storage of a file. Of a thin pool nothing can be reserved, but asked.
 final class Room {
     private let target: Target
+    private let keeper: Keeper
+    private let pool: PoolRoom?
+    private var needed: PoolBlockCounter?
     private var shortage: SystemCallError?
 
-    init(_ target: Target) { self.target = target }
+    init(_ target: Target, _ keeper: Keeper) {
+        self.target = target
+        self.keeper = keeper
+        pool = keeper.room
+        needed = pool.map { PoolBlockCounter(blockByteCount: $0.blockByteCount) }
+    }
 
     /// Reserves what one record needs.
     func reserve(_ record: RecordHeader) {
         guard record.kind == .data, shortage == nil else { return }
+        if let extent = Extent(offset: record.offset, length: record.length) { needed?.add(extent) }
         do { try target.reserve(record.offset, count: record.length) } catch {
             // What else goes wrong here is found when it is written, and is told then.
             if error.isNoSpace { shortage = error }
@@ -26,12 +37,23 @@ final class Room {
     /// Refuses a generation for which there is no room. What was reserved is given back, and what has come in stays, so
     /// that the next send goes on.
     func check(_ record: GenerationRecord, _ volume: StandbyVolume) throws {
-        guard let shortage else { return }
+        guard let reason else { return }
         target.giveBackReserved()
         let copy = volume.committed.map { "; the copy is generation \($0.head.number), as before" }
         throw Refusal(
             .space,
-            "the target has no room for generation \(record.head.number) (\(shortage))\(copy ?? ""). "
+            "the target has no room for generation \(record.head.number) (\(reason))\(copy ?? ""). "
                 + "Make room, then send again")
+    }
+
+    private var reason: String? {
+        if let shortage { return "\(shortage)" }
+        // A block that is the target's alone needs no other one.
+        guard let pool, let needed, needed.count > pool.freeBlocks, keeper.sharesEveryBlock,
+            (try? PoolRoom.growsByItself()) == false
+        else { return nil }
+        return
+            "it needs \(needed.count) blocks of its thin pool, which has \(pool.freeBlocks) of "
+            + "\(pool.blockByteCount >> 10) KiB left"
     }
 }

@@ -143,7 +143,7 @@ package final class VolumeWriter {
     ) throws -> Bool {
         let transfer = volume.transfer
         if transfer?.inPlace == false {
-            let room = Room(target)
+            let room = Room(target, keeper)
             try checkRoot(try proveAndCollect(record, room, progress), record)
             try checkAnchor(on: target, progress)
             try room.check(record, volume)

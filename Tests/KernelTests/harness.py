@@ -299,12 +299,13 @@ class KernelTest(unittest.TestCase):
     """A test with empty disks, two volume groups and, when it asks, two hosts."""
 
     source_disk = Disks.source
+    standby_disk = Disks.standby
 
     def setUp(self) -> None:
         Disks.prepare()
         Disks.wipe()
         self.prepare_disks()
-        self.source, self.standby = Volumes(SOURCE, self.source_disk), Volumes(STANDBY, Disks.standby)
+        self.source, self.standby = Volumes(SOURCE, self.source_disk), Volumes(STANDBY, self.standby_disk)
         self.source.make()
         self.standby.make()
         self.addCleanup(resume_all)

@@ -154,24 +154,28 @@ class ChangerTests(LiveTest):
         self.assertNotIn("suspended,", self.site_.run("blockferry", "status").out)
 
 
-class SlowFlushTests(LiveTest):
-    """A disk that takes seconds for each write below the volumes (dm-delay)."""
+class SlowDiskTest(LiveTest):
+    """A disk that takes its time for each write below the volumes of one side (dm-delay)."""
+
+    slow = "source_disk"
 
     def prepare_disks(self) -> None:
+        self.under = getattr(self, self.slow)
         # Not from the disk's beginning, where LVM would find the same volume group once more.
-        self.sectors = devices.size(self.source_disk) // 512 - OFFSET
+        self.sectors = devices.size(self.under) // 512 - OFFSET
         command("dmsetup", "create", "slow", "--table", self.table(0))
-        self.under, self.source_disk = self.source_disk, "/dev/mapper/slow"
+        setattr(self, self.slow, "/dev/mapper/slow")
 
     def table(self, milliseconds: int) -> str:
-        under = getattr(self, "under", self.source_disk)
-        return f"0 {self.sectors} delay {under} {OFFSET} 0 {under} {OFFSET} {milliseconds}"
+        return f"0 {self.sectors} delay {self.under} {OFFSET} 0 {self.under} {OFFSET} {milliseconds}"
 
     def delay(self, milliseconds: int) -> None:
         command("dmsetup", "suspend", "--noflush", "slow")
         command("dmsetup", "reload", "slow", "--table", self.table(milliseconds))
         command("dmsetup", "resume", "slow")
 
+
+class SlowSourceTests(SlowDiskTest):
     def test_a_snapshot_of_a_mounted_volume_over_a_slow_disk(self) -> None:
         volume, target = self.source.thick("t", 32 * MIB), self.standby.thick("copy")
         where = self.mount(volume, "ext4")
@@ -190,3 +194,50 @@ class SlowFlushTests(LiveTest):
         (pathlib.Path(where) / "after").write_bytes(b"x")
         command("sync", "-f", where)
         self.assert_copy(target, "t")
+
+    def test_every_changer_of_a_send(self) -> None:
+        """A thin and a classic volume, each with a base that is removed: all over a disk that is slow from end to end."""
+        self.source.pool()
+        volumes = {"t": self.source.thin("t"), "c": self.source.thick("c", 32 * MIB)}
+        targets = {name: self.standby.thick(f"copy-{name}") for name in volumes}
+        more = {"t": (), "c": ("--cow-size", "16M")}
+        site = None
+        for name, target in targets.items():
+            site = self.pair(target, name, site)
+            self.send(site, target, name, name, *more[name], expect="full")
+        for name, volume in volumes.items():
+            with self.subTest(volume=name):
+                devices.write(volume, (2 * MIB, MIB))
+                self.delay(150)
+                result = site.send_live(f"{SOURCE}/{name}", name, *more[name])
+                self.assertEqual(suspended(), [])
+                self.delay(0)
+                self.assertEqual((result.code, result.json["result"]), (0, "delta"), result)
+                devices.write(volume, (4 * MIB, MIB))
+                self.assert_copy(targets[name], name, name)
+        self.assertEqual(len(self.source.tagged()), 2)
+
+
+class SlowStandbyTests(SlowDiskTest):
+    slow = "standby_disk"
+
+    def test_every_changer_of_keeping(self) -> None:
+        """A generation is kept and an older one removed over a disk that is slow from end to end."""
+        self.source.pool()
+        self.standby.pool()
+        volume, target = self.source.thin("t"), self.standby.thin("copy")
+        site = self.pair(target)
+        self.assert_code(site.run("blockferryd", "keep", "db", "--generations", "1"), 0)
+        devices.write(volume, (0, MIB))
+        self.send(site, target, "t", expect="full")
+        devices.write(volume, (2 * MIB, MIB))
+        self.delay(150)
+        result = site.send_live(f"{SOURCE}/t", "db")
+        # It is kept after the answer; whoever has the volume next waits for it.
+        settled = until(120, lambda: [entry["generation"] for entry in site.status("db")["kept"]] == [2])
+        self.assertEqual(suspended(), [])
+        self.delay(0)
+        self.assertEqual((result.code, result.json["result"]), (0, "delta"), result)
+        self.assertTrue(settled, site.status("db"))
+        self.assert_copy(target, "t")
+        self.assertEqual(len([name for name in self.standby.tagged() if name != "copy"]), 1)

@@ -319,3 +319,46 @@ class RetentionTests(KernelTest):
     test_a_crash_around_the_snapshot_leaves_it_made_once.cost = 30
     test_nothing_is_removed_but_what_this_standby_made_for_this_volume.cost = 15
     test_a_kept_generation_that_is_in_use_stays_until_it_is_not.cost = 35
+
+
+class PoolRoomTests(KernelTest):
+    """What a generation needs of the pool of a thin target is asked before the commit point, where it is certain."""
+
+    def begin(self, size: int, *keep: str) -> None:
+        self.standby.pool(size=size)
+        self.target = self.standby.thin("copy", SIZE)
+        self.host = self.site()
+        self.origin = Source(self, self.host, SIZE)
+        self.host.pair("db", self.target)
+        if keep:
+            self.assert_code(self.host.run("blockferryd", "keep", "db", *keep), 0)
+        self.origin.arrives(self.host, self.target, 1)
+
+    def test_a_generation_that_needs_more_blocks_than_the_pool_has_is_refused(self) -> None:
+        self.begin(16 * MIB, "--generations", "2")
+        self.origin.fill(0, 6 * MIB)
+        self.origin.arrives(self.host, self.target, 2)
+        before = devices.sha256(self.target)
+        self.origin.fill(MIB, 4 * MIB)
+        self.assert_code(self.host.send("db", self.origin.path), 12, "thin pool", "generation 2, as before")
+        self.assertEqual(self.host.status("db")["state"], "staging")
+        self.assertEqual(devices.sha256(self.target), before)
+        self.standby.grow("pool", 32 * MIB)
+        result = self.assert_code(self.host.send("db", self.origin.path), 0)
+        self.assertEqual((result.json["generation"], result.json["resumed_segments"] > 0), (3, True), result)
+        self.origin.compare(self.target)
+
+    def test_blocks_that_are_the_targets_alone_need_no_room(self) -> None:
+        self.begin(8 * MIB)
+        self.origin.fill(0, 6 * MIB)
+        self.origin.arrives(self.host, self.target, 2)
+        # Here too, although the catalog believes that a snapshot shares them.
+        self.standby.grow("pool", 20 * MIB)
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "2"), 0)
+        self.origin.fill(0, MIB)
+        self.origin.arrives(self.host, self.target, 3)
+        for name in [name for name in self.standby.tagged() if name != "copy"]:
+            self.standby.remove(name)
+        devices.write(self.standby.thin("filler", 12 * MIB), (0, 11 * MIB))
+        self.origin.fill(8192, 6 * MIB)
+        self.origin.arrives(self.host, self.target, 4)

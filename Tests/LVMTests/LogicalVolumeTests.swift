@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+import Blocks
 import LVM
 import Platform
 import Testing
@@ -86,5 +87,45 @@ import Testing
         for text in ["", ":", "253", "253:", ":4", "253:4:1", "253:-1", "a:b", "4294967296:1"] {
             #expect(DeviceNumber(text) == nil)
         }
+    }
+
+    @Test("the room of a pool is what its table and its status say")
+    func poolRoom() throws {
+        let device = DeviceNumber(major: 253, minor: 4)
+        let table = try DeviceMapper.PoolTable(
+            ["thin-pool", "253:1", "253:2", "128", "0", "0"], of: device)
+        #expect(table.blockByteCount == 65536)
+        let status = try DeviceMapper.PoolStatus(
+            ["thin-pool", "1", "20/2048", "100/256", "-", "rw", "discard_passdown"], of: device)
+        #expect(status.freeBlocks == 156)
+        for used in ["257/256", "256", "x/256", "1/2/3"] {
+            #expect(throws: LVMError.self) {
+                try DeviceMapper.PoolStatus(
+                    ["thin-pool", "1", "20/2048", used, "-", "rw"], of: device)
+            }
+        }
+        for sectors in ["0", "-1", "x", "4294967296"] {
+            #expect(throws: LVMError.self) {
+                try DeviceMapper.PoolTable(
+                    ["thin-pool", "253:1", "253:2", sectors], of: device)
+            }
+        }
+    }
+
+    @Test("blocks that extents touch are counted once, and never too many")
+    func touchedBlocks() throws {
+        func count(_ extents: [(UInt64, UInt64)]) throws -> UInt64 {
+            var counter = PoolBlockCounter(blockByteCount: 65536)
+            for (offset, length) in extents {
+                counter.add(try #require(Extent(offset: offset, length: length)))
+            }
+            return counter.count
+        }
+        #expect(try count([]) == 0)
+        #expect(try count([(0, 1), (1, 65535)]) == 1)
+        #expect(try count([(65535, 2)]) == 2)
+        #expect(try count([(0, 4096), (8192, 4096), (65536, 131072)]) == 3)
+        // Out of order, which no sender does, there may be fewer.
+        #expect(try count([(1 << 20, 65536), (0, 65536)]) == 1)
     }
 }

@@ -1,0 +1,57 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Blocks
+package import Platform
+
+/// How much of new content a thin pool can still take.
+package struct PoolRoom: Sendable {
+    /// Of a block of the pool.
+    package let blockByteCount: UInt64
+    package let freeBlocks: UInt64
+
+    /// Asks the pool below an active thin volume.
+    package init(below device: DeviceNumber) throws(LVMError) {
+        let pool = try DeviceMapper.thinTable(device).pool
+        blockByteCount = try DeviceMapper.poolTable(pool).blockByteCount
+        freeBlocks = try DeviceMapper.poolStatus(pool).freeBlocks
+    }
+
+    /// Whether LVM makes pools larger by itself, so that what is free says nothing.
+    package static func growsByItself() throws(LVMError) -> Bool {
+        let said: Command.Output
+        do throws(CommandError) {
+            said = try Command.run(
+                "lvmconfig",
+                ["--type", "full", "activation/thin_pool_autoextend_threshold"])
+        } catch {
+            throw .command(error)
+        }
+        // lvm.conf: from how many percent on a pool is extended; 100 is never.
+        let value = said.text.split(separator: "=").last.flatMap {
+            Int(String($0).filter { !$0.isWhitespace })
+        }
+        return value.map { $0 < 100 } ?? true
+    }
+}
+
+/// Counts the blocks of a pool that extents in ascending order touch, each once.
+package struct PoolBlockCounter: Sendable {
+    private let blockByteCount: UInt64
+    private var next: UInt64 = 0
+    /// Never more than there are, whatever the order.
+    package private(set) var count: UInt64 = 0
+
+    package init(blockByteCount: UInt64) {
+        precondition(blockByteCount > 0)
+        self.blockByteCount = blockByteCount
+    }
+
+    package mutating func add(_ extent: Extent) {
+        let first = max(extent.offset / blockByteCount, next)
+        let end = (extent.end - 1) / blockByteCount + 1
+        guard end > first else { return }
+        count += end - first
+        next = end
+    }
+}
