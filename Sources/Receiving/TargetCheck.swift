@@ -27,6 +27,7 @@ extension VolumeWriter {
         guard volume.state != .promoted else { return }
         let object = try TargetObject(path: volume.targetPath)
         try object.compare(registered: volume.targetIdentity)
+        try object.checkResumed(patience: Self.suspensionPatience)
         let owner = try TargetOwner(home, object)
         try owner.check(volume.name, among: try home.catalog.volumes())
         switch volume.state {
@@ -36,6 +37,9 @@ extension VolumeWriter {
         }
         if [.empty, .consistent, .staging].contains(volume.state) { try adopt(object, owner) }
     }
+
+    /// How long a target may be suspended, in milliseconds.
+    private static let suspensionPatience: UInt64 = 10_000
 
     /// Refuses a first copy onto what nobody has said may be replaced.
     func checkUnoccupied(_ object: TargetObject) throws {

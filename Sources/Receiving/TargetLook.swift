@@ -30,6 +30,7 @@ package struct TargetLook: Equatable, Sendable {
         _ volume: StandbyVolume, _ object: TargetObject
     ) throws(TargetError) -> String? {
         try object.compare(registered: volume.targetIdentity)
+        try object.checkResumed(patience: 0)
         guard [.consistent, .staging].contains(volume.state),
             let size = volume.committed?.head.volumeSize, object.byteCount < size
         else { return nil }

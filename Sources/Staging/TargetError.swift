@@ -10,6 +10,8 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
     case missing(String)
     /// Mounted, stacked under another device, attached to a loop device, or open for writing elsewhere.
     case inUse(String)
+    /// Device-mapper has suspended it, under this name.
+    case suspended(String, device: String)
     /// The device is read-only.
     case readOnly(String)
     /// Neither a block device nor a regular file.
@@ -32,6 +34,9 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         case .missing(let path): "\(path) does not exist"
         case .inUse(let path):
             "\(path) is in use: mounted, part of another device, or open elsewhere"
+        case .suspended(let path, let device):
+            "\(path) is suspended: who reads it or writes it waits. If nobody is at work on it: dmsetup resume "
+                + device
         case .readOnly(let path): "\(path) is read-only"
         case .wrongKind(let path): "\(path) is neither a block device nor a regular file"
         case .foreign(let path, let registered, let found):
@@ -57,7 +62,7 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         let rule: RefusalRule? =
             switch self {
             case .missing: .missing
-            case .inUse: .inUse
+            case .inUse, .suspended: .inUse
             case .readOnly: .readOnly
             case .wrongKind, .foreign: .foreign
             case .taken: .targetTaken

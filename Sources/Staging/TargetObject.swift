@@ -97,6 +97,20 @@ package final class TargetObject {
             path, registered: registered.words(differing), found: found.words(differing))
     }
 
+    /// Refuses a device that is suspended: whoever reads it waits for whoever has done that, for ever if he is gone.
+    ///
+    /// - Parameter patience: how long it may be so, in milliseconds: taking a snapshot suspends for a moment.
+    package func checkResumed(patience: UInt64) throws(TargetError) {
+        guard let device, device.isSuspended else { return }
+        let due = Clock.monotonic() + patience * (nanosecondsPerSecond / 1000)
+        while device.isSuspended {
+            guard Clock.monotonic() < due else {
+                throw .suspended(path, device: device.mapperName ?? path)
+            }
+            Clock.sleep(milliseconds: 50)
+        }
+    }
+
     /// Fills part of `memory` from `offset`; fewer bytes at the end.
     package func read(
         at offset: UInt64, into memory: AlignedBuffer, count: Int

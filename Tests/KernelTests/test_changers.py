@@ -153,6 +153,19 @@ class ChangerTests(LiveTest):
         command("dmsetup", "resume", name)
         self.assertNotIn("suspended,", self.site_.run("blockferry", "status").out)
 
+    def test_a_suspended_target_is_named_and_not_waited_for(self) -> None:
+        self.begin()
+        name = f"{mapped('sby')}-copy"
+        command("dmsetup", "suspend", name)
+        told = self.assert_code(self.site_.run("blockferryd", "status"), 9).out
+        self.assertIn(f"dmsetup resume {name}", told)
+        devices.write(self.volume, (2 * MIB, MIB))
+        self.assert_code(self.site_.send_live(f"{SOURCE}/t", "db"), 9, "in-use", f"dmsetup resume {name}")
+        self.assert_code(self.site_.run("blockferryd", "promote", "db"), 9, f"dmsetup resume {name}")
+        self.assertEqual(suspended(), [name])
+        command("dmsetup", "resume", name)
+        self.send(self.site_, self.target, "t", expect="delta")
+
 
 class SlowDiskTest(LiveTest):
     """A disk that takes its time for each write below the volumes of one side (dm-delay)."""
