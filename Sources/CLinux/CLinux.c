@@ -51,6 +51,18 @@ int clinux_block_flush_buffers(int fd) { return ioctl(fd, BLKFLSBUF, 0); }
 
 int clinux_block_is_read_only(int fd, int *read_only) { return ioctl(fd, BLKROGET, read_only); }
 
+// The kernel's own packing of a device number into 64 bits (new_encode_dev).
+static uint64_t mapped_device(uint32_t major, uint32_t minor) {
+    return (minor & 0xff) | ((uint64_t)major << 8) | ((uint64_t)(minor & ~0xffu) << 12);
+}
+
+int clinux_device_open_count(int control, uint32_t major, uint32_t minor) {
+    struct dm_ioctl request = {.version = {DM_VERSION_MAJOR}};
+    request.data_size = request.data_start = sizeof request;
+    request.dev = mapped_device(major, minor);
+    return ioctl(control, DM_DEV_STATUS, &request) == 0 ? request.open_count : -1;
+}
+
 int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply, size_t count) {
     struct dm_ioctl *request = calloc(1, sizeof *request + count);
     if (request == NULL) return -1;
@@ -58,8 +70,7 @@ int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply
     request->data_size = (uint32_t)(sizeof *request + count);
     request->data_start = sizeof *request;
     request->flags = DM_STATUS_TABLE_FLAG | DM_NOFLUSH_FLAG;
-    // The kernel's own packing of a device number into 64 bits (new_encode_dev).
-    request->dev = (minor & 0xff) | ((uint64_t)major << 8) | ((uint64_t)(minor & ~0xffu) << 12);
+    request->dev = mapped_device(major, minor);
     int result = ioctl(control, DM_TABLE_STATUS, request);
     if (result == 0 && request->flags & DM_BUFFER_FULL_FLAG) {
         errno = ENOBUFS;

@@ -35,7 +35,8 @@ extension File {
     /// The kernel sets `ctime` with each change of content, size or times, and no call sets it to what the caller likes. A
     /// write through a mapping is seen because the file is flushed first: the next write to a clean page sets the times
     /// again. Times only advance with the kernel's tick, so that a change within the tick of the last one could go unseen:
-    /// such a file is waited for, and one that keeps changing proves nothing. Nor does a file on a file system that is
+    /// such a file is waited for, and one that keeps changing proves nothing. After a power cut content may be on the disk
+    /// of which the times are not: what is found holds until the host is started anew. Nor does a file prove anything on a file system that is
     /// not known to keep these rules (tmpfs, FUSE, NFS, overlay, FAT), or one whose times lie in the future.
     package func contentFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
         guard let system = fileSystem, Self.honestTimes.contains(system.type) else { return [:] }
@@ -46,7 +47,10 @@ extension File {
             var raw = stat()
             // SAFETY: writes the struct passed.
             guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
-            guard let changed = Self.nanoseconds(raw.st_ctim), raw.st_size >= 0 else { return [:] }
+            // A file system that counts whole seconds (ext4 with small inodes) hides what comes within one.
+            guard let changed = Self.nanoseconds(raw.st_ctim), raw.st_size >= 0,
+                raw.st_ctim.tv_nsec != 0, Host.bootID != nil
+            else { return [:] }
             let now = Clock.wall()
             guard changed <= now else { return [:] }
             guard now - changed >= settled else {
@@ -69,9 +73,11 @@ extension File {
     }
 
     private static func stamp(_ raw: stat) -> ObjectIdentity.Facts {
-        [
+        var facts = [
             "size": "\(raw.st_size)", "ctime": text(raw.st_ctim), "mtime": text(raw.st_mtim),
         ]
+        facts["boot"] = Host.bootID
+        return facts
     }
 
     private static func text(_ time: timespec) -> String { "\(time.tv_sec).\(time.tv_nsec)" }
@@ -106,7 +112,9 @@ extension File {
     private var fileSystemUUID: String? {
         var uuid = [UInt8](repeating: 0, count: 16)
         // SAFETY: the array has the 16 bytes that are written.
-        guard unsafe clinux_file_system_uuid(descriptor, &uuid) == 0 else { return nil }
+        guard unsafe clinux_file_system_uuid(descriptor, &uuid) == 0,
+            uuid.contains(where: { $0 != 0 })
+        else { return nil }
         let text = uuid.map { byte in
             let digits = String(byte, radix: 16)
             return digits.utf8.count == 1 ? "0" + digits : digits

@@ -367,9 +367,10 @@ package final class IncomingTransfer {
         let root = try? active.collection?.finish(writer.map, active.checker.begin)
         do {
             try storing {
-                isCommitted = try writer.commit(record, on: active.target, root: root) {
-                    report(.progress($0))
-                }
+                isCommitted = try writer.commit(
+                    record, on: active.target, isHeld: comparison?.target === active.target,
+                    root: root
+                ) { report(.progress($0)) }
             }
         } catch let divergence as TargetDivergence {
             throw try refusal(divergence, writer)

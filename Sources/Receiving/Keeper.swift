@@ -47,9 +47,10 @@ struct Keeper {
         return SnapshotBudget(time: time, highestDevice: 0).left
     }
 
-    /// What the pool of a thin target can still take; nil for other targets, and where this process may not ask.
+    /// What the pool of a target with kept generations can still take; nil where this process may not ask.
     var room: PoolRoom? {
-        guard let device = try? File(path: volume.targetPath).status().device,
+        guard (try? home.catalog.kept(volume.name))?.isEmpty == false,
+            let device = try? File(path: volume.targetPath).status().device,
             BlockDevice(device).isThin
         else { return nil }
         return try? PoolRoom(below: device)

@@ -27,6 +27,7 @@ extension VolumeWriter {
         guard volume.state != .promoted else { return }
         let object = try TargetObject(path: volume.targetPath)
         try object.compare(registered: volume.targetIdentity)
+        try checkPresence(object)
         try object.checkResumed(patience: Self.suspensionPatience)
         let owner = try TargetOwner(home, object)
         try owner.check(volume.name, among: try home.catalog.volumes())
@@ -36,6 +37,22 @@ extension VolumeWriter {
         case .initialising, .applying, .prepared, .promoted, .diverged, .suspect: break
         }
         if [.empty, .consistent, .staging].contains(volume.state) { try adopt(object, owner) }
+    }
+
+    /// Refuses a device without any name that outlives a restart, if it may be another one by now, and there is no content
+    /// that would tell.
+    private func checkPresence(_ object: TargetObject) throws(TargetError) {
+        guard let device = object.device, object.identity.object.isEmpty,
+            let registered = volume.targetPresence, registered != presence(of: device)
+        else { return }
+        switch volume.state {
+        case .consistent, .staging, .applying, .prepared, .promoted: return
+        case .empty where !volume.mayOverwrite: return
+        case .empty, .initialising, .diverged, .suspect: break
+        }
+        throw .foreign(
+            object.path, registered: "the device of another start of this host",
+            found: "no serial number, and so no name that outlives a restart")
     }
 
     /// How long a target may be suspended, in milliseconds.
@@ -114,7 +131,9 @@ extension VolumeWriter {
             // What could not be asked this time stays known.
             identity.object.merge(registered.object) { found, _ in found }
         }
-        let presence = object.device.flatMap { $0.isThin ? self.presence(of: $0) : nil }
+        let presence = object.device.flatMap {
+            $0.isThin || identity.object.isEmpty ? self.presence(of: $0) : nil
+        }
         let text = "\(identity)"
         guard text != volume.targetIdentity || presence != volume.targetPresence else { return }
         try home.catalog.noteTarget(
@@ -130,7 +149,22 @@ extension VolumeWriter {
     }
 
     /// The same look at the target that a generation is about to be applied to, while nobody else can write it.
-    func checkAnchor(on target: Target, _ progress: (Progress) -> Void) throws {
+    ///
+    /// What a resync was compared with in an earlier session proves nothing any more: nobody has held the target since. It
+    /// is read as a whole once more.
+    ///
+    /// - Parameter isHeld: whether the target was held since it was compared.
+    func checkAnchor(
+        on target: Target, isHeld: Bool, _ progress: (Progress) -> Void
+    ) throws {
+        if !isHeld, let begin = volume.transfer?.begin, begin.head.kind == .resync,
+            let known = map.compared(begin.comparedRoot)
+        {
+            let found = try map.compareAll(
+                target.path, known, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
+                volumeByteCount: known.shape.volumeByteCount, progress)
+            if let divergence = found.divergence { throw divergence }
+        }
         do { try compareAnchor(on: target, progress) } catch MapError.damaged {
             // It is made anew from the target, and its root tells whether that is what it should be.
             try map.removeCommitted()

@@ -49,12 +49,23 @@ struct TargetOwner {
         {
             return true
         }
+        if isBacking(other) { return true }
         // Its path may lead to something that is not its target.
         guard let there = try? TargetObject(path: other.targetPath),
             (try? there.compare(registered: other.targetIdentity)) != nil,
             let below = try? StorageStack(there.file)
         else { return false }
         return below.overlaps(stack)
+    }
+
+    /// Whether a file is what the loop device is made of that another volume has for its target, attached or not.
+    private func isBacking(_ other: StandbyVolume) -> Bool {
+        guard object.kind == .file, let registered = ObjectIdentity(other.targetIdentity),
+            let facts = try? object.file.objectFacts()
+        else { return false }
+        let names = facts.keys.filter { registered.object["backing-\($0)"] != nil }
+        return names.contains("inode")
+            && names.allSatisfy { registered.object["backing-\($0)"] == facts[$0] }
     }
 
     /// Refuses what this program itself needs: everything in the state directory, and what that lies on.

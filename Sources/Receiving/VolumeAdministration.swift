@@ -75,9 +75,12 @@ extension Administration {
             result.readByteCount = try prove(committed, volume, object, map, isDryRun, progress)
             result.proven = committed
         }
+        // What a resync was compared with is the old target, or what it held.
+        let isStale = volume.transfer?.begin.head.kind == .resync && volume.state != .applying
         result.state = Self.state(of: volume, isProven: result.proven != nil)
+        if isStale, result.state == .staging { result.state = .consistent }
         guard !isDryRun else { return result }
-        if volume.state == .initialising { try writer.abandon() }
+        if isStale || volume.state == .initialising { try writer.abandon() }
         let old = try? TargetObject(path: volume.targetPath)
         try claiming { claim in
             try home.catalog.setTarget(
@@ -157,9 +160,18 @@ extension Administration {
     ///    gets the name replaces them.
     ///
     /// - Parameter isDryRun: changes nothing.
+    /// - Throws: if a committed generation is not on the target yet: only the log has all of it.
     package func remove(_ name: VolumeName, isDryRun: Bool) throws -> RemoveResult {
         let writer = try writer(name)
         let volume = writer.volume
+        guard volume.state != .applying else {
+            throw CatalogError(
+                path: home.path, operation: "remove volume \(name)",
+                kind: .conflict(
+                    "the volume is applying: only its staging log holds the committed generation as a whole. "
+                        + "To finish it: blockferryd promote \(name); to give it up: blockferryd reset \(name)"
+                ))
+        }
         let result = RemoveResult(
             targetPath: volume.targetPath, state: volume.state,
             kept: try home.catalog.kept(name))

@@ -135,17 +135,18 @@ package final class VolumeWriter {
     /// to 5 are done by the writer of the last member, after its own. What that one cannot open is done by whoever
     /// opens the volume next.
     ///
+    /// - Parameter isHeld: whether the target was held since it was compared, if it was.
     /// - Parameter root: in mode in place, the root that was collected while the records came in.
     /// - Returns: whether the target holds the generation; if not, it waits for its group.
     func commit(
-        _ record: GenerationRecord, on target: Target, root: SHA256Digest?,
+        _ record: GenerationRecord, on target: Target, isHeld: Bool, root: SHA256Digest?,
         _ progress: (Progress) -> Void
     ) throws -> Bool {
         let transfer = volume.transfer
         if transfer?.inPlace == false {
             let room = Room(target, keeper)
             try checkRoot(try proveAndCollect(record, room, progress), record)
-            try checkAnchor(on: target, progress)
+            try checkAnchor(on: target, isHeld: isHeld, progress)
             try room.check(record, volume)
         } else {
             try checkInPlace(record, root, progress)
@@ -300,7 +301,9 @@ package final class VolumeWriter {
     /// fails twice, and not for want of room, is given up; in place, where no log could write again what a failed flush has
     /// lost, what fails once.
     private func failedToApply(_ error: SystemCallError, inPlace: Bool) throws {
-        if !error.isNoSpace, inPlace || volume.suspectReason != nil {
+        // What could not be opened was not touched, and may come back: another file system is mounted, say.
+        let isOpening = error.call == "open" && !inPlace
+        if !error.isNoSpace, !isOpening, inPlace || volume.suspectReason != nil {
             return try suspect("\(error)")
         }
         try home.catalog.noteApplyingProblem(volume.name, fence: fence, reason: "\(error)")

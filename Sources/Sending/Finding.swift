@@ -80,10 +80,19 @@ extension Sender {
         throw SourceError.refused(.otherSource, path: name, reason: problem)
     }
 
+    /// The facts by which a source is not the known one. One of whose facts none can be found any more is another one.
+    private func differing(_ known: ObjectIdentity, _ found: ObjectIdentity) -> [String]? {
+        switch known.relation(to: found) {
+        case .same: nil
+        case .different(let names): names
+        case .unknown: known.object.isEmpty ? nil : known.object.keys.sorted()
+        }
+    }
+
     /// Why a source is another one than what was sent so far, in words; nil if that is not so, as far as it is known.
     func otherSource(_ found: ObjectIdentity, _ name: String, _ replica: Replica) -> String? {
         guard let known = replica.baseIdentity ?? replica.unfinishedIdentity,
-            case .different(let names) = known.relation(to: found)
+            let names = differing(known, found)
         else { return nil }
         let record = replica.committed?.head ?? replica.transfer?.begin.head
         let facts = names.map { fact in

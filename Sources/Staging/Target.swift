@@ -67,7 +67,14 @@ package final class Target {
         // The path may lead elsewhere by now.
         try TargetObject.compare(identity, registered: found.identity.description, path)
         if kind == .file, isHeldElsewhere() { throw .inUse(path) }
+        // A guest opens its disk without O_EXCL.
+        if let device = found.device, device.isOpenElsewhere(patience: Self.openPatience) {
+            throw .inUse(path)
+        }
     }
+
+    /// How long others may have a device open, in milliseconds.
+    private static let openPatience: UInt64 = 5000
 
     /// Whether another process has a file open for writing: an emulator without locks, say.
     private static func hasWriter(_ path: String) throws(TargetError) -> Bool {

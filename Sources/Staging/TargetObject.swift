@@ -80,7 +80,12 @@ package final class TargetObject {
     ) throws(TargetError) {
         guard let registered = ObjectIdentity(text) else { return }
         var differing: [String] = []
-        if case .different(let names) = registered.relation(to: found) { differing = names }
+        switch registered.relation(to: found) {
+        case .different(let names): differing = names
+        // It had a name, and has none of that sort any more.
+        case .unknown: differing = registered.object.keys.sorted()
+        case .same: break
+        }
         // A copy in its place has everything but the mark, where inodes are used again.
         if registered.object["mark"] != nil, found.object["mark"] == nil {
             differing.append("mark")

@@ -231,6 +231,26 @@ class OtherContent(IdentityTest):
         # It is never up to date, and nothing is said to have changed.
         self.assertEqual(self.sent("delta", self.plain, volume="second")["bytes_changed"], 0)
 
+    def test_on_a_file_system_that_counts_whole_seconds(self) -> None:
+        image, where = self.site.path / "coarse.img", self.site.path / "coarse"
+        image.write_bytes(bytes(16 << 20))
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-I", "128", image], check=True, stderr=subprocess.DEVNULL)
+        where.mkdir()
+        subprocess.run(["mount", self.loop(image), where], check=True)
+        self.addCleanup(subprocess.run, ["umount", where], check=True)
+        self.plain = where / "plain"
+        self.plain.write_bytes(os.urandom(SIZE))
+        target = self.site.path / "second.copy"
+        self.site.pair("second", target)
+        self.sent("full", self.plain, volume="second")
+        for _ in range(3):
+            # All within one second.
+            time.sleep(1 - time.time() % 1)
+            for _ in range(2):
+                self.write()
+                self.sent("delta", self.plain, volume="second")
+                self.assertEqual(sha256(target), sha256(self.plain))
+
     def test_verify_wants_the_content_that_was_sent(self) -> None:
         self.restored()
         result = self.site.run("blockferry", "verify", self.plain, "--to", "standby", "--volume", "vol")

@@ -514,6 +514,93 @@ class States(Comparing):
         self.blockferry("verify", "vol", source, code=7)
 
 
+class Cut(Comparing):
+    """A resync that was cut, and what happens to the target before it goes on."""
+
+    def cut(self, name: str, source: pathlib.Path, *options: str) -> None:
+        """Ends with some segments durable."""
+        log = self.site.standby / "staging" / f"{name}.log"
+        process = subprocess.Popen(
+            [BIN / "blockferry", "resync", source, "--to", "standby", "--volume", name, "--compress", "never", *options],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)})
+        while not log.exists() or log.stat().st_size < 20 << 20:
+            self.assertIsNone(process.poll(), "it was too fast")
+        process.kill()
+        process.wait()
+        self.assertTrue(until(30, lambda: self.site.is_free(name)))
+        self.assertTrue(log.exists())
+
+    def begin(self, *, diverged: bool = True) -> tuple[pathlib.Path, pathlib.Path]:
+        source, target = self.volume("vol", 64 << 20)
+        if diverged:
+            self.write(target, (1000 * BLOCK + 5, b"x"))
+            self.scrub("vol", 8)
+        with source.open("r+b") as file:
+            file.write(os.urandom(40 << 20))
+        return source, target
+
+    def holed(self, target: pathlib.Path) -> pathlib.Path:
+        """A copy of a target that lacks three blocks, which the resync has found equal."""
+        other = self.site.path / "other.copy"
+        shutil.copy(target, other)
+        self.write(other, (800 * BLOCK, bytes(3 * BLOCK)))
+        return other
+
+    def test_another_target_is_compared_anew(self) -> None:
+        source, target = self.begin()
+        self.cut("vol", source)
+        other = self.holed(target)
+        self.assertEqual(self.site.run("blockferryd", "retarget", "vol", other, "--for-resync").code, 0)
+        self.blockferry("resync", "vol", source)
+        self.assertEqual(sha256(other), sha256(source))
+        self.scrub("vol")
+
+    def test_a_proven_target_is_compared_anew(self) -> None:
+        source, target = self.begin(diverged=False)
+        other = self.site.path / "other.copy"
+        shutil.copy(target, other)
+        # Somebody has brought the old target partly ahead.
+        self.write(target, (800 * BLOCK, b"ahead" * BLOCK))
+        self.write(source, (800 * BLOCK, b"ahead" * BLOCK))
+        self.cut("vol", source)
+        self.assertEqual(self.site.run("blockferryd", "retarget", "vol", other).code, 0)
+        self.assertEqual(self.site.status("vol")["state"], "consistent")
+        self.blockferry("resync", "vol", source)
+        self.assertEqual(sha256(other), sha256(source))
+
+    def test_a_target_that_was_mended_meanwhile(self) -> None:
+        source, target = self.begin()
+        right = self.site.path / "right.copy"
+        shutil.copy(target, right)
+        self.write(right, (1000 * BLOCK + 5, source.read_bytes()[1000 * BLOCK + 5:1000 * BLOCK + 6]))
+        self.cut("vol", source)
+        self.assertEqual(self.site.run("blockferryd", "retarget", "vol", right).code, 0)
+        self.assertEqual(self.site.status("vol")["state"], "consistent")
+        self.blockferry("send", "vol", source)
+        self.assertEqual(sha256(right), sha256(source))
+
+    def test_a_promoted_copy_that_was_used_meanwhile(self) -> None:
+        source, target = self.begin(diverged=False)
+        for verb in ("promote", "demote"):
+            self.assertEqual(self.site.run("blockferryd", verb, "vol").code, 0)
+        self.cut("vol", source, "--overwrite-promoted")
+        self.write(target, (800 * BLOCK, bytes(3 * BLOCK)))
+        before = sha256(target)
+        refused = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--overwrite-promoted")
+        self.assertEqual((refused.code, "not-compared" in refused.error), (7, True), refused)
+        self.assertEqual((sha256(target), self.site.status("vol")["state"]), (before, "promoted"))
+        self.blockferry("resync", "vol", source, "--overwrite-promoted")
+        self.assertEqual(sha256(target), sha256(source))
+
+    def test_nothing_happened_meanwhile(self) -> None:
+        source, target = self.begin()
+        self.cut("vol", source)
+        facts = self.blockferry("resync", "vol", source)
+        self.assertGreater(facts["result"]["resumed_segments"], 0)
+        self.assertEqual(sha256(target), sha256(source))
+
+
 class Interrupted(Comparing):
     def test_kills_in_resync(self) -> None:
         """SIGKILL of either side at random moments: a copy that was consistent is the old or the new one, and the same

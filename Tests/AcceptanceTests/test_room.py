@@ -169,6 +169,35 @@ class FullTests(RoomTest):
         self.assertEqual(self.state("v"), "consistent")
         self.same(source, target)
 
+    def test_a_log_and_a_target_that_are_not_there_yet_are_waited_for(self) -> None:
+        """As when `staging/` or the target's file system is mounted after the daemon has started, or udev comes late."""
+        system, source, target = self.fill()
+        self.site.kill_daemon()
+        system.make_room()
+        log = self.site.standby / "staging" / "v.log"
+        for path in (log, target):
+            path.rename(path.with_suffix(".away"))
+            for _ in range(3):
+                self.site.start_daemon()
+                self.assertNotEqual(self.site.run("blockferryd", "promote", "v").code, 0)
+                self.assertEqual(self.state("v"), "applying")
+                self.site.kill_daemon()
+            path.with_suffix(".away").rename(path)
+        self.site.start_daemon()
+        self.assertTrue(until(60, lambda: self.state("v") == "consistent"), self.site.status("v"))
+        self.same(source, target)
+
+    def test_a_volume_whose_log_is_the_only_whole_generation_is_not_removed(self) -> None:
+        system, source, target = self.fill()
+        self.site.kill_daemon()
+        for more in (("--dry-run",), ()):
+            refused = self.site.run("blockferryd", "remove", "v", *more)
+            self.assertEqual((refused.code, "blockferryd promote v" in refused.error), (1, True), refused)
+        system.make_room()
+        self.assertEqual(self.site.run("blockferryd", "promote", "v").code, 0)
+        self.same(source, target)
+        self.assertEqual(self.site.run("blockferryd", "remove", "v").code, 0)
+
     def test_a_copy_that_changed_before_it_was_written_again_is_not_taken_for_the_generation(self) -> None:
         """What the log does not hold is proven too, after an error: by the root."""
         system, source, target = self.fill()

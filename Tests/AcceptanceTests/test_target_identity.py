@@ -218,6 +218,11 @@ class Targets(unittest.TestCase):
         self.daemon("invite", "two", "--target", disk, "--overwrite", code=9)
         again = self.loop(disk)
         self.daemon("invite", "two", "--target", again, "--overwrite", code=9, says="belongs to volume vol")
+        # Detached, the device is nowhere, but its file is.
+        subprocess.run(["losetup", "-d", again], check=True)
+        subprocess.run(["losetup", "-d", device], check=True)
+        self.daemon("invite", "two", "--target", disk, "--overwrite", code=9, says="belongs to volume vol")
+        subprocess.run(["losetup", device, disk], check=True)
         inner = self.loop(pathlib.Path(device))
         self.daemon("invite", "two", "--target", inner, "--overwrite", code=9)
 

@@ -55,6 +55,26 @@ class TargetIdentityTests(KernelTest):
         self.assertEqual(devices.sha256(self.target, SIZE), devices.sha256(self.origin.path))
         self.generation(number)
 
+    def test_a_device_that_a_program_has_open_is_not_written(self) -> None:
+        """As an emulator has the disk of a guest open: without claiming it."""
+        self.host.pair("db", self.target)
+        self.generation(1)
+        content = devices.sha256(self.target)
+        self.origin.fill(3 * MIB, 70_000)
+        for flags in (os.O_RDWR, os.O_RDONLY):
+            descriptor = os.open(self.target, flags)
+            try:
+                self.assert_code(self.host.send("db", self.origin.path), 9, "in use")
+            finally:
+                os.close(descriptor)
+            self.assertEqual(devices.sha256(self.target), content)
+        self.assert_code(self.host.send("db", self.origin.path), 0)
+        self.origin.compare(self.target)
+        self.assert_code(self.host.run("blockferryd", "promote", "db"), 0)
+        with open(self.target, "rb"):
+            self.assert_code(self.host.run("blockferryd", "demote", "db"), 9, "in use")
+        self.assert_code(self.host.run("blockferryd", "demote", "db"), 0)
+
     def test_a_kept_generation_that_was_merged_back_is_another_target(self) -> None:
         self.host.pair("db", self.target)
         self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "5"), 0)

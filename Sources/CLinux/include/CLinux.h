@@ -24,6 +24,9 @@ int clinux_block_is_read_only(int fd, int *read_only);
 // how many targets that holds; -1 with ENOBUFS if it does not fit.
 int clinux_device_table(int control, uint32_t major, uint32_t minor, void *reply, size_t count);
 
+// DM_DEV_STATUS: how many times a device is open; -1 if that cannot be asked.
+int clinux_device_open_count(int control, uint32_t major, uint32_t minor);
+
 // fcntl(2) is variadic. A write lock of the open file on all of it: 0, or -1. And whether nobody has the file open for
 // writing, as a read lease tells that is let go at once: 0, or -1.
 int clinux_lock_for_writing(int fd);
