@@ -140,13 +140,18 @@ package struct BlockDevice: Sendable {
         return facts
     }
 
-    /// The loop devices that are made of a file, by its path.
-    package static func loops(of path: String) -> [BlockDevice] {
-        let real = Directory.resolved(path)
+    /// The loop devices that are made of an open file, by whichever of its names: others are hard links and bind mounts.
+    package static func loops(of file: File) -> [BlockDevice] {
+        let real = Directory.resolved(file.path)
+        let identity = try? file.status().identity
         let names = (try? Directory.names(in: "/sys/block")) ?? []
         return names.filter { $0.hasPrefix("loop") }.compactMap { name in
             text("/sys/block/\(name)/dev").flatMap { DeviceNumber($0) }.map { BlockDevice($0) }
-        }.filter { $0.backingFile == real }
+        }.filter { device in
+            guard let path = device.backingFile else { return false }
+            return path == real
+                || identity != nil && identity == (try? File(path: path).status().identity)
+        }
     }
 
     /// Whether it, or a part of it, is mounted, or another device or program holds it for itself.

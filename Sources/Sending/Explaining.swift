@@ -25,7 +25,9 @@ extension Sender {
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
         guard let source else { return explanation }
         if !options.adoptsSource {
-            explanation.otherSource = otherSource(source.identity, source.name, replica)
+            explanation.otherSource =
+                try otherSource(source.identity, source.name, replica)
+                ?? namelessProblem(source, replica)
             if explanation.otherSource != nil { return explanation }
         }
         if case .prepared = decision { return explanation }

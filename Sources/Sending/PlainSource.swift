@@ -65,7 +65,7 @@ package final class PlainSource: Source {
     private static func use(_ file: File) -> String? {
         if !file.lockShared() { return "another program has locked it" }
         if file.isLockedForWriting { return "a program has it open for writing, and has locked it" }
-        return BlockDevice.loops(of: file.path).contains(where: \.isHeld)
+        return BlockDevice.loops(of: file).contains(where: \.isHeld)
             ? "a loop device made of it is mounted, or held by another device" : nil
     }
 

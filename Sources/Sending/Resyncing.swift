@@ -40,7 +40,7 @@ extension Sender {
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }
         let replica = try replica()
-        try checkObject(source.identity, source.name, replica)
+        try checkObject(source, replica)
         let plan = comparisonPlan(replica, standby, options)
         defer { map.removeScan() }
         return try compare(source, plan, dialogue, standby) { _ in }.difference
@@ -62,7 +62,7 @@ extension Sender {
             first.connection.close()
             throw SendError.promotedStandby
         }
-        do { try checkObject(source.identity, source.name, settled.replica) } catch {
+        do { try checkObject(source, settled.replica) } catch {
             first.connection.close()
             throw error
         }

@@ -220,7 +220,7 @@ package final class Sender {
     ///
     /// - Throws: `lineage` if nothing may be sent.
     func upToDate(_ source: any Source, _ settled: Settled) throws -> GenerationRecord? {
-        try checkObject(source.identity, source.name, settled.replica)
+        try checkObject(source, settled.replica)
         if case .refuse(let rule) = settled.decision {
             throw SendError.lineage(
                 rule, here: Self.text(Self.memory(of: settled.replica)),

@@ -22,7 +22,8 @@ final class TargetClaim {
     /// - Throws: `source-is-target` for a target that is being written, or does not hold a committed generation.
     init?(_ file: File) throws(SourceError) {
         let status = try SourceError.reading(file.status)
-        let marked = TargetMark(on: file)?.state
+        let marked = (TargetMark(on: file) ?? Self.backing(status).flatMap { TargetMark(on: $0) })?
+            .state
         let directories = [Self.standbyState] + (marked == Self.standbyState ? [] : [marked])
         for case let directory? in directories {
             guard let target = try Self.find(status, file, directory, isMarked: directory == marked)
@@ -81,12 +82,14 @@ final class TargetClaim {
         guard let number = status.device else { return found }
         let device = BlockDevice(number)
         if let disk = device.disk { found.insert("device:\(disk.number)") }
-        if let path = (device.disk ?? device).backingFile,
-            let file = try? File(path: path).status()
-        {
-            found.insert(file.identity)
-        }
+        if let file = try? backing(status)?.status() { found.insert(file.identity) }
         return found
+    }
+
+    /// The file that a loop device, or the one that it is a part of, is made of.
+    private static func backing(_ status: FileStatus) -> File? {
+        guard let device = status.device.map({ BlockDevice($0) }) else { return nil }
+        return (device.disk ?? device).backingFile.flatMap { try? File(path: $0) }
     }
 
     private static func lock(

@@ -83,17 +83,7 @@ package final class Target {
 
     /// Whether a file is attached to a loop device, or locked by another process.
     private func isHeldElsewhere() -> Bool {
-        if !file.takeForWriting() { return true }
-        let real = Directory.resolved(path)
-        let devices = (try? Directory.names(in: "/sys/block")) ?? []
-        for device in devices where device.hasPrefix("loop") {
-            let backing = "/sys/block/\(device)/loop/backing_file"
-            guard let file = try? File(path: backing),
-                let line = try? file.readBytes(at: 0, count: 4096)
-            else { continue }
-            if String(decoding: line.prefix { $0 != 0x0A }, as: UTF8.self) == real { return true }
-        }
-        return false
+        !file.takeForWriting() || !BlockDevice.loops(of: file).isEmpty
     }
 
     /// Makes sure that `needed` bytes fit: a file grows, a device is refused if it is too small.

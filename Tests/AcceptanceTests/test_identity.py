@@ -414,6 +414,15 @@ class InUse(IdentityTest):
         self.mounted(self.device())
         self.refused(self.site.send("disk", self.site.path / "disk"), 1, "source-in-use", "loop")
 
+    def test_the_file_of_a_mounted_loop_device_by_another_of_its_names(self) -> None:
+        disk, link = self.site.path / "linked.img", self.site.path / "link.img"
+        disk.write_bytes(bytes(16 << 20))
+        subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+        os.link(disk, link)
+        self.mounted(self.loop(link))
+        self.site.pair("linked", self.site.path / "linked.copy")
+        self.refused(self.site.send("linked", disk), 1, "source-in-use")
+
     def test_nobody_can_mount_what_is_sent(self) -> None:
         device = self.device()
         where = self.site.path / "where"
@@ -479,11 +488,11 @@ class Chains(IdentityTest):
         self.middle, self.end = self.site.path / "middle", self.site.path / "end"
         self.site.pair("chain", self.end, state=self.middle)
 
-    def chain(self, source: object) -> Result:
+    def chain(self, source: object, standby: pathlib.Path | None = None) -> Result:
         return Result(subprocess.run(
             [BIN / "blockferry", "send", str(source), "--to", "standby", "--volume", "chain", "--json"],
             capture_output=True, text=True, timeout=90,
-            env={**os.environ, "BLOCKFERRY_STATE": str(self.middle), "BLOCKFERRYD_STATE": str(self.site.standby)}))
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.middle), "BLOCKFERRYD_STATE": str(standby or self.site.standby)}))
 
     def state(self, state: int) -> None:
         with closing(sqlite3.connect(self.site.standby / "catalog.sqlite")) as catalog, catalog:
@@ -512,6 +521,13 @@ class Chains(IdentityTest):
         # What was promoted is its own source now.
         self.state(5)
         self.assertEqual(self.chain(self.target).code, 0)
+
+    def test_a_loop_device_of_a_target_is_the_target(self) -> None:
+        """Also of a standby that is not where this host's usually is: the mark says it."""
+        self.state(7)
+        for path in (self.target, self.loop(self.target, "--read-only")):
+            for standby in (self.site.standby, self.site.path / "elsewhere"):
+                self.refused(self.chain(path, standby), 1, "source-is-target", "suspect")
 
     def test_nothing_is_brought_to_it_while_it_is_read(self) -> None:
         self.plain.write_bytes(os.urandom(24 << 20))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 import devices
 from devices import MIB
@@ -125,3 +126,65 @@ class TargetIdentityTests(KernelTest):
         self.assertIn(f"at bytes {5 * MIB}", self.host.status("db")["reason"])
 
     test_a_kept_generation_that_was_merged_back_is_another_target.cost = 30
+
+
+class NamelessDeviceTests(KernelTest):
+    """Devices that nothing names but their path, as virtual disks without a serial number: the path leads to another one."""
+
+    def device(self, name: str, under: str) -> str:
+        """Without a UUID."""
+        command("dmsetup", "create", name, "--table", f"0 {devices.size(under) // 512} linear {under} 0")
+        return f"/dev/mapper/{name}"
+
+    def begin(self) -> None:
+        self.host = self.site()
+        self.path = pathlib.Path(self.host.path) / "vdb"
+
+    def lead_to(self, device: str) -> None:
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to(device)
+
+    def test_another_source_is_refused_until_it_is_adopted(self) -> None:
+        self.begin()
+        target = self.standby.thick("copy", SIZE)
+        disks = [self.device(name, self.source.thick(f"under-{name}", SIZE)) for name in ("one", "two")]
+        for disk in disks:
+            devices.write(disk, (0, SIZE))
+        self.host.pair("db", target)
+        self.lead_to(disks[0])
+        self.assert_code(self.host.send("db", self.path), 0)
+        before = devices.sha256(target)
+        self.lead_to(disks[1])
+        self.assert_code(self.host.send("db", self.path), 7, "nothing names the device", "--adopt-source")
+        plan = self.host.run("blockferry", "send", self.path, "--to", "standby", "--volume", "db", "--dry-run", "--json")
+        self.assertEqual((plan.json["decision"], plan.json["rule"]), ("refuse", "other-source"), plan)
+        self.assertEqual(devices.sha256(target), before)
+        self.lead_to(disks[0])
+        devices.write(disks[0], (0, MIB))
+        self.assert_code(self.host.send("db", self.path), 0)
+        self.assert_same(target, disks[0])
+        self.lead_to(disks[1])
+        self.assert_code(self.host.send("db", self.path, "--adopt-source"), 0)
+        self.assert_same(target, disks[1])
+
+    def test_another_target_is_not_overwritten_by_a_resync(self) -> None:
+        self.begin()
+        origin = Source(self, self.host, SIZE)
+        unders = [self.standby.thick(f"under-{name}", SIZE) for name in ("one", "two")]
+        self.lead_to(self.device("one", unders[0]))
+        self.host.pair("db", self.path)
+        origin.arrives(self.host, str(self.path), 1)
+        devices.write("/dev/mapper/one", (2 * MIB, 4096))
+        self.assert_code(self.host.run("blockferryd", "scrub", "db"), 8)
+        command("dmsetup", "remove", "one")
+        other = self.device("two", unders[1])
+        devices.write(other, (0, SIZE))
+        before = devices.sha256(other)
+        self.lead_to(other)
+        resync = ("resync", origin.path, "--to", "standby", "--volume", "db")
+        self.assert_code(self.host.run("blockferry", *resync), 9, "foreign", "retarget")
+        self.assertEqual(devices.sha256(other), before)
+        # Its operator says that it may be.
+        self.assert_code(self.host.run("blockferryd", "retarget", "db", self.path, "--for-resync"), 0)
+        self.assert_code(self.host.run("blockferry", *resync), 0)
+        origin.compare(other)

@@ -1,0 +1,56 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Catalog
+internal import Digests
+internal import MapStore
+internal import Objects
+internal import Platform
+internal import TagMap
+internal import Wire
+
+/// Devices that nothing names but their path: a disk without a serial number, an array. After a restart the path may lead
+/// to another one, and only the content tells.
+extension Sender {
+    /// Blocks that are compared.
+    private static let sampledBlocks = 64
+    /// From so many on they tell something.
+    private static let enough = 4
+
+    /// Why a device without a name is another one than what was sent so far, in words: almost none of its blocks is what
+    /// was sent. Nil if that is not so, or cannot be told.
+    func namelessProblem(_ source: any Source, _ replica: Replica) throws -> String? {
+        guard source.identity.object.isEmpty, let key = replica.tagKey,
+            let known = map.committed(replica.committed)
+        else { return nil }
+        let tagger = Tagger(known.header.algorithm, key: key)
+        let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
+        var random = SystemRandomNumberGenerator()
+        var (compared, differing) = (0, 0)
+        for sample in try known.sample(Self.sampledBlocks, using: &random)
+        where !sample.entry.isZero && sample.entry != .missing {
+            guard let extent = known.shape.extent(ofBlock: sample.block),
+                extent.end <= source.volumeByteCount
+            else { continue }
+            try source.read(extent, into: memory)
+            compared += 1
+            let found = memory.withBytes(count: Int(extent.length)) { tagger.entry(of: $0) }
+            if found != sample.entry { differing += 1 }
+        }
+        guard compared >= Self.enough, differing * 10 >= compared * 9 else { return nil }
+        return
+            "\(differing) of \(compared) blocks that were compared are not what was sent of volume \(options.volume) to "
+            + "\(options.receiver) so far, and nothing names the device by which it could be told from others. Nothing was "
+            + "sent, and the copy is as it was. If \(source.name) is meant to replace it, give --adopt-source"
+    }
+
+    /// Refuses a source that is another thing than what was sent so far, unless that is meant.
+    func checkObject(_ source: any Source, _ replica: Replica) throws {
+        try checkObject(source.identity, source.name, replica)
+        guard !options.adoptsSource, let problem = try namelessProblem(source, replica) else {
+            return
+        }
+        throw SourceError.refused(.otherSource, path: source.name, reason: problem)
+    }
+}
