@@ -57,7 +57,7 @@ extension Sender {
         defer { withExtendedLifetime(lock) {} }
         let began = Clock.monotonic()
         let (first, standby) = try open()
-        let settled = try settle(first, standby, keepingPrepared: false)
+        let settled = try settle(first, standby, keepingPrepared: false, forResync: true)
         guard settled.standby.state != .promoted || options.overwritePromoted else {
             first.connection.close()
             throw SendError.promotedStandby

@@ -25,10 +25,13 @@ struct Settled {
 extension Sender {
     /// Decides; finds out first what became of a generation in doubt.
     ///
-    /// - Parameter keepingPrepared: whether a prepared generation of this side's own may stay, and be the
-    ///   decision. Any other is abandoned.
+    /// - Parameters:
+    ///   - keepingPrepared: whether a prepared generation of this side's own may stay, and be the decision. Any other is
+    ///     abandoned.
+    ///   - forResync: whether one is abandoned also where the lineage refuses everything else.
     func settle(
-        _ dialogue: Dialogue, _ first: StandbyState, keepingPrepared: Bool
+        _ dialogue: Dialogue, _ first: StandbyState, keepingPrepared: Bool,
+        forResync: Bool = false
     ) throws -> Settled {
         var standby = first
         // One generation can be in doubt, and one in the way; a third round has nothing left to do.
@@ -40,7 +43,8 @@ extension Sender {
                 try commitPending()
             case .prepared(isPending: true) where keepingPrepared:
                 return Settled(decision: decision, standby: standby, replica: replica)
-            case .prepared:
+            case .prepared,
+                .refuse where forResync && standby.state == .prepared:
                 // Only the standby's answer says that its group cannot become complete any more: until then the
                 // catalog keeps the generation in doubt.
                 standby = try abandon(standby.transfer, dialogue)

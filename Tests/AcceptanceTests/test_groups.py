@@ -5,6 +5,7 @@
 import fcntl
 import os
 import random
+import shutil
 import subprocess
 import threading
 import time
@@ -287,6 +288,25 @@ class Groups(GroupSite):
         self.assertEqual((self.digests(self.target), self.states()), (before, ("promoted",) * 2))
         result = self.send_group()
         self.assertEqual(result.code, 7, result)
+
+    def test_a_prepared_member_is_resynced_by_a_restored_source(self) -> None:
+        """The source's state is one from before the generation that waits, and the lineage went on without it."""
+        self.full_copies()
+        backup = self.site.path / "backup"
+        shutil.copytree(self.site.source, backup)
+        self.change()
+        self.full_copies()
+        self.change()
+        self.stop_before_second()
+        shutil.rmtree(self.site.source)
+        shutil.copytree(backup, self.site.source)
+        self.assertEqual(self.send_group().code, 7)
+        for name in NAMES:
+            result = self.site.run("blockferry", "resync", self.plain[name], "--to", "standby", "--volume", name)
+            self.assertEqual(result.code, 0, result)
+        self.assertEqual(self.digests(self.target), self.digests(self.plain))
+        self.change()
+        self.full_copies()
 
     def leave_first_applying(self) -> tuple:
         """The group is committed, and its first member not on its target yet; returns what it should be."""
