@@ -209,16 +209,21 @@ class OtherContent(IdentityTest):
                 memory[number + 4096] ^= 1
                 self.sent("delta")
 
+    def begin_second(self, plain: pathlib.Path) -> pathlib.Path:
+        """A second volume, sent from a new file, which is the source from now on; returns its target."""
+        self.plain = plain
+        self.plain.write_bytes(os.urandom(SIZE))
+        target = self.site.path / "second.copy"
+        self.site.pair("second", target)
+        self.sent("full", self.plain, volume="second")
+        return target
+
     def test_on_a_file_system_whose_times_prove_nothing(self) -> None:
         where = self.site.path / "memory"
         where.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "none", where], check=True)
         self.addCleanup(subprocess.run, ["umount", where], check=True)
-        self.plain = where / "plain"
-        self.plain.write_bytes(os.urandom(SIZE))
-        target = self.site.path / "second.copy"
-        self.site.pair("second", target)
-        self.sent("full", self.plain, volume="second")
+        target = self.begin_second(where / "plain")
         with open(self.plain, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             memory[7] ^= 1
             stat = os.stat(self.plain)
@@ -238,11 +243,7 @@ class OtherContent(IdentityTest):
         where.mkdir()
         subprocess.run(["mount", self.loop(image), where], check=True)
         self.addCleanup(subprocess.run, ["umount", where], check=True)
-        self.plain = where / "plain"
-        self.plain.write_bytes(os.urandom(SIZE))
-        target = self.site.path / "second.copy"
-        self.site.pair("second", target)
-        self.sent("full", self.plain, volume="second")
+        target = self.begin_second(where / "plain")
         for _ in range(3):
             # All within one second.
             time.sleep(1 - time.time() % 1)
