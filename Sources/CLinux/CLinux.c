@@ -198,6 +198,15 @@ int clinux_file_system(int fd, uint64_t *type, uint64_t *identifier) {
     return 0;
 }
 
+int clinux_file_birth(const char *path, uint64_t *inode, int64_t *seconds, uint32_t *nanoseconds) {
+    struct statx facts;
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &facts) != 0) return -1;
+    *inode = facts.stx_ino;
+    *seconds = facts.stx_mask & STATX_BTIME ? facts.stx_btime.tv_sec : 0;
+    *nanoseconds = facts.stx_mask & STATX_BTIME ? facts.stx_btime.tv_nsec : 0;
+    return 0;
+}
+
 long clinux_get_attribute(int fd, const char *name, void *value, size_t count) {
     return fgetxattr(fd, name, value, count);
 }
@@ -214,7 +223,8 @@ int clinux_lock_for_writing(int fd) {
 }
 
 int clinux_has_no_writer(int fd) {
-    if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return -1;
+    // Who opens it for writing meanwhile breaks the lease; the signal of that must not end the process.
+    if (fcntl(fd, F_SETSIG, SIGURG) != 0 || fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return -1;
     return fcntl(fd, F_SETLEASE, F_UNLCK);
 }
 

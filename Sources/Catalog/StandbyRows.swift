@@ -34,6 +34,7 @@ extension StandbyVolume {
         fence = try columns.number("fence")
         suspectReason = try columns.optionalText("suspect_reason")
         isDemoted = try columns.flag("is_demoted")
+        isRestored = try columns.flag("is_restored")
     }
 
     static func find(_ name: VolumeName, in db: Database) throws -> StandbyVolume? {
@@ -70,7 +71,8 @@ extension StandbyVolume {
                     peer = ?, target_path = ?, target_kind = ?, target_identity = ?,
                     target_consent = ?, target_presence = ?, state = ?, lineage = ?, tag_algorithm = ?, tag_key = ?, committed = ?,
                     committed_at = ?, transfer_begin = ?, transfer_log = ?, transfer_in_place = ?,
-                    applying = ?, fence = ?, suspect_reason = ?, is_demoted = ?
+                    applying = ?, fence = ?, suspect_reason = ?, is_demoted = ?,
+                    is_restored = ?
                 WHERE name = ?
                 """,
             arguments: [
@@ -78,7 +80,8 @@ extension StandbyVolume {
                 targetPresence, state.rawValue, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
                 try transfer?.begin.stored(), transfer?.logID.stored, transfer?.inPlace,
-                try applying?.stored(), fence.stored, suspectReason, isDemoted, name.text,
+                try applying?.stored(), fence.stored, suspectReason, isDemoted,
+                isRestored, name.text,
             ])
     }
 }

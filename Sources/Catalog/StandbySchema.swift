@@ -12,6 +12,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-2") { db in try db.execute(sql: version2) }
         migrator.registerMigration("standby-demoted") { db in try db.execute(sql: demoted) }
         migrator.registerMigration("standby-targets") { db in try db.execute(sql: targets) }
+        migrator.registerMigration("standby-place") { db in try db.execute(sql: place) }
         return migrator
     }
 
@@ -94,5 +95,10 @@ enum StandbySchema {
     private static let targets = """
         ALTER TABLE volume ADD COLUMN target_consent INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE volume ADD COLUMN target_presence TEXT;
+        """
+    // Which file this catalog was in when it was opened last, and which volumes were brought here by a restored one.
+    private static let place = """
+        CREATE TABLE place (file TEXT NOT NULL) STRICT;
+        ALTER TABLE volume ADD COLUMN is_restored INTEGER NOT NULL DEFAULT FALSE;
         """
 }

@@ -51,6 +51,14 @@ extension StandbyCatalog {
         }
     }
 
+    /// Says that the target of a restored volume was read, and holds the committed generation.
+    package func noteProven(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+        try transition("note the target of", name, fence, .restored) { volume in
+            volume.isRestored = false
+            return "the target was read, and holds its generation"
+        }
+    }
+
     /// Says that a first copy may replace what the target holds.
     package func allowOverwriting(_ name: VolumeName) throws(CatalogError) {
         try transition("allow overwriting of", name, nil, .overwrite) { volume in
@@ -96,7 +104,9 @@ extension StandbyCatalog {
             volume.targetKind = target.kind
             volume.targetPresence = target.presence
             switch target.state {
-            case .consistent: volume.suspectReason = nil
+            case .consistent:
+                volume.suspectReason = nil
+                volume.isRestored = false
             case .diverged where volume.state != .diverged:
                 volume.suspectReason = target.reason
                 volume.transfer = nil

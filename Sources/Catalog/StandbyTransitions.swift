@@ -146,6 +146,7 @@ extension StandbyCatalog {
                 volume.tagKey = key
             }
             volume.suspectReason = nil
+            volume.isRestored = false
             volume.lineage = record.head.lineage
             volume.committed = record
             volume.committedAt = committedAt
@@ -206,17 +207,20 @@ extension StandbyCatalog {
             try volume.expect([.consistent, .staging])
             volume.transfer = nil
             volume.isDemoted = false
+            volume.isRestored = false
             volume.state = .promoted
             return volume.committed.map { "at generation \($0.head.number), \($0.id)" } ?? ""
         }
     }
 
-    /// Lets one resync overwrite what a promoted target holds, on the word of the standby's operator.
-    package func demote(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+    /// Lets one resync overwrite what a promoted target holds, on the word of the standby's operator, or takes that back.
+    package func demote(
+        _ name: VolumeName, fence: UInt64, _ isDemoted: Bool = true
+    ) throws(CatalogError) {
         try transition("demote", name, fence, .demoted) { volume in
             try volume.expect([.promoted])
-            volume.isDemoted = true
-            return "the next resync may overwrite it"
+            volume.isDemoted = isDemoted
+            return isDemoted ? "the next resync may overwrite it" : "no resync may overwrite it"
         }
     }
 

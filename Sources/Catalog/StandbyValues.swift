@@ -74,6 +74,9 @@ package struct StandbyVolume: Equatable, Sendable {
     package var suspectReason: String?
     /// Whether the operator lets one resync overwrite a promoted copy.
     package var isDemoted = false
+    /// Whether the catalog was restored from a backup, or moved, and the target was not read as a whole since: it may hold a
+    /// later generation, or what its operator has written.
+    package var isRestored = false
     /// Nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
 
@@ -121,6 +124,7 @@ package struct StandbyEvent: Equatable, Sendable {
         case demoted
         case reset
         case retention
+        case restored
         case kept
         case notKept = "not-kept"
         case released

@@ -259,9 +259,14 @@ package final class File: Sendable {
         return errno != EAGAIN && errno != EACCES
     }
 
-    /// Whether another process has the regular file open for writing, as the kernel tells its owner; false where it does
-    /// not. This object must have been opened for reading alone.
-    package var hasWriter: Bool {
-        clinux_has_no_writer(descriptor) != 0 && errno == EAGAIN
-    }
+    /// Whether another process has the regular file open for writing; false where the kernel does not tell, as it tells only
+    /// the file's owner and whoever has CAP_LEASE. This object must have been opened for reading alone.
+    package var hasWriter: Bool { writerProblem == EAGAIN }
+
+    /// Whether another process can have the regular file open for writing, or a mapping or loop device of it; true where the
+    /// kernel does not tell. This object must have been opened for reading alone.
+    package var mayHaveWriter: Bool { writerProblem != nil }
+
+    /// Why nobody gets a lease for reading: EAGAIN if there is a writer; nil if there is none.
+    private var writerProblem: Int32? { clinux_has_no_writer(descriptor) == 0 ? nil : errno }
 }

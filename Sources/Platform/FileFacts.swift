@@ -35,11 +35,13 @@ extension File {
     /// The kernel sets `ctime` with each change of content, size or times, and no call sets it to what the caller likes. A
     /// write through a mapping is seen because the file is flushed first: the next write to a clean page sets the times
     /// again. Times only advance with the kernel's tick, so that a change within the tick of the last one could go unseen:
-    /// such a file is waited for, and one that keeps changing proves nothing. After a power cut content may be on the disk
-    /// of which the times are not: what is found holds until the host is started anew. Nor does a file prove anything on a file system that is
-    /// not known to keep these rules (tmpfs, FUSE, NFS, overlay, FAT), or one whose times lie in the future.
+    /// such a file is waited for, and one that keeps changing proves nothing. A long write sets the times when it begins
+    /// alone: a file that a program has open for writing proves nothing. After a power cut content may be on the disk of
+    /// which the times are not: what is found holds until the host is started anew. Nor does a file prove anything on a file
+    /// system that is not known to keep these rules (tmpfs, FUSE, NFS, overlay, FAT), or one whose times lie in the future.
     package func contentFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
-        guard let system = fileSystem, Self.honestTimes.contains(system.type) else { return [:] }
+        guard let system = fileSystem, Self.honestTimes.contains(system.type), !mayHaveWriter
+        else { return [:] }
         // Three times the longest tick, which is 1/100 s.
         let settled: UInt64 = 30_000_000
         for _ in 0..<5 {
@@ -122,6 +124,21 @@ extension File {
         let parts = [0..<8, 8..<12, 12..<16, 16..<20, 20..<32]
         return parts.map { String(text.dropFirst($0.lowerBound).prefix($0.count)) }
             .joined(separator: "-")
+    }
+}
+
+/// What tells a file from another that was put in its place, without opening it.
+package enum BirthFacts {
+    /// Inode and time of birth, as text; nil where they cannot be asked for.
+    package static func text(of path: String) -> String? {
+        var inode: UInt64 = 0
+        var seconds: Int64 = 0
+        var nanoseconds: UInt32 = 0
+        // SAFETY: writes the values passed; the path is a C string for the length of the call.
+        guard unsafe clinux_file_birth(path, &inode, &seconds, &nanoseconds) == 0 else {
+            return nil
+        }
+        return "inode=\(inode) birth=\(seconds).\(nanoseconds)"
     }
 }
 

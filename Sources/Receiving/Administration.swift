@@ -44,6 +44,11 @@ package enum AdministrationError: Error, CustomStringConvertible {
                 + "blockferryd demote \(name)"
         case .nothingToPromote(let name, let state):
             "volume \(name) is \(state): it holds no complete generation"
+        case .notApplied(let name, let number, .replaced(let path, _, _)):
+            "generation \(number) of volume \(name) is committed, and is not written to \(path): what that holds is neither "
+                + "this generation nor the one before, and may be a later one, or yours. To make it the copy by a resync: "
+                + "blockferryd retarget \(name) \(path) --for-resync; to write the generation nevertheless: blockferryd "
+                + "promote \(name) --without-check"
         case .notApplied(let name, let number, let error):
             "generation \(number) of volume \(name) is committed, but cannot be written to its target: \(error). The "
                 + "staging log holds all of it: mend the target or make room, then give the same command again"
@@ -209,6 +214,7 @@ package struct Administration {
         _ name: VolumeName, isChecked: Bool, _ progress: (Progress) -> Void = { _ in }
     ) throws -> StandbyVolume {
         let writer = try writer(name)
+        writer.isForced = !isChecked
         do { try writer.recover() } catch let error as TargetError {
             guard writer.volume.state == .applying, let record = writer.volume.applying else {
                 throw error
@@ -238,16 +244,18 @@ package struct Administration {
         return writer.volume
     }
 
-    /// Lets one resync overwrite a promoted copy. Refused while anything has the target open or mounted.
+    /// Lets one resync overwrite a promoted copy. Refused while anything has the target open or mounted. Taken back, it
+    /// drops what a resync has brought meanwhile, none of which is on the target.
     ///
-    /// - Parameter isDryRun: checks, and allows nothing.
-    package func demote(_ name: VolumeName, isDryRun: Bool) throws {
+    /// - Parameter isTakenBack: whether no resync may overwrite it any more.
+    /// - Parameter isDryRun: checks, and changes nothing.
+    package func demote(_ name: VolumeName, isTakenBack: Bool, isDryRun: Bool) throws {
         let writer = try writer(name)
         guard writer.volume.state == .promoted else {
             throw AdministrationError.notPromoted(name, writer.volume.state)
         }
-        _ = try writer.openTarget()
-        if !isDryRun { try writer.demote() }
+        if !isTakenBack { _ = try writer.openTarget() }
+        if !isDryRun { try writer.demote(!isTakenBack) }
     }
 
     /// Forgets every generation of a volume, so that a full copy may replace what its target holds.

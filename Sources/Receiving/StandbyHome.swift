@@ -13,15 +13,34 @@ package struct StandbyHome: Sendable {
     package let path: String
     /// What is registered, and where each volume stands.
     package let catalog: StandbyCatalog
+    /// Whether the fences that are taken leave marks, by which a catalog that was restored is known.
+    private let marksFences: Bool
 
     /// Opens the directory, making what is missing.
-    package init(path: String) throws {
+    package init(path: String, marksFences: Bool = false) throws {
         self.path = path
+        self.marksFences = marksFences
         try Directory.create(path)
         catalog = try StandbyCatalog(directory: path)
         try Directory.createOwn(path + "/staging")
         try Directory.createOwn(path + "/locks")
         try Directory.createOwn(path + "/maps")
+    }
+
+    /// Finds out whether the state was restored from a backup, or moved to another file system.
+    ///
+    /// - Returns: the volumes whose targets will be read as a whole for that, before anything else is done with them.
+    package func checkPlace() throws -> [VolumeName] {
+        try catalog.checkPlace(marks: path + "/locks")
+    }
+
+    /// Takes a volume over from whoever wrote to it.
+    ///
+    /// - Returns: the number to present.
+    func takeFence(_ volume: VolumeName) throws -> UInt64 {
+        let fence = try catalog.takeFence(volume)
+        if marksFences { StandbyCatalog.mark(fence: fence, in: path + "/locks") }
+        return fence
     }
 
     /// This standby's identity, made at first use.

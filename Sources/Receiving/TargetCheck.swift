@@ -77,8 +77,11 @@ extension VolumeWriter {
                 try compare(object, committed, progress)
             }
         } catch let divergence as TargetDivergence {
-            try diverge("\(divergence)")
+            return try diverge("\(divergence)")
         }
+        guard volume.isRestored else { return }
+        try home.catalog.noteProven(volume.name, fence: fence)
+        try refresh()
     }
 
     private func compare(
@@ -89,7 +92,7 @@ extension VolumeWriter {
         guard let known = map.committed(volume) else {
             return try map.rebuildProven(committed, volume.targetPath, key, progress)
         }
-        guard !isMergeUnseen(object) else {
+        guard !isMergeUnseen(object), !volume.isRestored else {
             let found = try map.compareAll(
                 volume.targetPath, known, tagger, volumeByteCount: committed.head.volumeSize,
                 progress)
@@ -218,5 +221,52 @@ extension VolumeWriter {
         }
         if anchor.isReplaced { try anchor.check(target.path) }
         return anchor.divergence == nil
+    }
+
+    /// The same of the whole target, after the state was restored from a backup: what the backup had begun to write may have
+    /// been finished long ago, and a later generation, or its operator's own content, may be there now.
+    ///
+    /// - Parameter isTorn: whether the blocks that this generation touches may hold anything: the operator says that it is
+    ///   the target.
+    /// - Throws: `TargetError.replaced` if a block is neither what the generation before left nor what this one brings;
+    ///   nothing has changed then. A block that was torn by a crash is neither, too.
+    func checkAll(
+        of path: String, _ begin: Begin, isTorn: Bool = false, _ progress: (Progress) -> Void
+    ) throws {
+        guard let known = map.compared(begin.comparedRoot) ?? map.committed(volume),
+            var updates = try? MapUpdateReader(path: map.updatesPath),
+            updates.header.transfer == begin.transfer
+        else { throw TargetError.replaced(path, differing: 0, compared: 0) }
+        var (foreign, compared) = (0, 0)
+        let size = begin.head.volumeSize
+        _ = try map.compareAll(
+            path, nil, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
+            volumeByteCount: known.shape.volumeByteCount, progress
+        ) { found, _ in
+            var update = try updates.next()
+            try MapDifference(found) { try known.children($0) }.forEach { block, _ in
+                // What is cut off may be gone.
+                if let extent = known.shape.extent(ofBlock: block), extent.end > size { return }
+                compared += 1
+                while let next = update, next.block < block { update = try updates.next() }
+                let isTouched = update?.block == block
+                if isTouched, isTorn { return }
+                guard isTouched, try found.entry(ofBlock: block) == update?.entry else {
+                    return foreign += 1
+                }
+            }
+        }
+        guard foreign == 0 else {
+            throw TargetError.replaced(path, differing: foreign, compared: compared)
+        }
+    }
+
+    /// The same of a copy in place, whose content is complete: nothing else may be there.
+    func checkWhole(
+        _ path: String, _ record: GenerationRecord, _ progress: (Progress) -> Void
+    ) throws {
+        do { try map.rebuild(record, path, try tagKey(), progress) } catch MapError.damaged {
+            throw TargetError.replaced(path, differing: 0, compared: 0)
+        }
     }
 }

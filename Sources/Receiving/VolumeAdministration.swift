@@ -34,8 +34,9 @@ extension Administration {
     /// Gives a volume another target, or the same again after its mark was lost.
     ///
     /// 1. The target is opened for this process alone. If a complete generation should be on it, it is read as a whole, and
-    ///    must have the generation's root; with `isForResync` it is not read, and the volume becomes *diverged*, for a
-    ///    resync to mend. A crash leaves everything as it was.
+    ///    must have the generation's root; while one is being applied, what that does not touch must be the copy's; with
+    ///    `isForResync` it is not read, and the volume becomes *diverged*, for a resync to mend. A crash leaves everything
+    ///    as it was.
     /// 2. A file gets the volume's mark, and the catalog the new target, in one transaction. A crash in between leaves a
     ///    mark that no volume has, which the next registration of the file replaces.
     /// 3. The map, if it was made anew, is kept. A crash before leaves it to be made when it is needed.
@@ -53,15 +54,10 @@ extension Administration {
         // What is pending belongs on the old target, if that is there.
         if !isDryRun { try? writer.recover(progress) }
         let volume = writer.volume
-        switch volume.state {
-        case .applying, .prepared, .promoted:
-            guard isForResync, volume.state != .prepared else {
-                throw AdministrationError.notRetargeted(
-                    name, path,
-                    "the volume is \(volume.state), so that nothing tells what the new target should hold"
-                )
-            }
-        case .empty, .initialising, .consistent, .staging, .diverged, .suspect: break
+        guard volume.state != .promoted || isForResync else {
+            throw AdministrationError.notRetargeted(
+                name, path,
+                "the volume is promoted, so that nothing tells what the new target should hold")
         }
         try TargetOwner.checkOwnState(home, path)
         let target = try Target(path: path, registered: nil)
@@ -71,13 +67,18 @@ extension Administration {
         try owner.check(name, among: try home.catalog.volumes())
         var result = RetargetResult(path: path, state: volume.state)
         let map = TargetMap(home, name)
-        if !isForResync, let committed = volume.committed {
+        var isProven = false
+        if !isForResync, volume.state == .applying || isOnTarget(volume) {
+            try proveUnfinished(writer, object, progress)
+            isProven = true
+        } else if !isForResync, let committed = volume.committed {
             result.readByteCount = try prove(committed, volume, object, map, isDryRun, progress)
             result.proven = committed
+            isProven = true
         }
         // What a resync was compared with is the old target, or what it held.
         let isStale = volume.transfer?.begin.head.kind == .resync && volume.state != .applying
-        result.state = Self.state(of: volume, isProven: result.proven != nil)
+        result.state = Self.state(of: volume, isProven: isProven)
         if isStale, result.state == .staging { result.state = .consistent }
         guard !isDryRun else { return result }
         if isStale || volume.state == .initialising { try writer.abandon() }
@@ -101,6 +102,36 @@ extension Administration {
         return result
     }
 
+    /// Whether a first copy that waits for its group is on the target, rather than in the log.
+    private func isOnTarget(_ volume: StandbyVolume) -> Bool {
+        volume.state == .prepared && volume.transfer?.inPlace == true
+    }
+
+    /// Proves that a target may get the rest of a generation that is being written, or waits for its group. The registered
+    /// object in another place is the target as it was; anything else must hold what the generation does not touch.
+    private func proveUnfinished(
+        _ writer: VolumeWriter, _ object: TargetObject, _ progress: (Progress) -> Void
+    ) throws {
+        let volume = writer.volume
+        if let registered = ObjectIdentity(volume.targetIdentity),
+            case .same = registered.relation(to: object.identity)
+        {
+            return
+        }
+        func refuse(_ reason: String) -> AdministrationError {
+            .notRetargeted(volume.name, object.path, reason)
+        }
+        guard let transfer = volume.transfer, !transfer.inPlace else {
+            throw refuse("it is not the object that was registered, and only that has the first copy")
+        }
+        do {
+            try writer.checkAll(of: object.path, transfer.begin, isTorn: true, progress)
+        } catch let error as TargetError {
+            throw refuse(
+                "\(error): the volume is applying, and the blocks that its generation does not touch are not the copy's")
+        }
+    }
+
     /// What a volume is with a target that was proven, or was not.
     private static func state(of volume: StandbyVolume, isProven: Bool) -> VolumeState {
         switch volume.state {
@@ -108,7 +139,8 @@ extension Administration {
         case .promoted: .promoted
         case .suspect, .diverged: isProven ? .consistent : volume.state
         case .staging: isProven ? .staging : .diverged
-        case .consistent, .applying, .prepared: isProven ? .consistent : .diverged
+        case .consistent: isProven ? .consistent : .diverged
+        case .applying, .prepared: isProven ? volume.state : .diverged
         }
     }
 

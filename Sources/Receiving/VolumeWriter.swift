@@ -19,6 +19,8 @@ package final class VolumeWriter {
     let fence: UInt64
     /// Why a generation could not be kept or released, if that was tried and went wrong.
     package private(set) var keepingProblem: String?
+    /// Whether a committed generation is written although nobody knows what its target holds by now.
+    var isForced = false
     private let lock: FileLock
     let map: TargetMap
 
@@ -28,7 +30,7 @@ package final class VolumeWriter {
         self.lock = lock
         self.home = home
         map = TargetMap(home, name)
-        fence = try home.catalog.takeFence(name)
+        fence = try home.takeFence(name)
         guard let volume = try home.catalog.volume(name) else { return nil }
         self.volume = volume
     }
@@ -68,15 +70,18 @@ package final class VolumeWriter {
     ///    gone, so is the transfer.
     /// 3. *prepared*: the log is whole and waits for the other members of its group; it is kept. If it is gone,
     ///    so is the transfer.
-    /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. What room mends, or an
-    ///    I/O error that was not seen before, leaves it *applying*, with the reason; an attempt after a failed one is
-    ///    proven by reading the target. If the log is damaged, or the second attempt fails too: *suspect*.
+    /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. An error leaves it
+    ///    *applying*, with the reason; an attempt after a failed one is proven by reading the target. If the log is damaged,
+    ///    or the proof fails: *suspect*.
     package func recover(_ progress: (Progress) -> Void = { _ in }) throws {
         switch volume.state {
         case _ where volume.hasUntouchedTransfer:
             if !Directory.exists(logPath) { try abandon() }
         case .empty, .consistent, .promoted, .suspect, .diverged:
             if Directory.exists(logPath) { try home.removeLog(volume.name) }
+        case .initialising where volume.isRestored:
+            // Nobody knows whose content the target holds by now.
+            try abandon()
         case .initialising, .staging, .prepared:
             if !Directory.exists(logPath) { try abandon() }
         case .applying:
@@ -192,9 +197,10 @@ package final class VolumeWriter {
         try map.discard()
     }
 
-    /// Lets one resync overwrite what a promoted target holds.
-    package func demote() throws {
-        try home.catalog.demote(volume.name, fence: fence)
+    /// Lets one resync overwrite what a promoted target holds, or takes that back.
+    func demote(_ isDemoted: Bool) throws {
+        if !isDemoted, volume.hasUntouchedTransfer { try abandon() }
+        try home.catalog.demote(volume.name, fence: fence, isDemoted)
         try refresh()
     }
 
@@ -260,7 +266,8 @@ package final class VolumeWriter {
             throw error
         }
         try keepMap(
-            record, transfer, isProven: isKnown && volume.suspectReason == nil, progress)
+            record, transfer,
+            isProven: isKnown && volume.suspectReason == nil && !volume.isRestored, progress)
         try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
         try home.removeLog(volume.name)
         try map.discard()
@@ -273,9 +280,11 @@ package final class VolumeWriter {
         _ record: GenerationRecord, _ transfer: StandbyTransfer, onProven proven: Target?,
         _ progress: (Progress) -> Void
     ) throws -> Bool {
+        let isChecked = volume.isRestored && !isForced
         if transfer.inPlace {
             // Every segment was flushed before it was acknowledged.
             let target = try proven ?? openTarget()
+            if isChecked { try checkWhole(target.path, record, progress) }
             try target.prepare(for: record.head.volumeSize)
             try target.trim(to: record.head.volumeSize)
             try target.sync()
@@ -284,6 +293,7 @@ package final class VolumeWriter {
         let redo = try redo(record)
         if proven == nil { try prove(redo, progress) }
         let target = try proven ?? openTarget()
+        if isChecked { try checkAll(of: target.path, transfer.begin, progress) }
         let isKnown =
             try proven != nil
             || checkUntouched(on: target, transfer.begin, size: record.head.volumeSize)
@@ -297,15 +307,11 @@ package final class VolumeWriter {
     }
 
     /// The target, or the log, gave an error while a committed generation was brought to the target. The target may hold
-    /// parts of two generations, and the log the whole of one: the volume stays *applying*, and is tried again. Only what
-    /// fails twice, and not for want of room, is given up; in place, where no log could write again what a failed flush has
-    /// lost, what fails once.
+    /// parts of two generations, and the log the whole of one: the volume stays *applying* and is tried again, however often
+    /// it fails, until the operator gives the generation up. Only in place, where no log could write again what a failed
+    /// flush has lost, the copy is given up.
     private func failedToApply(_ error: SystemCallError, inPlace: Bool) throws {
-        // What could not be opened was not touched, and may come back: another file system is mounted, say.
-        let isOpening = error.call == "open" && !inPlace
-        if !error.isNoSpace, !isOpening, inPlace || volume.suspectReason != nil {
-            return try suspect("\(error)")
-        }
+        if inPlace, !error.isNoSpace { return try suspect("\(error)") }
         try home.catalog.noteApplyingProblem(volume.name, fence: fence, reason: "\(error)")
         try refresh()
     }

@@ -22,7 +22,7 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
     case taken(String, by: String)
     /// It holds something, and nobody has said that it may be overwritten.
     case occupied(String, by: String, volume: VolumeName)
-    /// Almost nothing of what was compared is what was committed.
+    /// Almost nothing of what was compared is what was committed; 0 compared if nothing is known but that.
     case replaced(String, differing: Int, compared: Int)
     /// A device that is smaller than what is to be written.
     case tooSmall(String, byteCount: UInt64, needed: UInt64, isLogicalVolume: Bool)
@@ -46,6 +46,9 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         case .occupied(let path, let content, let volume):
             "\(path) holds \(content); if that may be replaced, on the standby: blockferryd invite \(volume) "
                 + "--overwrite"
+        case .replaced(let path, _, 0):
+            "\(path) does not hold the copy, as far as that can be told; put the right one there, or: blockferryd retarget "
+                + "--for-resync"
         case .replaced(let path, let differing, let compared):
             "\(path) holds something else: \(differing) of \(compared) blocks that were compared are not the "
                 + "copy's; put the right one there, or: blockferryd retarget --for-resync"

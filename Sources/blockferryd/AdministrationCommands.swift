@@ -210,6 +210,10 @@ struct StatusCommand: ParsableCommand {
         let reason: String?
         let targetPresent: Bool
         let targetProblem: String?
+        /// Whether one resync may replace a promoted copy.
+        let demoted: Bool
+        /// Whether the state directory was restored or moved, and the target was not read as a whole since.
+        let restored: Bool
         let keeping: KeptEntry.Keeping?
         let kept: [KeptEntry.Generation]
         /// Of a target in a thin pool.
@@ -236,6 +240,7 @@ struct StatusCommand: ParsableCommand {
                 sourceTime: time.map(Format.time), committed: volume.committedAt.map(Format.time),
                 volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
                 targetPresent: look.isPresent, targetProblem: look.problem,
+                demoted: volume.isDemoted, restored: volume.isRestored,
                 keeping: entry.keeping, kept: entry.kept,
                 snapshotsLeft: Administration.snapshotsLeft(volume))
         }
@@ -263,7 +268,10 @@ struct StatusCommand: ParsableCommand {
                 Format.escaped(
                     entry.targetProblem ?? entry.reason ?? entry.keeping?.problem.map {
                         "not kept: \($0)"
-                    } ?? ""),
+                    } ?? (entry.demoted ? "demoted: one resync may replace it" : nil)
+                        ?? (entry.restored
+                            ? "the state was restored or moved: the target is read before it is used"
+                            : "")),
             ]
         }
         return Format.table(
@@ -314,16 +322,22 @@ struct DemoteCommand: ParsableCommand {
             What was written to the copy since it was promoted is lost with that resync; until then it stays as it is. \
             Refused while the copy is mounted or something has it open. On the source host then: blockferry resync \
             SOURCE --to STANDBY --overwrite-promoted
+
+            --undo takes that back, as long as the resync is not being applied.
             """)
 
     @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Flag(help: "Take it back: no resync may replace the copy.") var undo = false
     @Flag(help: "Check whether it may be done, and do nothing.") var dryRun = false
     @OptionGroup var state: StateOptions
 
     func run() throws {
-        try Administration(try state.home()).demote(volume, isDryRun: dryRun)
+        try Administration(try state.home())
+            .demote(volume, isTakenBack: undo, isDryRun: dryRun)
         Terminal.out(
-            "\(volume) \(dryRun ? "may be" : "is") demoted: one resync \(dryRun ? "could" : "may") replace it\n"
+            undo
+                ? "\(volume) \(dryRun ? "would be" : "is") promoted: no resync \(dryRun ? "could" : "may") replace it\n"
+                : "\(volume) \(dryRun ? "may be" : "is") demoted: one resync \(dryRun ? "could" : "may") replace it\n"
         )
     }
 }

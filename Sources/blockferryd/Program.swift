@@ -79,7 +79,15 @@ struct StateOptions: ParsableArguments {
         state ?? Process.environment("BLOCKFERRYD_STATE") ?? "/var/lib/blockferryd"
     }
 
-    func home() throws -> StandbyHome { try StandbyHome(path: path) }
+    func home() throws -> StandbyHome {
+        let home = try StandbyHome(path: path, marksFences: true)
+        for name in try home.checkPlace() {
+            Terminal.error(
+                "volume \(name): the state directory was restored from a backup, or moved; the target is read as a whole "
+                    + "before it is used")
+        }
+        return home
+    }
 }
 
 /// Name and version, as the other side sees them.

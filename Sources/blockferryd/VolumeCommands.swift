@@ -14,7 +14,8 @@ struct RetargetCommand: ParsableCommand {
         abstract: "Say where the copy of a volume is now, and prove that it is there.",
         discussion: """
             After the copy was moved or copied to another device or file, or when its file has lost its mark. The target is \
-            read as a whole, and must hold the committed generation; nothing is written to it but the mark on a file.
+            read as a whole, and must hold the committed generation, or what one that is being applied does not touch; \
+            nothing is written to it but the mark on a file.
 
             --for-resync does not read it: the volume becomes 'diverged', and blockferry resync on the source, which \
             overwrites what differs, makes it the copy.
@@ -45,7 +46,9 @@ struct RetargetCommand: ParsableCommand {
         }
         Terminal.out(
             "the target of \(volume) \(dryRun ? "would be" : "is") \(path)\(proof ?? ""); the volume "
-                + "\(dryRun ? "would be" : "is") \(result.state)\n")
+                + "\(dryRun ? "would be" : "is") \(result.state)"
+                + (result.state == .applying
+                    ? "; blockferryd serve writes the rest of its generation within a minute\n" : "\n"))
     }
 }
 

@@ -203,11 +203,23 @@ class OtherContent(IdentityTest):
         with open(self.plain, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             for number in range(3):
                 memory[number] ^= 1
-                self.sent("delta")
-                self.sent("up-to-date")
+                self.assertGreater(self.sent("delta")["bytes_changed"], 0)
+                # Somebody may write it: it is read, and nothing has changed.
+                self.assertEqual(self.sent("delta")["bytes_changed"], 0)
                 # The page is clean again, and the next write to it is seen.
                 memory[number + 4096] ^= 1
-                self.sent("delta")
+                self.assertGreater(self.sent("delta")["bytes_changed"], 0)
+        self.sent("delta")
+        self.sent("up-to-date")
+
+    def test_a_file_that_is_open_for_writing_is_never_up_to_date(self) -> None:
+        """A long write sets the times of a file when it begins, and may be under way."""
+        self.sent("up-to-date")
+        with open(self.plain, "ab"):
+            self.assertEqual(self.sent("delta")["bytes_changed"], 0)
+        self.assertEqual(self.sent("delta")["bytes_changed"], 0)
+        with open(self.plain, "rb"):
+            self.sent("up-to-date")
 
     def begin_second(self, plain: pathlib.Path) -> pathlib.Path:
         """A second volume, sent from a new file, which is the source from now on; returns its target."""
@@ -460,6 +472,8 @@ class InUse(IdentityTest):
         # Readers are welcome.
         with open(disk, "rb") as file:
             fcntl.lockf(file, fcntl.LOCK_SH)
+            # When it was sent last, somebody could write it.
+            self.assertEqual(self.sent("delta", disk, volume="disk")["bytes_changed"], 0)
             self.sent("up-to-date", disk, volume="disk")
 
     @unittest.skipUnless(shutil.which("qemu-storage-daemon"), "no qemu-storage-daemon here")

@@ -187,6 +187,43 @@ class FullTests(RoomTest):
         self.assertTrue(until(60, lambda: self.state("v") == "consistent"), self.site.status("v"))
         self.same(source, target)
 
+    def retarget(self, target: pathlib.Path, *more: str):
+        return self.site.run("blockferryd", "retarget", "v", target, *more)
+
+    def test_a_target_that_moves_while_a_generation_is_written_to_it(self) -> None:
+        """The same file in another place, or a copy of it that holds what the generation does not touch."""
+        for isCopy in (False, True):
+            with self.subTest(isCopy=isCopy):
+                system, source, target = self.fill()
+                self.site.kill_daemon()
+                system.make_room()
+                moved = system.path / "copies" / "moved"
+                if isCopy:
+                    moved = self.site.path / "copied"
+                    moved.write_bytes(target.read_bytes())
+                    target.unlink()
+                    # Behind what the generation touches.
+                    self.write(moved, 56 * MIB - 100, 100)
+                    refused = self.retarget(moved)
+                    self.assertEqual((refused.code, self.state("v")), (9, "applying"), refused)
+                    with source.open("rb") as file, moved.open("r+b") as there:
+                        file.seek(56 * MIB - 65536)
+                        there.seek(56 * MIB - 65536)
+                        there.write(file.read(65536))
+                else:
+                    target.rename(moved)
+                self.assertEqual(self.retarget(moved, "--dry-run").code, 0)
+                found = self.retarget(moved)
+                self.assertEqual((found.code, "applying" in found.out), (0, True), found)
+                self.site.start_daemon()
+                self.assertTrue(until(60, lambda: self.state("v") == "consistent"), self.site.status("v"))
+                self.same(source, moved)
+                self.write(source, 0, 65536)
+                self.assertEqual(self.site.send("v", source).code, 0)
+                self.same(source, moved)
+            self.doCleanups()
+            self.setUp()
+
     def test_a_volume_whose_log_is_the_only_whole_generation_is_not_removed(self) -> None:
         system, source, target = self.fill()
         self.site.kill_daemon()

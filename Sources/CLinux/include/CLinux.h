@@ -37,6 +37,10 @@ int clinux_has_no_writer(int fd);
 int clinux_file_generation(int fd, uint32_t *generation);
 int clinux_file_system_uuid(int fd, uint8_t uuid[16]);
 int clinux_file_system(int fd, uint64_t *type, uint64_t *identifier);
+
+// Inode of a file that is not opened, and when it was made; zeros where the file system does not tell.
+int clinux_file_birth(const char *path, uint64_t *inode, int64_t *seconds, uint32_t *nanoseconds);
+
 long clinux_get_attribute(int fd, const char *name, void *value, size_t count);
 int clinux_set_attribute(int fd, const char *name, const void *value, size_t count);
 int clinux_remove_attribute(int fd, const char *name);

@@ -1,0 +1,84 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GRDB
+internal import Platform
+package import Wire
+
+/// Whether the catalog is where it was, or was restored from a backup: what it says of targets is out of date then.
+///
+/// A file that was restored has another inode or time of birth than the one that was written last. One that was written over
+/// in place has not; but the fences that were taken since have left their marks beside it, with numbers that it does not know.
+/// A file system that was rolled back as a whole tells nothing.
+extension StandbyCatalog {
+    private static let mark = ".fence."
+
+    /// Compares the catalog with what it was when it was opened last. If it was restored, or moved to another file system:
+    /// each volume is *restored* until its target was read as a whole, and no leave to overwrite holds any more.
+    ///
+    /// 1. The marks are read before the catalog: a number is marked only after it was taken.
+    /// 2. One transaction. A crash leaves it to the next that opens the catalog.
+    ///
+    /// - Parameter marks: a directory of the state, for the marks.
+    /// - Returns: the volumes that are restored since now.
+    package func checkPlace(marks: String) throws(CatalogError) -> [VolumeName] {
+        let highest = Self.highest(in: marks)
+        let file = BirthFacts.text(of: store.path)
+        func place(_ db: Database) throws -> (known: String?, isBehind: Bool) {
+            let last = try Int64.fetchOne(db, sql: "SELECT last FROM fencing") ?? 0
+            return (
+                try String.fetchOne(db, sql: "SELECT file FROM place"),
+                highest.map { $0 > UInt64(bitPattern: last) } ?? false
+            )
+        }
+        let operation = "check where the catalog is"
+        let found = try store.read(operation, place)
+        guard found.known != file || found.isBehind else { return [] }
+        return try store.write(operation) { db in
+            let (known, isBehind) = try place(db)
+            guard known != file || isBehind else { return [] }
+            try db.execute(sql: "DELETE FROM place")
+            if let file {
+                try db.execute(sql: "INSERT INTO place (file) VALUES (?)", arguments: [file])
+            }
+            // A number that a writer may still hold is not given out again.
+            if let highest, isBehind {
+                try db.execute(
+                    sql: "UPDATE fencing SET last = ?", arguments: [Int64(bitPattern: highest)])
+            }
+            guard known != nil || isBehind else { return [] }
+            var restored: [VolumeName] = []
+            for var volume in try allVolumes(db) {
+                volume.isDemoted = false
+                volume.mayOverwrite = false
+                volume.isRestored = volume.state != .promoted
+                try volume.update(in: db)
+                try record(
+                    .restored, volume.name,
+                    "the catalog was restored or moved; it was \(volume.state) there", db)
+                if volume.isRestored { restored.append(volume.name) }
+            }
+            return restored
+        }
+    }
+
+    /// Marks that a fence was taken. Best effort, and not synced: a mark that is missing only proves less.
+    package static func mark(fence: UInt64, in marks: String) {
+        guard fence > highest(in: marks) ?? 0 else { return }
+        _ = try? File(path: "\(marks)/\(mark)\(fence)", [.write, .createNew])
+        for (name, number) in numbers(in: marks) where number < fence {
+            try? Directory.remove("\(marks)/\(name)")
+        }
+    }
+
+    private static func highest(in marks: String) -> UInt64? { numbers(in: marks).map(\.1).max() }
+
+    private static func numbers(in marks: String) -> [(String, UInt64)] {
+        ((try? Directory.names(in: marks)) ?? []).compactMap { name in
+            guard name.hasPrefix(mark), let number = UInt64(name.dropFirst(mark.count)) else {
+                return nil
+            }
+            return (name, number)
+        }
+    }
+}

@@ -1,0 +1,208 @@
+# Copyright (c) The Blockferry authors
+# SPDX-License-Identifier: Apache-2.0
+"""The standby's state directory is restored from a backup, or moved: what it says of targets is out of date. Needs root for
+loop-mounted file systems."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+from harness import Site, sha256, until
+from test_room import MIB, FullTests, RoomTest
+
+
+class RestoredTest(unittest.TestCase):
+    SIZE = 2 * MIB
+
+    def setUp(self) -> None:
+        self.site = Site()
+        self.addCleanup(self.site.close)
+        self.site.start_daemon()
+        self.plain, self.target = self.site.path / "plain", self.site.path / "copy"
+        self.plain.write_bytes(os.urandom(self.SIZE))
+        self.backup = self.site.path / "backup"
+
+    def change(self, path: pathlib.Path, at: int = 5 * 65536) -> None:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(os.urandom(4096))
+
+    def send(self, code: int = 0):
+        result = self.site.send("vol", self.plain)
+        self.assertEqual(result.code, code, result)
+        return result
+
+    def keep_state(self) -> None:
+        self.site.kill_daemon()
+        shutil.copytree(self.site.standby, self.backup)
+        self.site.start_daemon()
+
+    def restore(self, how: str) -> None:
+        self.site.kill_daemon()
+        if how == "made anew":
+            shutil.rmtree(self.site.standby)
+        else:
+            # Each file that is there keeps its inode; SQLite's log of what came later must go.
+            for name in ("catalog.sqlite-wal", "catalog.sqlite-shm"):
+                (self.site.standby / name).unlink(missing_ok=True)
+        subprocess.run(["cp", "-aT", self.backup, self.site.standby], check=True, timeout=60)
+        self.site.start_daemon()
+
+    def both(self):
+        for how in ("made anew", "written over"):
+            with self.subTest(how):
+                yield how
+            self.doCleanups()
+            self.setUp()
+
+    def is_left_alone(self, code: int, word: str) -> None:
+        before = sha256(self.target)
+        self.assertIn(word, self.send(code).error)
+        self.assertEqual(sha256(self.target), before)
+
+
+class StateTests(RestoredTest):
+    def test_what_was_written_after_a_promotion_that_the_backup_does_not_know(self) -> None:
+        for how in self.both():
+            self.site.pair("vol", self.target)
+            self.send()
+            self.keep_state()
+            self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+            # One block of many, which no sample has to meet.
+            self.change(self.target, 17 * 65536)
+            self.restore(how)
+            self.change(self.plain)
+            self.is_left_alone(7, "diverged")
+
+    def test_a_target_that_holds_what_the_backup_says_goes_on(self) -> None:
+        for how in self.both():
+            self.site.pair("vol", self.target)
+            self.send()
+            self.keep_state()
+            self.site.run("blockferryd", "status")
+            self.restore(how)
+            self.change(self.plain)
+            self.assertEqual(self.send().json["result"], "delta")
+            self.assertEqual(sha256(self.target), sha256(self.plain))
+            self.assertEqual(self.send().json["result"], "up-to-date")
+
+    def test_a_first_copy_that_the_backup_has_begun(self) -> None:
+        """It is finished, promoted and used; the backup would go on with it, in place."""
+        for how in self.both():
+            self.site.pair("vol", self.target)
+            self.plain.write_bytes(os.urandom(64 * MIB))
+            sender = self.site.start_send("vol", self.plain)
+            self.assertTrue(until(20, lambda: self.target.stat().st_blocks > 4096))
+            self.site.kill_daemon()
+            sender.kill()
+            sender.communicate()
+            self.assertEqual(self.site.status("vol")["state"], "initialising")
+            shutil.copytree(self.site.standby, self.backup)
+            self.site.start_daemon()
+            self.send()
+            self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+            self.change(self.target, 17 * 65536)
+            self.restore(how)
+            # The source knows of a generation; without it, it would begin anew.
+            self.assertEqual(
+                self.site.run("blockferry", "forget", "--to", "standby", "--volume", "vol").code, 0)
+            self.is_left_alone(9, "occupied")
+
+    def test_the_leave_to_overwrite_is_not_restored(self) -> None:
+        for how in self.both():
+            self.target.write_bytes(os.urandom(self.SIZE))
+            self.site.pair("vol", self.target, "--overwrite")
+            self.keep_state()
+            self.send()
+            self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+            self.restore(how)
+            self.assertEqual(
+                self.site.run("blockferry", "forget", "--to", "standby", "--volume", "vol").code, 0)
+            self.is_left_alone(9, "occupied")
+
+    def test_a_directory_that_moves_within_its_file_system_is_the_same(self) -> None:
+        self.site.pair("vol", self.target)
+        self.send()
+        self.site.kill_daemon()
+        moved = self.site.path / "moved"
+        self.site.standby.rename(moved)
+        self.assertNotIn("restored", self.site.run("blockferryd", "status", state=moved).error)
+        copied = self.site.path / "copied"
+        shutil.copytree(moved, copied)
+        shutil.rmtree(moved)
+        self.assertIn("restored", self.site.run("blockferryd", "status", state=copied).error)
+        self.assertNotIn("restored", self.site.run("blockferryd", "status", state=copied).error)
+
+
+class ApplyingTests(RoomTest):
+    fill, copy_on_write = FullTests.fill, FullTests.copy_on_write
+
+    def test_a_generation_is_not_written_over_a_later_one(self) -> None:
+        system, source, target = self.fill()
+        self.site.kill_daemon()
+        backup = self.site.path / "backup"
+        shutil.copytree(self.site.standby, backup)
+        system.make_room()
+        self.site.start_daemon()
+        self.assertTrue(until(60, lambda: self.state("v") == "consistent"))
+        self.write(source, 3 * MIB, 65536)
+        self.assertEqual(self.site.send("v", source).code, 0)
+        self.same(source, target)
+        for how in ("made anew", "written over"):
+            with self.subTest(how):
+                self.site.kill_daemon()
+                if how == "made anew":
+                    shutil.rmtree(self.site.standby)
+                subprocess.run(["cp", "-aT", backup, self.site.standby], check=True, timeout=60)
+                promoted = self.site.run("blockferryd", "promote", "v")
+                self.assertEqual((promoted.code, "--for-resync" in promoted.error), (9, True), promoted)
+                self.site.start_daemon()
+                self.assertNotEqual(self.site.send("v", source).code, 0)
+                self.assertEqual(self.state("v"), "applying")
+                self.same(source, target)
+        self.site.kill_daemon()
+        self.assertEqual(self.site.run("blockferryd", "retarget", "v", target, "--for-resync").code, 0)
+        self.site.start_daemon()
+        result = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "v")
+        self.assertEqual(result.code, 0, result)
+        self.same(source, target)
+
+    def test_in_an_emergency_it_is_written_on_the_operators_word(self) -> None:
+        """As it is torn: nobody could tell it from a later generation."""
+        system, source, target = self.fill()
+        self.site.kill_daemon()
+        system.make_room()
+        self.write(target, 65536 + 100, 100)
+        shutil.copytree(self.site.standby, self.site.path / "copy")
+        shutil.rmtree(self.site.standby)
+        (self.site.path / "copy").rename(self.site.standby)
+        promoted = self.site.run("blockferryd", "promote", "v")
+        self.assertEqual((promoted.code, "--without-check" in promoted.error), (9, True), promoted)
+        promoted = self.site.run("blockferryd", "promote", "v", "--without-check")
+        self.assertEqual(promoted.code, 0, promoted)
+        self.same(source, target)
+
+    def test_a_generation_that_was_written_meanwhile_is_committed(self) -> None:
+        system, source, target = self.fill()
+        self.site.kill_daemon()
+        backup = self.site.path / "backup"
+        shutil.copytree(self.site.standby, backup)
+        system.make_room()
+        self.site.start_daemon()
+        self.assertTrue(until(60, lambda: self.state("v") == "consistent"))
+        self.site.kill_daemon()
+        shutil.rmtree(self.site.standby)
+        backup.rename(self.site.standby)
+        self.site.start_daemon()
+        self.assertTrue(until(60, lambda: self.state("v") == "consistent"), self.site.status("v"))
+        self.write(source, 3 * MIB, 65536)
+        self.assertEqual(self.site.send("v", source).code, 0)
+        self.same(source, target)
+
+
+if __name__ == "__main__":
+    unittest.main()
