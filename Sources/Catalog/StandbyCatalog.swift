@@ -92,7 +92,8 @@ package final class StandbyCatalog: Sendable {
     ///   known.
     package func createVolume(
         _ name: VolumeName, peer: KeyID?, targetPath: String, targetKind: TargetKind,
-        mayOverwrite: Bool = false, claim: ([StandbyVolume]) throws -> String
+        mayOverwrite: Bool = false, presence: String? = nil,
+        claim: ([StandbyVolume]) throws -> String
     ) throws(CatalogError) {
         try store.write("add volume \(name)") { db in
             if try StandbyVolume.find(name, in: db) != nil {
@@ -106,7 +107,9 @@ package final class StandbyCatalog: Sendable {
                 name: name, peer: peer, targetPath: targetPath, targetKind: targetKind,
                 targetIdentity: try claim(try allVolumes(db)), addedAt: now)
             volume.mayOverwrite = mayOverwrite
+            volume.targetPresence = presence
             try volume.insert(into: db)
+            try volume.update(in: db)
             try record(.volumeAdded, name, "target \(targetPath)", db)
         }
     }

@@ -195,6 +195,9 @@ extension StandbyCatalog {
             case .empty, .initialising, .consistent, .staging, .applying, .prepared:
                 volume.state = .diverged
                 volume.suspectReason = reason
+                // Nothing of what was unfinished fits it.
+                volume.transfer = nil
+                volume.applying = nil
             }
             return reason
         }
@@ -234,6 +237,7 @@ extension StandbyCatalog {
                 targetKind: volume.targetKind, targetIdentity: volume.targetIdentity,
                 addedAt: volume.addedAt)
             empty.fence = volume.fence
+            empty.targetPresence = volume.targetPresence
             empty.mayOverwrite = true
             volume = empty
             return text

@@ -19,6 +19,8 @@ package struct StorageStack: Sendable {
     package let itself: Layer
     /// With `itself`.
     package let layers: Set<Layer>
+    /// Paths of the files among the layers that loop devices are made of.
+    package let backingFiles: [String]
 
     /// Of an open file.
     package init(_ file: File) throws(SystemCallError) {
@@ -34,19 +36,24 @@ package struct StorageStack: Sendable {
             case .file(let system, _): system
             }
         var found: Set<Layer> = [itself]
-        Self.collect(BlockDevice(device), into: &found)
+        var files: [String] = []
+        Self.collect(BlockDevice(device), into: &found, &files)
         layers = found
+        backingFiles = files
     }
 
-    private static func collect(_ device: BlockDevice, into layers: inout Set<Layer>) {
+    private static func collect(
+        _ device: BlockDevice, into layers: inout Set<Layer>, _ files: inout [String]
+    ) {
         guard layers.insert(.device(device.number)).inserted || layers.count == 1 else {
             return
         }
-        for below in device.below { collect(below, into: &layers) }
+        for below in device.below { collect(below, into: &layers, &files) }
         guard let path = device.backingFile, let file = try? File(path: path),
             let stack = try? StorageStack(file)
         else { return }
         layers.formUnion(stack.layers)
+        files += [path] + stack.backingFiles
     }
 
     /// What a path leads to, found out without opening it; nil if nothing is there.

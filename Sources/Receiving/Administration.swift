@@ -22,6 +22,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case notApplied(VolumeName, number: UInt64, TargetError)
     /// The target does not hold the generation that would be handed over; the text says why.
     case notTheCopy(VolumeName, String)
+    /// Only the staging log holds the committed generation as a whole.
+    case onlyInLog(VolumeName)
     /// The new target is not proven to hold the generation; the text says why.
     case notRetargeted(VolumeName, String, String)
     /// There is no complete generation to compare the target with.
@@ -46,9 +48,10 @@ package enum AdministrationError: Error, CustomStringConvertible {
             "volume \(name) is \(state): it holds no complete generation"
         case .notApplied(let name, let number, .replaced(let path, _, _)):
             "generation \(number) of volume \(name) is committed, and is not written to \(path): what that holds is neither "
-                + "this generation nor the one before, and may be a later one, or yours. To make it the copy by a resync: "
-                + "blockferryd retarget \(name) \(path) --for-resync; to write the generation nevertheless: blockferryd "
-                + "promote \(name) --without-check"
+                + "this generation nor the one before, and may be a later one, or somebody's. If it is the target: blockferryd "
+                + "retarget \(name) \(path); to write the generation whatever is there: blockferryd promote \(name) "
+                + "--without-check; to give it up and resync: blockferryd retarget \(name) \(path) --for-resync "
+                + "--give-up-generation"
         case .notApplied(let name, let number, let error):
             "generation \(number) of volume \(name) is committed, but cannot be written to its target: \(error). The "
                 + "staging log holds all of it: mend the target or make room, then give the same command again"
@@ -58,6 +61,10 @@ package enum AdministrationError: Error, CustomStringConvertible {
         case .notRetargeted(let name, let path, let reason):
             "\(path) is not the target of volume \(name) now: \(reason). To make it the copy by a resync: "
                 + "blockferryd retarget \(name) \(path) --for-resync"
+        case .onlyInLog(let name):
+            "volume \(name) is applying: only its staging log holds the committed generation as a whole. To finish it: "
+                + "blockferryd promote \(name), or, if its target is elsewhere now: blockferryd retarget \(name) PATH; to give "
+                + "it up: blockferryd retarget \(name) PATH --for-resync --give-up-generation, or blockferryd reset \(name)"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
         case .notPromoted(let name, let state):
@@ -133,7 +140,8 @@ package struct Administration {
         try claiming { claim in
             try home.catalog.createVolume(
                 name, peer: nil, targetPath: target.path, targetKind: target.kind,
-                mayOverwrite: mayOverwrite
+                mayOverwrite: mayOverwrite,
+                presence: object.device.flatMap { VolumeWriter.presence(of: $0) }
             ) { others in
                 try claim {
                     try owner.check(name, among: others, mayTakeOver: mayOverwrite)
@@ -254,7 +262,10 @@ package struct Administration {
         guard writer.volume.state == .promoted else {
             throw AdministrationError.notPromoted(name, writer.volume.state)
         }
-        if !isTakenBack { _ = try writer.openTarget() }
+        if !isTakenBack {
+            _ = try writer.openTarget()
+            try writer.checkPresence(try TargetObject(path: writer.volume.targetPath))
+        }
         if !isDryRun { try writer.demote(!isTakenBack) }
     }
 

@@ -22,9 +22,9 @@ extension VolumeWriter {
     ///    nothing has changed.
     /// 3. What names the object is brought up to date in the catalog.
     ///
-    /// A promoted target is its operator's, and is not looked at.
+    /// A promoted target is its operator's, and is not looked at, unless it was demoted.
     func checkTarget(_ progress: (Progress) -> Void = { _ in }) throws {
-        guard volume.state != .promoted else { return }
+        guard volume.state != .promoted || volume.isDemoted else { return }
         let object = try TargetObject(path: volume.targetPath)
         try object.compare(registered: volume.targetIdentity)
         try checkPresence(object)
@@ -41,18 +41,30 @@ extension VolumeWriter {
 
     /// Refuses a device without any name that outlives a restart, if it may be another one by now, and there is no content
     /// that would tell.
-    private func checkPresence(_ object: TargetObject) throws(TargetError) {
-        guard let device = object.device, object.identity.object.isEmpty,
-            let registered = volume.targetPresence, registered != presence(of: device)
-        else { return }
+    func checkPresence(_ object: TargetObject) throws(TargetError) {
+        guard isUnnamed(object) else { return }
         switch volume.state {
-        case .consistent, .staging, .applying, .prepared, .promoted: return
+        // Their content is compared.
+        case .consistent, .staging, .applying, .prepared: return
         case .empty where !volume.mayOverwrite: return
-        case .empty, .initialising, .diverged, .suspect: break
+        case .empty, .initialising, .promoted, .diverged, .suspect: break
         }
         throw .foreign(
             object.path, registered: "the device of another start of this host",
             found: "no serial number, and so no name that outlives a restart")
+    }
+
+    /// Whether a target is a device without any name that outlives a restart, and was attached anew since it was known to be
+    /// the one.
+    private func isUnnamed(_ object: TargetObject) -> Bool {
+        guard let device = object.device, object.identity.object.isEmpty,
+            let registered = volume.targetPresence
+        else { return false }
+        return registered != Self.presence(of: device)
+    }
+
+    func isUnnamed(_ path: String) throws(TargetError) -> Bool {
+        isUnnamed(try TargetObject(path: path))
     }
 
     /// How long a target may be suspended, in milliseconds.
@@ -119,10 +131,10 @@ extension VolumeWriter {
             let registered = ObjectIdentity(volume.targetIdentity)
         else { return false }
         if registered.object["thin"] != nil, object.identity.object["thin"] != nil { return false }
-        return presence(of: device) != volume.targetPresence
+        return Self.presence(of: device) != volume.targetPresence
     }
 
-    func presence(of device: BlockDevice) -> String? {
+    static func presence(of device: BlockDevice) -> String? {
         guard let boot = Host.bootID, let presence = device.presence else { return nil }
         return "\(boot) \(presence)"
     }
@@ -135,7 +147,7 @@ extension VolumeWriter {
             identity.object.merge(registered.object) { found, _ in found }
         }
         let presence = object.device.flatMap {
-            $0.isThin || identity.object.isEmpty ? self.presence(of: $0) : nil
+            $0.isThin || identity.object.isEmpty ? Self.presence(of: $0) : nil
         }
         let text = "\(identity)"
         guard text != volume.targetIdentity || presence != volume.targetPresence else { return }
@@ -223,8 +235,9 @@ extension VolumeWriter {
         return anchor.divergence == nil
     }
 
-    /// The same of the whole target, after the state was restored from a backup: what the backup had begun to write may have
-    /// been finished long ago, and a later generation, or its operator's own content, may be there now.
+    /// The same of the whole target, after the state was restored from a backup, or where another device may be there by now:
+    /// what the backup had begun to write may have been finished long ago, and a later generation, or somebody's own
+    /// content, may be there.
     ///
     /// - Parameter isTorn: whether the blocks that this generation touches may hold anything: the operator says that it is
     ///   the target.
@@ -233,10 +246,14 @@ extension VolumeWriter {
     func checkAll(
         of path: String, _ begin: Begin, isTorn: Bool = false, _ progress: (Progress) -> Void
     ) throws {
-        guard let known = map.compared(begin.comparedRoot) ?? map.committed(volume),
+        // An earlier attempt may have come as far as the map.
+        var next = volume
+        next.committed = volume.applying
+        let found = map.compared(begin.comparedRoot) ?? map.committed(volume)
+        guard let known = found ?? map.committed(next),
             var updates = try? MapUpdateReader(path: map.updatesPath),
             updates.header.transfer == begin.transfer
-        else { throw TargetError.replaced(path, differing: 0, compared: 0) }
+        else { return try checkWritten(path, begin, progress) }
         var (foreign, compared) = (0, 0)
         let size = begin.head.volumeSize
         _ = try map.compareAll(
@@ -261,11 +278,28 @@ extension VolumeWriter {
         }
     }
 
+    /// The same without a map, as a crash leaves it that comes while the map is changed: the target holds the generation
+    /// already, or nothing is known of it.
+    private func checkWritten(
+        _ path: String, _ begin: Begin, _ progress: (Progress) -> Void
+    ) throws {
+        let found = try map.compareAll(
+            path, nil, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
+            volumeByteCount: begin.head.volumeSize, progress)
+        guard let root = volume.applying?.volumeRoot, root != .zero, found.root == root else {
+            throw TargetError.replaced(path, differing: 0, compared: 0)
+        }
+    }
+
     /// The same of a copy in place, whose content is complete: nothing else may be there.
     func checkWhole(
         _ path: String, _ record: GenerationRecord, _ progress: (Progress) -> Void
     ) throws {
         do { try map.rebuild(record, path, try tagKey(), progress) } catch MapError.damaged {
+            let mayBeOther = try volume.isRestored || isUnnamed(path)
+            if !mayBeOther {
+                try diverge("the target was written before its first copy was complete")
+            }
             throw TargetError.replaced(path, differing: 0, compared: 0)
         }
     }

@@ -32,14 +32,18 @@ struct TargetOwner {
         for other in others where other.name != name && isTarget(of: other) {
             throw .taken(object.path, by: "it belongs to volume \(other.name), or to its target")
         }
-        guard !mayTakeOver, let mark = object.mark, mark.state != state,
-            Directory.exists(mark.state + "/catalog.sqlite")
-        else { return }
-        throw .taken(
-            object.path,
-            by:
-                "it is marked as the target of volume \(mark.volume) of the standby in \(mark.state)"
-        )
+        guard !mayTakeOver else { return }
+        let below = stack.backingFiles.compactMap { path in
+            (try? File(path: path)).flatMap { TargetMark(on: $0) }
+        }
+        for mark in [object.mark].compactMap({ $0 }) + below
+        where mark.state != state && Directory.exists(mark.state + "/catalog.sqlite") {
+            throw .taken(
+                object.path,
+                by:
+                    "it, or a file below it, is marked as the target of volume \(mark.volume) of the standby in "
+                    + "\(mark.state); if that directory is an old copy of this one, move it away")
+        }
     }
 
     private func isTarget(of other: StandbyVolume) -> Bool {

@@ -44,10 +44,12 @@ extension Administration {
     ///
     /// - Parameters:
     ///   - isForResync: takes what is there as the start of a resync.
+    ///   - givesUpGeneration: says that a committed generation that only the log holds as a whole may be lost with that.
     ///   - isDryRun: ends after 1.
     /// - Throws: `AdministrationError.notRetargeted` if nothing proves that the target holds the generation.
     package func retarget(
-        _ name: VolumeName, to path: String, isForResync: Bool, isDryRun: Bool,
+        _ name: VolumeName, to path: String, isForResync: Bool, givesUpGeneration: Bool,
+        isDryRun: Bool,
         _ progress: (Progress) -> Void = { _ in }
     ) throws -> RetargetResult {
         let writer = try writer(name)
@@ -58,6 +60,9 @@ extension Administration {
             throw AdministrationError.notRetargeted(
                 name, path,
                 "the volume is promoted, so that nothing tells what the new target should hold")
+        }
+        guard volume.state != .applying || !isForResync || givesUpGeneration else {
+            throw AdministrationError.onlyInLog(name)
         }
         try TargetOwner.checkOwnState(home, path)
         let target = try Target(path: path, registered: nil)
@@ -88,7 +93,7 @@ extension Administration {
                 name, fence: writer.fence,
                 StandbyCatalog.NewTarget(
                     path: path, kind: object.kind, state: result.state,
-                    presence: object.device.flatMap { writer.presence(of: $0) },
+                    presence: object.device.flatMap { VolumeWriter.presence(of: $0) },
                     reason: "the target is \(path) now, and was not compared")
             ) { others in
                 try claim {
@@ -122,13 +127,15 @@ extension Administration {
             .notRetargeted(volume.name, object.path, reason)
         }
         guard let transfer = volume.transfer, !transfer.inPlace else {
-            throw refuse("it is not the object that was registered, and only that has the first copy")
+            throw refuse(
+                "it is not the object that was registered, and only that has the first copy")
         }
         do {
             try writer.checkAll(of: object.path, transfer.begin, isTorn: true, progress)
         } catch let error as TargetError {
             throw refuse(
-                "\(error): the volume is applying, and the blocks that its generation does not touch are not the copy's")
+                "\(error): the volume is applying, and the blocks that its generation does not touch are not the copy's"
+            )
         }
     }
 
@@ -197,12 +204,7 @@ extension Administration {
         let writer = try writer(name)
         let volume = writer.volume
         guard volume.state != .applying else {
-            throw CatalogError(
-                path: home.path, operation: "remove volume \(name)",
-                kind: .conflict(
-                    "the volume is applying: only its staging log holds the committed generation as a whole. "
-                        + "To finish it: blockferryd promote \(name); to give it up: blockferryd reset \(name)"
-                ))
+            throw AdministrationError.onlyInLog(name)
         }
         let result = RemoveResult(
             targetPath: volume.targetPath, state: volume.state,
@@ -240,7 +242,8 @@ extension Administration {
                 kind: .conflict(
                     "the volume is \(writer.volume.state); see: blockferryd status \(name)"))
         }
-        guard !isDryRun, let lock = try home.lock(new) else { return }
+        guard !isDryRun else { return }
+        guard let lock = try home.lock(new) else { throw AdministrationError.busy(new) }
         defer { withExtendedLifetime(lock) {} }
         try home.catalog.renameVolume(name, fence: writer.fence, to: new)
         try writer.map.move(to: TargetMap(home, new))

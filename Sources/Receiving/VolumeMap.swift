@@ -98,7 +98,7 @@ extension VolumeWriter {
     /// - Parameter isProven: whether nothing went wrong on the way. Else the kernel may have lost what it was given before
     ///   an error, and the target is read.
     func keepMap(
-        _ record: GenerationRecord, _ transfer: StandbyTransfer, isProven: Bool,
+        _ record: GenerationRecord, _ transfer: StandbyTransfer, on target: Target, isProven: Bool,
         _ progress: (Progress) -> Void
     ) throws {
         var next = volume
@@ -115,6 +115,8 @@ extension VolumeWriter {
             do {
                 try map.rebuild(record, volume.targetPath, try tagKey(), progress)
             } catch MapError.damaged(_, let reason) {
+                // What was read may be something else.
+                try target.checkPlace()
                 try suspect("the target does not hold what was committed: \(reason)")
                 throw Refusal(.storage, rule: "suspect", "\(reason)")
             } catch MapError.failed {

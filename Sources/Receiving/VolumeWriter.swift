@@ -156,6 +156,7 @@ package final class VolumeWriter {
         } else {
             try checkInPlace(record, root, progress)
         }
+        try target.checkPlace()
         if transfer?.begin.group != nil {
             if transfer?.inPlace == true {
                 // Nobody opens the target again before the group is complete.
@@ -246,9 +247,14 @@ package final class VolumeWriter {
         guard let record = volume.applying, let transfer = volume.transfer else {
             throw Refusal(.storage, "the catalog says applying, but not what")
         }
-        let isKnown: Bool
         do {
-            isKnown = try apply(record, transfer, onProven: proven, progress)
+            let (target, isKnown) = try apply(record, transfer, onProven: proven, progress)
+            // The log is the only whole generation until what was written is where it is looked for.
+            try target.checkPlace()
+            try keepMap(
+                record, transfer, on: target,
+                isProven: isKnown && volume.suspectReason == nil && !volume.isRestored, progress)
+            try target.checkPlace()
         } catch let error as TargetError {
             // A target that cannot be opened was not touched by this attempt, and may come back.
             if case .failed(let failure) = error {
@@ -265,9 +271,6 @@ package final class VolumeWriter {
             if case .target(let refused) = error { throw refused }
             throw error
         }
-        try keepMap(
-            record, transfer,
-            isProven: isKnown && volume.suspectReason == nil && !volume.isRestored, progress)
         try home.catalog.commit(volume.name, fence: fence, committedAt: Clock.wall())
         try home.removeLog(volume.name)
         try map.discard()
@@ -275,25 +278,26 @@ package final class VolumeWriter {
         keepDue()
     }
 
-    /// - Returns: whether what the log does not touch is known to be as it should.
+    /// - Returns: the target, and whether what the log does not touch is known to be as it should.
     private func apply(
         _ record: GenerationRecord, _ transfer: StandbyTransfer, onProven proven: Target?,
         _ progress: (Progress) -> Void
-    ) throws -> Bool {
-        let isChecked = volume.isRestored && !isForced
+    ) throws -> (Target, isKnown: Bool) {
         if transfer.inPlace {
-            // Every segment was flushed before it was acknowledged.
+            // Every segment was flushed before it was acknowledged, but nobody has held the target since.
             let target = try proven ?? openTarget()
-            if isChecked { try checkWhole(target.path, record, progress) }
+            if proven == nil, !isForced { try checkWhole(target.path, record, progress) }
             try target.prepare(for: record.head.volumeSize)
             try target.trim(to: record.head.volumeSize)
             try target.sync()
-            return true
+            return (target, true)
         }
         let redo = try redo(record)
         if proven == nil { try prove(redo, progress) }
         let target = try proven ?? openTarget()
-        if isChecked { try checkAll(of: target.path, transfer.begin, progress) }
+        if !isForced, try volume.isRestored || isUnnamed(target.path) {
+            try checkAll(of: target.path, transfer.begin, progress)
+        }
         let isKnown =
             try proven != nil
             || checkUntouched(on: target, transfer.begin, size: record.head.volumeSize)
@@ -303,7 +307,7 @@ package final class VolumeWriter {
             done += more
             progress(Progress(phase: .applying, done: min(done, total), total: total))
         }
-        return isKnown
+        return (target, isKnown)
     }
 
     /// The target, or the log, gave an error while a committed generation was brought to the target. The target may hold

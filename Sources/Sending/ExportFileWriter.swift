@@ -33,13 +33,23 @@ final class ExportFileWriter {
         self.path = path
         self.identity = identity
         partPath = path + ".part"
-        (file, lock) = try Self.make(partPath)
+        (file, lock) = try Self.make(partPath, header)
         try write(header.encoded())
+        // By its header a file that was left behind is known as ours.
+        try flush()
     }
 
-    /// Makes a new file in place of what an interrupted export has left.
-    private static func make(_ path: String) throws -> (File, FileLock) {
+    /// Makes a new file in place of what an interrupted export has left, and of nothing else.
+    private static func make(
+        _ path: String, _ header: ExportFormat.Header
+    ) throws -> (File, FileLock) {
         if Directory.exists(path) {
+            let start = try File(path: path, [.noFollow])
+                .readBytes(at: 0, count: ExportFormat.headerByteCount)
+            let found = start.withRawSpan { try? ExportFormat.Header(decoding: $0) }
+            guard let found, found.publicKeyInfo == header.publicKeyInfo,
+                found.standby == header.standby, found.volume == header.volume
+            else { throw ExportError.exists(path) }
             guard let left = try FileLock(path: path) else { throw ExportError.busy(path) }
             try Directory.remove(path)
             withExtendedLifetime(left) {}

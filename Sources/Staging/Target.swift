@@ -73,6 +73,22 @@ package final class Target {
         }
     }
 
+    /// Refuses a target that its path does not lead to any more: what was written may lie in a file that has no name left.
+    package func checkPlace() throws(TargetError) {
+        do throws(SystemCallError) {
+            let there = try File(path: path).status().identity
+            guard try there == file.status().identity else {
+                throw SystemCallError("open", path, code: ESTALE)
+            }
+        } catch {
+            switch error.code {
+            case ENOENT: throw .missing(path)
+            case ESTALE: throw .foreign(path, registered: "what was there", found: "been replaced")
+            default: throw .failed(error)
+            }
+        }
+    }
+
     /// How long others may have a device open, in milliseconds.
     private static let openPatience: UInt64 = 5000
 

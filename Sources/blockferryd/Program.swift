@@ -48,6 +48,7 @@ internal import Wire
                 case .badName: .usage
                 case .unknownVolume: .identity
                 case .busy: .busy
+                case .onlyInLog: .failed
                 case .nothingToPromote, .nothingToScrub, .notPromoted: .lineage
                 case .cannotKeep, .notTheCopy, .notRetargeted: .target
                 case .notApplied(_, _, let error): status(error)

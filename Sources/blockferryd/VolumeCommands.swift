@@ -25,6 +25,11 @@ struct RetargetCommand: ParsableCommand {
     @Argument(help: "Device or file that holds the copy.") var path: String
     @Flag(help: "Take what is there as the start of a resync, which overwrites what differs.")
     var forResync = false
+    @Flag(
+        help:
+            "With --for-resync: lose a committed generation that was not written to its target yet."
+    )
+    var giveUpGeneration = false
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
 
@@ -36,7 +41,8 @@ struct RetargetCommand: ParsableCommand {
         let line = ProgressLine(isWanted: true)
         defer { line.end() }
         let result = try Administration(try state.home()).retarget(
-            volume, to: path, isForResync: forResync, isDryRun: dryRun
+            volume, to: path, isForResync: forResync, givesUpGeneration: giveUpGeneration,
+            isDryRun: dryRun
         ) {
             line.show("\(volume)  reading  \(Format.bytes($0.done)) of \(Format.bytes($0.total))")
         }
@@ -48,7 +54,8 @@ struct RetargetCommand: ParsableCommand {
             "the target of \(volume) \(dryRun ? "would be" : "is") \(path)\(proof ?? ""); the volume "
                 + "\(dryRun ? "would be" : "is") \(result.state)"
                 + (result.state == .applying
-                    ? "; blockferryd serve writes the rest of its generation within a minute\n" : "\n"))
+                    ? "; blockferryd serve writes the rest of its generation within a minute\n"
+                    : "\n"))
     }
 }
 

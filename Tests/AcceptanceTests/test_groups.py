@@ -289,6 +289,24 @@ class Groups(GroupSite):
         result = self.send_group()
         self.assertEqual(result.code, 7, result)
 
+    def test_a_first_copy_that_was_written_while_it_waited_is_not_committed(self) -> None:
+        self.connections = 0
+        self.step = lambda: self.connections >= 4
+        self.assertNotEqual(self.send_group().code, 0)
+        self.step = lambda: False
+        self.settle()
+        self.assertEqual(self.states()[0], "prepared")
+        with open(self.target["data"], "r+b") as file:
+            file.seek(1 << 20)
+            file.write(self.rng.randbytes(100))
+        self.assertNotEqual(self.send_group().code, 0)
+        self.assertEqual(self.states()[0], "diverged")
+        for _ in range(2):
+            self.assertEqual(self.send_group().code, 7)
+        result = self.site.run("blockferry", "resync", self.plain["data"], "--to", "standby", "--volume", "data")
+        self.assertEqual(result.code, 0, result)
+        self.full_copies()
+
     def test_a_prepared_member_is_resynced_by_a_restored_source(self) -> None:
         """The source's state is one from before the generation that waits, and the lineage went on without it."""
         self.full_copies()

@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import unittest
 
+import test_room
 from harness import Site, sha256, until
-from test_room import MIB, FullTests, RoomTest
+from test_room import MIB
 
 
 class RestoredTest(unittest.TestCase):
@@ -138,8 +139,8 @@ class StateTests(RestoredTest):
         self.assertNotIn("restored", self.site.run("blockferryd", "status", state=copied).error)
 
 
-class ApplyingTests(RoomTest):
-    fill, copy_on_write = FullTests.fill, FullTests.copy_on_write
+class ApplyingTests(test_room.RoomTest):
+    fill, copy_on_write = test_room.FullTests.fill, test_room.FullTests.copy_on_write
 
     def test_a_generation_is_not_written_over_a_later_one(self) -> None:
         system, source, target = self.fill()
@@ -165,7 +166,10 @@ class ApplyingTests(RoomTest):
                 self.assertEqual(self.state("v"), "applying")
                 self.same(source, target)
         self.site.kill_daemon()
-        self.assertEqual(self.site.run("blockferryd", "retarget", "v", target, "--for-resync").code, 0)
+        resync = ("retarget", "v", target, "--for-resync")
+        refused = self.site.run("blockferryd", *resync)
+        self.assertEqual((refused.code, "--give-up-generation" in refused.error), (1, True), refused)
+        self.assertEqual(self.site.run("blockferryd", *resync, "--give-up-generation").code, 0)
         self.site.start_daemon()
         result = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "v")
         self.assertEqual(result.code, 0, result)

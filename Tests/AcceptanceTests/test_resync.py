@@ -383,6 +383,12 @@ class States(Comparing):
                                            "--overwrite-promoted").code, 7)
             self.assertEqual(self.site.run("blockferryd", "demote", "vol", *dry).code, 0)
         self.assertEqual(sha256(target), before)
+        self.assertTrue(self.site.status("vol")["demoted"])
+        self.assertEqual(self.site.run("blockferryd", "demote", "vol", "--undo").code, 0)
+        self.assertFalse(self.site.status("vol")["demoted"])
+        self.assertEqual(self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol",
+                                       "--overwrite-promoted").code, 7)
+        self.assertEqual(self.site.run("blockferryd", "demote", "vol").code, 0)
         facts = self.blockferry("resync", "vol", source, "--overwrite-promoted")
         self.assertEqual(extents(facts["difference"]), [7 * BLOCK])
         self.assertEqual(sha256(source), sha256(target))

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import unittest
 
-from harness import Site, sha256
+from harness import Site, sha256, until
+from test_identity import IdentityTest
 
 BLOCK = 65_536
 SIZE = 80 * BLOCK + 1000  # More blocks than are compared each time.
@@ -231,6 +232,14 @@ class Targets(unittest.TestCase):
         other = self.site.path / "other-state"
         refused = self.site.run("blockferryd", "invite", "vol", "--target", self.target, state=other)
         self.assertEqual((refused.code, "is marked as the target of volume vol" in refused.error), (9, True), refused)
+        # By a loop device it is the same, though there is nothing on it.
+        if has_loop_devices():
+            os.truncate(self.target, 0)
+            os.truncate(self.target, 8 << 20)
+            device = self.loop(self.target)
+            refused = self.site.run("blockferryd", "invite", "vol", "--target", device, state=other)
+            self.assertEqual((refused.code, "is marked as the target of volume vol" in refused.error), (9, True), refused)
+            run("losetup", "-d", device)
         # Its operator may say so; then it is the first one that is told.
         self.assertEqual(self.site.run("blockferryd", "invite", "vol", "--target", self.target, "--overwrite",
                                        state=other).code, 0)
@@ -386,6 +395,72 @@ class Targets(unittest.TestCase):
             file.seek(70 * BLOCK)
             file.write(b"rot")
         self.refused("diverged", 7)
+
+
+class TakenAway(IdentityTest):
+    """The path of a target leads elsewhere while a generation comes in: what is written lies in a file that has no name."""
+
+    def big(self) -> None:
+        self.plain.write_bytes(os.urandom(64 << 20))
+        self.sent("delta")
+
+    def test_while_an_increment_comes_in(self) -> None:
+        self.big()
+        before = sha256(self.target)
+        self.write(0, 32 << 20)
+
+        def replace() -> None:
+            aside = self.target.with_suffix(".new")
+            run("cp", "-a", "--sparse=always", self.target, aside)
+            aside.rename(self.target)
+
+        self.during(8 << 20, replace)
+        self.refused(self.site.send("vol", self.plain, "--compress", "never"), 9, "foreign")
+        self.assertTrue(self.hit)
+        self.assertEqual(sha256(self.target), before)
+        self.readdress(self.site.port)
+        self.assertEqual(self.site.run("blockferryd", "retarget", "vol", self.target).code, 0)
+        self.sent("delta")
+
+    def test_while_a_first_copy_comes_in(self) -> None:
+        self.target = self.site.path / "second.copy"
+        self.plain.write_bytes(os.urandom(32 << 20))
+        self.site.pair("second", self.target)
+        self.during(8 << 20, self.target.unlink)
+        self.refused(self.site.send("second", self.plain, "--compress", "never"), 9, "does not exist")
+        self.assertTrue(self.hit)
+        self.assertEqual(self.site.status("second")["state"], "initialising")
+
+    def test_while_it_is_applied(self) -> None:
+        """The log is the only whole generation then: it stays, and nobody takes it away unasked."""
+        self.big()
+        aside = self.target.with_suffix(".aside")
+        for _ in range(20):
+            self.write(0, 60 << 20)
+            sender = self.site.start_send("vol", self.plain)
+            reached = until(60, lambda: self.site.status("vol")["state"] == "applying" or sender.poll() is not None)
+            # As `mv` to another file system does.
+            shutil.copyfile(self.target, aside)
+            self.target.unlink()
+            out, error = sender.communicate()
+            self.assertTrue(reached)
+            if sender.returncode:
+                break
+            # It was complete already.
+            self.site.status("vol")
+            aside.rename(self.target)
+            self.assertEqual(self.site.run("blockferryd", "retarget", "vol", self.target).code, 0)
+        self.assertEqual((sender.returncode, "does not exist" in error), (9, True), error)
+        self.assertEqual(self.site.status("vol")["state"], "applying")
+        plain = sha256(self.plain)
+        self.plain.unlink()
+        for verb in (("remove", "vol"), ("retarget", "vol", aside, "--for-resync")):
+            for more in ((), ("--dry-run",)):
+                refused = self.site.run("blockferryd", *verb, *more)
+                self.assertEqual((refused.code, "only its staging log" in refused.error), (1, True), refused)
+        self.assertEqual(self.site.run("blockferryd", "retarget", "vol", aside).code, 0)
+        self.assertTrue(until(60, lambda: self.site.status("vol")["state"] == "consistent"), self.site.status("vol"))
+        self.assertEqual(sha256(aside), plain)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ import Wire
                     DROP TABLE retention; DROP TABLE kept; ALTER TABLE volume DROP COLUMN is_demoted;
                     ALTER TABLE volume DROP COLUMN target_consent;
                     ALTER TABLE volume DROP COLUMN target_presence;
+                    ALTER TABLE volume DROP COLUMN is_restored; DROP TABLE place;
                     DELETE FROM grdb_migrations WHERE identifier <> 'standby-1';
                     """)
         }

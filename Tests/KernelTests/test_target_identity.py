@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import random
 
 import devices
 from devices import MIB
@@ -128,6 +129,27 @@ class TargetIdentityTests(KernelTest):
     test_a_kept_generation_that_was_merged_back_is_another_target.cost = 30
 
 
+# Writes to block devices fail as long as a file says so.
+FAILING = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+ssize_t pwrite(int fd, const void *from, size_t count, off_t at) {
+    struct stat status;
+    if (fstat(fd, &status) == 0 && S_ISBLK(status.st_mode) && access("/run/failing", F_OK) == 0) {
+        errno = EIO;
+        return -1;
+    }
+    static ssize_t (*real)(int, const void *, size_t, off_t);
+    if (real == 0) real = (ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite");
+    return real(fd, from, count, at);
+}
+ssize_t pwrite64(int fd, const void *from, size_t count, off_t at) { return pwrite(fd, from, count, at); }
+"""
+
+
 class NamelessDeviceTests(KernelTest):
     """Devices that nothing names but their path, as virtual disks without a serial number: the path leads to another one."""
 
@@ -188,3 +210,83 @@ class NamelessDeviceTests(KernelTest):
         self.assert_code(self.host.run("blockferryd", "retarget", "db", self.path, "--for-resync"), 0)
         self.assert_code(self.host.run("blockferry", *resync), 0)
         origin.compare(other)
+
+    def other(self) -> tuple[str, str]:
+        """Somebody's disk, to which the path leads from now on, and what it holds."""
+        device = self.device("two", self.standby.thick("under-two", SIZE))
+        devices.write(device, (0, SIZE))
+        self.lead_to(device)
+        return device, devices.sha256(device)
+
+    def target_first(self) -> None:
+        self.begin()
+        self.lead_to(self.device("one", self.standby.thick("under-one", SIZE)))
+
+    def test_a_first_copy_does_not_go_to_another_device(self) -> None:
+        for how in ("invited", "reset"):
+            with self.subTest(how):
+                self.target_first()
+                origin = Source(self, self.host, SIZE)
+                if how == "reset":
+                    self.host.pair("db", self.path)
+                    origin.arrives(self.host, str(self.path), 1)
+                    self.assert_code(self.host.run("blockferryd", "reset", "db", "--overwrite"), 0)
+                    self.assert_code(self.host.run("blockferry", "forget", "--to", "standby", "--volume", "db"), 0)
+                else:
+                    self.host.pair("db", self.path, "--overwrite")
+                other, before = self.other()
+                self.assert_code(self.host.send("db", origin.path), 9, "foreign")
+                self.assertEqual(devices.sha256(other), before)
+            self.doCleanups()
+            self.setUp()
+
+    def test_another_device_is_not_demoted(self) -> None:
+        self.target_first()
+        origin = Source(self, self.host, SIZE)
+        self.host.pair("db", self.path)
+        origin.arrives(self.host, str(self.path), 1)
+        self.assert_code(self.host.run("blockferryd", "promote", "db"), 0)
+        one = os.readlink(self.path)
+        other, before = self.other()
+        resync = ("resync", origin.path, "--to", "standby", "--volume", "db", "--overwrite-promoted")
+        self.assert_code(self.host.run("blockferryd", "demote", "db"), 9, "retarget")
+        self.assert_code(self.host.run("blockferry", *resync), 7, "not-demoted")
+        self.lead_to(one)
+        self.assert_code(self.host.run("blockferryd", "demote", "db"), 0)
+        self.lead_to(other)
+        self.assert_code(self.host.run("blockferry", *resync), 9, "foreign")
+        self.assertEqual(devices.sha256(other), before)
+        self.lead_to(one)
+        self.assert_code(self.host.run("blockferry", *resync), 0)
+        origin.compare(one)
+
+    def test_a_committed_generation_is_not_written_to_another_device(self) -> None:
+        """One that replaces every block, so that nothing it leaves alone could tell the devices apart."""
+        self.target_first()
+        folder = pathlib.Path(self.host.path)
+        (folder / "failing.c").write_text(FAILING)
+        command("gcc", "-O1", "-shared", "-fPIC", "-o", folder / "failing.so", folder / "failing.c")
+        failing = pathlib.Path("/run/failing")
+        self.addCleanup(failing.unlink, missing_ok=True)
+        origin = Source(self, self.host, SIZE)
+        self.host.pair("db", self.path)
+        origin.arrives(self.host, str(self.path), 1)
+        origin.fill(0, SIZE, random.Random(2))
+        self.host.kill_daemon()
+        os.environ["LD_PRELOAD"] = str(folder / "failing.so")
+        try:
+            self.host.start_daemon()
+        finally:
+            del os.environ["LD_PRELOAD"]
+        failing.touch()
+        self.assert_code(self.host.send("db", origin.path), 11, "pwrite")
+        self.assertEqual(self.host.status("db")["state"], "applying")
+        one = os.readlink(self.path)
+        other, before = self.other()
+        failing.unlink()
+        self.assert_code(self.host.run("blockferryd", "promote", "db"), 9, "blockferryd retarget db")
+        self.assert_code(self.host.send("db", origin.path), 9, "target-replaced")
+        self.assertEqual(devices.sha256(other), before)
+        self.lead_to(one)
+        self.assertTrue(until(90, lambda: self.host.status("db")["state"] == "consistent"), self.host.status("db"))
+        origin.compare(one)
