@@ -87,8 +87,7 @@ extension Sender {
         let plan: SendPlan
         do {
             if replica.transfer != nil || replica.pending != nil {
-                try home.catalog.abandonTransfer(
-                    self.options.volume, at: self.options.receiver, clearingPending: true)
+                try abandonUnfinished()
             }
             plan = try makePlan(id, source) { body in
                 var runs = BlockRuns(MapShape(volumeByteCount: source.volumeByteCount))

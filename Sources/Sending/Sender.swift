@@ -131,9 +131,6 @@ package final class Sender {
             ?? Replica(receiver: options.receiver, volume: options.volume)
     }
 
-    /// The sign between the names stands in neither.
-    var planName: String { "\(options.volume)@\(options.receiver)" }
-
     static func memory(of replica: Replica) -> Lineage.SourceMemory {
         func point(_ record: GenerationRecord?) -> Lineage.GenerationPoint? {
             record.map { Lineage.GenerationPoint(number: $0.head.number, id: $0.id) }
@@ -230,137 +227,15 @@ package final class Sender {
         if settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false {
             return committed
         }
-        guard source.volumeByteCount >= committed.head.volumeSize || options.allowShrink else {
-            throw SendError.lineage(
-                .sizeShrunk, here: "\(source.volumeByteCount) bytes",
-                there: "\(committed.head.volumeSize) bytes")
-        }
+        if let refusal = shrinkRefusal(source, committed.head.volumeSize) { throw refusal }
         return nil
     }
 
-    /// The unfinished transfer with its plan, if it is for this point in time and in this group.
-    func planned(
-        _ source: any Source, _ replica: Replica, group: Group?
-    ) -> (Begin, SendPlan)? {
-        guard let transfer = replica.transfer,
-            replica.unfinishedIdentity.map(source.identity.hasSameContent) ?? false,
-            transfer.begin.head.volumeSize == source.volumeByteCount,
-            transfer.begin.group == group,
-            let plan = SendPlan(reading: home.planPath(transfer.planName)),
-            plan.transfer == transfer.begin.transfer
-        else { return nil }
-        return (transfer.begin, plan)
-    }
-
-    /// Finds the plan of the unfinished transfer, if it is for this point in time, or makes a new one.
-    func prepare(
-        _ source: any Source, _ settled: Settled, group: Group?
-    ) throws -> (Begin, SendPlan) {
-        let (decision, replica) = (settled.decision, settled.replica)
-        if settled.isResuming, let planned = planned(source, replica, group: group) {
-            try completeDraft(source, planned.0, replica)
-            return planned
-        }
-        if replica.transfer != nil || replica.pending != nil {
-            // A generation in doubt is not on the standby: it has said that it holds the one before.
-            try home.catalog.abandonTransfer(
-                options.volume, at: options.receiver, clearingPending: true)
-        }
-        let id = TransferID.random()
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        var proof = ChangeProof.list
-        var scan: TagMapFile?
-        var known: TagMapFile?
-        if !isFull(decision) {
-            proof = try self.proof(source, base)
-            known = map.committed(replica.committed)
-            if let reason = readingReason(proof, known) {
-                scan = try self.scan(source, replica, reason)
-            }
-        }
-        let plan = try makePlan(id, source) { body in
-            if let known, let scan, proof != .list {
-                try difference(source, known, scan, body)
-            } else {
-                try list(source, decision, base, proof, body)
-            }
-        }
-        if let known, proof == .list { try checkUnchanged(source, plan, known, replica) }
-        let begin = Begin(
-            transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
-            plannedSegments: plan.segmentCount, heldSegments: 0,
-            tagKey: isFull(decision) ? .random() : nil,
-            allowsShrink: !isFull(decision)
-                && source.volumeByteCount < replica.committed?.head.volumeSize ?? 0,
-            group: group)
-        try start(begin, source, scan)
-        return (begin, plan)
-    }
-
-    /// Whether the source has to be read as a whole before it is known what is to be sent.
-    private func needsScan(_ source: any Source, _ settled: Settled) throws -> Bool {
-        let replica = settled.replica
-        if settled.isResuming, let (begin, _) = planned(source, replica, group: nil) {
-            return !map.hasDraft(begin, parent: replica.committed)
-        }
-        guard case .delta = settled.decision else { return false }
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        return readingReason(try proof(source, base), map.committed(replica.committed)) != nil
-    }
-
-    /// Writes the plan of a new transfer. There is one of a volume on a standby; what a crash has left of an older
-    /// one goes.
-    func makePlan(
-        _ transfer: TransferID, _ source: any Source,
-        _ list: ((Change) throws -> Void) throws -> Void
-    ) throws -> SendPlan {
-        home.removePlan(planName)
-        let plan = try SendPlan(
-            writing: home.planPath(planName), transfer: transfer,
-            volumeByteCount: source.volumeByteCount, list)
-        guard plan.segmentCount <= Limits.segments else {
-            throw SendError.brokenProtocol("the change has more segments than a transfer may have")
-        }
-        return plan
-    }
-
-    /// Enters a new transfer into the catalog.
-    func start(_ begin: Begin, _ source: any Source, _ scan: TagMapFile?) throws {
-        try map.begin(begin, scan: scan)
-        try home.catalog.beginTransfer(
-            options.volume, at: options.receiver,
-            SourceTransfer(
-                begin: begin, base: "\(source.identity)", planName: planName))
-    }
-
-    private func isFull(_ decision: Lineage.Decision) -> Bool {
-        if case .full = decision { return true }
-        return false
-    }
-
-    private func head(
-        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica
-    ) -> GenerationHead {
-        let summary = Self.cut(source.summary, to: 512)
-        guard case .delta(let parent, _) = decision, let lineage = replica.lineage else {
-            return GenerationHead(
-                kind: .full, tagAlgorithm: .poly1305, lineage: .random(), number: 1, parent: .zero,
-                volumeSize: source.volumeByteCount, sourceTime: source.time,
-                sourceIdentity: summary)
-        }
-        return GenerationHead(
-            kind: .delta, tagAlgorithm: replica.tagAlgorithm ?? .poly1305, lineage: lineage,
-            number: parent.number + 1, parent: parent.id, volumeSize: source.volumeByteCount,
-            sourceTime: source.time, sourceIdentity: summary)
-    }
-
-    /// Cuts text to what a string on the wire may hold.
-    static func cut(_ text: String, to limit: Int) -> String {
-        var kept = String(
-            String.UnicodeScalarView(
-                text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "?" : $0 }))
-        while kept.utf8.count > limit { kept.removeLast() }
-        return kept
+    /// The error if a volume is smaller than what the standby has committed, and nobody has said that this is meant.
+    func shrinkRefusal(_ source: any Source, _ committedSize: UInt64) -> SendError? {
+        guard source.volumeByteCount < committedSize, !options.allowShrink else { return nil }
+        return .lineage(
+            .sizeShrunk, here: "\(source.volumeByteCount) bytes", there: "\(committedSize) bytes")
     }
 
     /// Sends a generation.
@@ -375,7 +250,7 @@ package final class Sender {
             throw SendError.brokenProtocol("the catalog has no tag key")
         }
         let draft = try map.draft(announced, parent: current.committed)
-        let seals = try SealsFile(path: home.sealsPath(planName))
+        let seals = try sealsFile(current, announced)
         var begin = announced
         begin.heldSegments = UInt64(seals.seals.count)
         try dialogue.connection.send(dialogue.session.begin(begin))

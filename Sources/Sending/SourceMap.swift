@@ -19,14 +19,16 @@ internal import Wire
 struct SourceMap {
     /// Of the committed generation.
     private let path: String
-    private var updatesPath: String { path + ".updates" }
+    private var updatesPath: String { path + "@updates" }
     /// The new map as a whole, where there is one.
-    private var wholePath: String { path + ".whole" }
+    private var wholePath: String { path + "@whole" }
     private let scanPath: String
 
+    /// - Parameter path: ends in a name. What is put behind it begins with a sign that no name holds, so that no standby is
+    ///   called like another one's file.
     init(_ path: String) {
         self.path = path
-        scanPath = path + ".scan"
+        scanPath = path + "@scan"
     }
 
     /// The map of a generation, if this side has it.
