@@ -41,7 +41,7 @@ extension Sender {
         defer { dialogue.connection.close() }
         let replica = try replica()
         try checkObject(source, replica)
-        let plan = comparisonPlan(replica, standby, options)
+        let plan = try comparisonPlan(replica, standby, options)
         defer { map.removeScan() }
         return try compare(source, plan, dialogue, standby) { _ in }.difference
     }
@@ -80,7 +80,19 @@ extension Sender {
         _ began: UInt64
     ) throws -> (outcome: Outcome, difference: Difference?) {
         let replica = settled.replica
-        let comparison = comparisonPlan(replica, settled.standby, options)
+        let comparison: ComparisonPlan
+        do {
+            comparison = try comparisonPlan(replica, settled.standby, options)
+            // Known before anything is read, if both sides know the same.
+            if let committed = replica.committed, committed.id == settled.standby.committedID,
+                let refusal = shrinkRefusal(source, committed.head.volumeSize)
+            {
+                throw refusal
+            }
+        } catch {
+            dialogue.connection.close()
+            throw error
+        }
         let id = TransferID.random()
         // The blocks are told while the maps are compared, and the plan is written from them.
         var compared: ComparedMaps?
@@ -121,9 +133,12 @@ extension Sender {
     }
 
     /// Under which key the two sides compare: that of their lineage, if it is one and the same, else a new one.
+    ///
+    /// - Throws: `untrustedMap` if the map is to be trusted, and what is known speaks against it.
     private func comparisonPlan(
         _ replica: Replica, _ standby: StandbyState, _ options: ResyncOptions
-    ) -> ComparisonPlan {
+    ) throws -> ComparisonPlan {
+        if let problem = Self.mistrust(options, Self.memory(of: replica), standby) { throw problem }
         if let lineage = replica.lineage, lineage == standby.lineage, let key = replica.tagKey,
             let algorithm = replica.tagAlgorithm, standby.committedID != .zero, !options.inPlace
         {
@@ -132,6 +147,31 @@ extension Sender {
                 isLineages: true)
         }
         return ComparisonPlan(mode: .read, algorithm: .poly1305, key: .random(), isLineages: false)
+    }
+}
+
+extension Sender {
+    /// Why a standby's tag map is not to be trusted although that was asked for.
+    ///
+    /// A map says what the standby has written. A standby that went back, or that somebody else has sent to or used, may have
+    /// a map that is whole and does not fit its target.
+    static func mistrust(
+        _ options: ResyncOptions, _ memory: Lineage.SourceMemory, _ standby: StandbyState
+    ) -> SendError? {
+        guard options.trustMap, !options.inPlace else { return nil }
+        var memory = memory
+        if Lineage.decide(memory, standby) == .pendingIsCommitted {
+            memory.committed = memory.pending
+            memory.transfer = nil
+        }
+        let rule: Lineage.Rule?
+        switch Lineage.decide(memory, standby) {
+        // The standby itself refuses to compare what is prepared.
+        case .delta, .prepared: return nil
+        case .full, .pendingIsCommitted: rule = nil
+        case .refuse(let refused): rule = refused
+        }
+        return .untrustedMap(rule, here: text(memory), there: text(standby))
     }
 }
 
