@@ -106,6 +106,7 @@ extension Sender {
                 compared = try compare(source, comparison, dialogue, settled.standby) {
                     try runs.add($0, body)
                 }
+                if let refusal = compared?.difference.refusal { throw refusal }
                 try runs.finish(body)
             }
         } catch {
@@ -125,7 +126,8 @@ extension Sender {
         let begin = Begin(
             transfer: id, head: head, plannedContent: plan.content,
             plannedSegments: plan.segmentCount, heldSegments: 0,
-            tagKey: goesOn ? nil : comparison.key, comparedRoot: compared.root,
+            tagKey: goesOn ? nil : comparison.key,
+            allowsShrink: compared.difference.cutByteCount > 0, comparedRoot: compared.root,
             inPlace: options.inPlace)
         try start(begin, source, compared.map)
         let outcome = try transfer(source, begin, plan, dialogue, began).outcome
