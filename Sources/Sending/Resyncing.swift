@@ -48,13 +48,23 @@ extension Sender {
 
     /// Sends the blocks in which the standby's copy differs, as a generation.
     ///
-    /// 1. What was in doubt is settled; a resync of the same point in time that was interrupted is continued.
+    /// 1. What was in doubt is settled; a resync of the same point in time that was interrupted is continued. One that the
+    ///    standby cannot continue, since it does not have what was compared any more, is given up: 2 follows.
     /// 2. Both sides are compared; the blocks that differ are the plan. *A crash leaves nothing.*
     /// 3. From here on it is a transfer like any other (`Sender.transfer`).
     package func resync(
         _ source: any Source, _ lock: SendLock, _ options: ResyncOptions
     ) throws -> (outcome: Outcome, difference: Difference?) {
         defer { withExtendedLifetime(lock) {} }
+        do { return try resyncOnce(source, options) } catch SendError.outdated {
+            // It was given up, so that there is nothing to continue this time.
+            return try resyncOnce(source, options)
+        }
+    }
+
+    private func resyncOnce(
+        _ source: any Source, _ options: ResyncOptions
+    ) throws -> (outcome: Outcome, difference: Difference?) {
         let began = Clock.monotonic()
         let (first, standby) = try open()
         let settled = try settle(first, standby, keepingPrepared: false, forResync: true)

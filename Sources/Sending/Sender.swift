@@ -261,12 +261,13 @@ package final class Sender {
             }
             first = number
         } catch SendError.refused(let refusal)
-            where current.committed == nil && seals.seals.isEmpty
+            where current.committed == nil && seals.seals.isEmpty || refusal.isOutdating(announced)
         {
-            // Nothing of the first copy is there: any source may be the one that it is made from.
-            try home.catalog.abandonTransfer(
-                options.volume, at: options.receiver, clearingPending: true)
-            throw SendError.refused(refusal)
+            // Nothing of the first copy is there: any source may be the one that it is made from. Or the standby does not have
+            // any more what a resync was compared with: it can never go on.
+            try abandonUnfinished()
+            throw refusal.isOutdating(announced)
+                ? SendError.outdated(refusal) : SendError.refused(refusal)
         }
         seals.truncate(to: Int(first))
         let pipeline = try Pipeline()
@@ -289,6 +290,10 @@ package final class Sender {
                 Self.kind(record), record, source, plan, dialogue, began, resumed: first)
             if !stream.isPrepared { try remember(outcome) }
             return (outcome, stream.isPrepared)
+        } catch SendError.refused(let refusal) where refusal.isOutdating(announced) {
+            // Nothing of it was applied, and nothing will be.
+            try abandonUnfinished()
+            throw SendError.refused(refusal)
         } catch let error as TLSError {
             throw SendError.interrupted(
                 "\(error)", acknowledgedSegments: stream.acknowledged,
@@ -358,6 +363,14 @@ package final class Sender {
         guard standby.committedID != .zero else { return "\(standby.state)" }
         return "\(standby.state), generation \(standby.committedNumber) "
             + "(\(String("\(standby.committedID)".prefix(12))))"
+    }
+}
+
+extension Refusal {
+    /// Whether a resync cannot go on, however often it is tried: only a new comparison helps.
+    fileprivate func isOutdating(_ begin: Begin) -> Bool {
+        begin.head.kind == .resync
+            && [RefusalRule.notCompared, .sizeShrunk].contains { $0.rawValue == rule }
     }
 }
 
