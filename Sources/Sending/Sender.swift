@@ -183,14 +183,20 @@ package final class Sender {
     package func send(_ source: any Source, _ lock: SendLock) throws -> Outcome {
         precondition(lock.receiver == options.receiver && lock.volume == options.volume)
         defer { withExtendedLifetime(lock) {} }
-        do { return try sendOnce(source) } catch MapError.damaged {
-            // Without it the source is read once more, and what was sent stays where it is.
-            map.remove()
-            return try sendOnce(source)
+        // Each of the two that are in the way is so once.
+        for attempt in 0..<3 {
+            do { if let outcome = try sendOnce(source) { return outcome } } catch MapError.damaged
+                where attempt < 2
+            {
+                // Without it the source is read once more, and what was sent stays where it is.
+                map.remove()
+            }
         }
+        throw SendError.brokenProtocol("the standby's state changes with each session")
     }
 
-    private func sendOnce(_ source: any Source) throws -> Outcome {
+    /// - Returns: nil if the standby has got on while the source was read, so that everything is to be decided anew.
+    private func sendOnce(_ source: any Source) throws -> Outcome? {
         let began = Clock.monotonic()
         let (dialogue, standby) = try open()
         let settled = try settle(dialogue, standby, keepingPrepared: false)
@@ -209,8 +215,27 @@ package final class Sender {
         }
         // Reading the source as a whole takes longer than a connection waits.
         dialogue.connection.close()
-        let (begin, plan) = try prepare(source, settled, group: nil)
-        return try sendMember(source, begin, plan).outcome
+        if settled.isResuming, let (begin, plan) = planned(source, settled.replica, group: nil) {
+            try completeDraft(source, begin, settled.replica)
+            return try sendMember(source, begin, plan).outcome
+        }
+        let scan = try scanBeforeDelta(source, settled.replica)
+        let (second, state) = try open()
+        do {
+            // An exported generation may have been imported meanwhile: what is in doubt is given up on this answer.
+            let now = try settle(second, state, keepingPrepared: false)
+            guard now.decision == settled.decision,
+                now.replica.committed == settled.replica.committed
+            else {
+                second.connection.close()
+                return nil
+            }
+            let (begin, plan) = try prepare(source, now, group: nil, scanned: scan)
+            return try transfer(source, begin, plan, second, began).outcome
+        } catch {
+            second.connection.close()
+            throw error
+        }
     }
 
     /// The committed generation, if it is this point in time; nothing if there is something to send.
