@@ -116,7 +116,21 @@ struct SourceMap {
     }
 
     private func isOf(_ transfer: TransferID) -> Bool {
-        (try? MapUpdateReader(path: updatesPath))?.header.transfer == transfer
+        takeFormer(transfer)
+        return (try? MapUpdateReader(path: updatesPath))?.header.transfer == transfer
+    }
+
+    /// Gives what version 0.1.0 has collected for a transfer today's names. What it called `.whole` may by now be the map of a
+    /// standby that is called so: that is of a generation.
+    private func takeFormer(_ transfer: TransferID) {
+        let (updates, whole) = (path + ".updates", path + ".whole")
+        guard !Directory.exists(updatesPath), Directory.exists(updates),
+            (try? MapUpdateReader(path: updates))?.header.transfer == transfer
+        else { return }
+        if (try? TagMapFile(opening: whole))?.header.generation == .zero {
+            try? Directory.move(whole, to: wholePath)
+        }
+        try? Directory.move(updates, to: updatesPath)
     }
 
     /// The root that the volume has with the unfinished generation.
