@@ -116,8 +116,8 @@ def compare(mode: int, tag_algorithm: int, volume_size: int, first_page: int = 0
             + tag_key)
 
 
-def compared(root: bytes, read: int = 0) -> bytes:
-    return root + struct.pack("<Q", read)
+def compared(root: bytes, read: int = 0, committed_size: int = 0) -> bytes:
+    return root + struct.pack("<QQ", read, committed_size)
 
 
 def ask(level: int, index: int, count: int = 1, *, reserved: bytes = bytes(7), reserved_end: int = 0) -> bytes:

@@ -64,7 +64,7 @@ extension Input {
             transfer: id(), head: head, plannedContent: head.volumeSize,
             plannedSegments: number(usually: 64), heldSegments: UInt64(choice & 7),
             tagKey: hasParent ? nil : Known.keys[1 + Int(choice >> 6) % 3],
-            allowsShrink: head.kind == .delta && choice & 8 == 8)
+            allowsShrink: head.kind != .full && choice & 8 == 8)
         if choice & 48 == 16 { begin.group = Group(id: id(), members: 2 + UInt32(choice & 3)) }
         if head.kind == .resync {
             begin.comparedRoot = Known.digests[1 + Int(byte() % 4)]
@@ -167,7 +167,9 @@ extension Input {
         case .paired: Paired(volume: volume()).encoded()
         case .abandon: Abandon(transfer: id()).encoded()
         case .compare: compare().encoded()
-        case .compared: Compared(root: digest(), read: number()).encoded()
+        case .compared:
+            Compared(root: digest(), read: number(), committedSize: number() % (1 << 62 + 1))
+                .encoded()
         case .ask: Ask(range: range()).encoded()
         case .nodes: nodes(range()).encoded()
         }

@@ -18,7 +18,7 @@ READ, STORED = 1, 2
 NODES_ASKED = 16
 FULL, DELTA, RESYNC = 1, 2, 3
 SHRINK_ALLOWED, IN_PLACE = 1, 2
-FLAGS = {FULL: 0, DELTA: SHRINK_ALLOWED, RESYNC: IN_PLACE}
+FLAGS = {FULL: 0, DELTA: SHRINK_ALLOWED, RESYNC: SHRINK_ALLOWED | IN_PLACE}
 
 
 def hello(r: Reader, ctx: Context) -> Fields:
@@ -185,7 +185,9 @@ def compare(r: Reader, ctx: Context) -> Fields:
 def compared(r: Reader, ctx: Context) -> Fields:
     root = r.bytes(32)
     require(any(root), "zero-root")
-    return {"root": root, "read": r.integer(8)}
+    f: Fields = {"root": root, "read": r.integer(8), "committed_size": r.integer(8)}
+    require(f["committed_size"] <= LARGEST_OFFSET, "bad-volume-size", str(f["committed_size"]))
+    return f
 
 
 def ask(r: Reader, ctx: Context) -> Fields:

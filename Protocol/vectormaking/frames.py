@@ -25,7 +25,7 @@ def frames() -> None:
         "PAIRED": {"volume": "vm-disk.0"}, "PREPARED": {"number": 1, "generation_id": PARENT},
         "ABANDON": {"transfer": TRANSFER},
         "COMPARE": {"mode": 1, "tag_algorithm": 1, "volume_size": 1 << 30, "first_page": 0, "pages": 0, "tag_key": KEY},
-        "COMPARED": {"root": COMPARED, "read": 1 << 30}, "ASK": {"level": 0, "index": 5, "count": 2},
+        "COMPARED": {"root": COMPARED, "read": 1 << 30, "committed_size": 1 << 29}, "ASK": {"level": 0, "index": 5, "count": 2},
         "NODES": {"level": 0, "index": 5, "count": 2, "content": noise(19, 8192)},
     }
     for sequence, (type_, fields) in enumerate(samples.items()):

@@ -160,6 +160,9 @@ def begins() -> None:
     good("begin-resync-first", "BEGIN", "A resync that begins a lineage: without parent, with the lineage's key.",
          RESYNC_FIRST)
     good("begin-resync-in-place", "BEGIN", "A resync that begins a lineage and goes in place.", RESYNC_FIRST | {"flags": 2})
+    good("begin-resync-shrink", "BEGIN", "A resync whose volume may be smaller than the committed one.", RESYNC | {"flags": 1})
+    good("begin-resync-both-flags", "BEGIN", "In place, and the volume may be smaller than the committed one.",
+         RESYNC_FIRST | {"flags": 3})
     good("begin-resync-sha256", "BEGIN", "A resync with sha256 tags; one bit of the compared root is enough.",
          RESYNC | {"tag_algorithm": 2, "compared_root": bytes(31) + b"\x80"})
     good("begin-resync-group", "BEGIN", "A resync of a group of two.", RESYNC | {"members": 2, "group": GROUP})
@@ -193,8 +196,6 @@ def begins() -> None:
             ("delta-in-place", "reserved-bits", "Bit 1 is only of a resync.", DELTA | {"flags": 2}),
             ("delta-both-flags", "reserved-bits", "Bit 0 is a delta's, bit 1 is not.", DELTA | {"flags": 3}),
             ("flag-unknown", "reserved-bits", "Bit 2 says nothing yet.", DELTA | {"flags": 5}),
-            ("resync-shrink", "reserved-bits", "Bit 0 is only of a delta.", RESYNC | {"flags": 1}),
-            ("resync-both-flags", "reserved-bits", "Bit 1 is a resync's, bit 0 is not.", RESYNC_FIRST | {"flags": 3}),
             ("resync-flag-unknown", "reserved-bits", "Bit 2 says nothing yet.", RESYNC_FIRST | {"flags": 6}),
             ("resync-flag-highest", "reserved-bits", "Bit 15 says nothing yet.", RESYNC_FIRST | {"flags": 0x8000}),
             ("resync-in-place-parent", "bad-parent", "In place, but with a parent: reported where the parent stands.",
@@ -214,7 +215,7 @@ def begins() -> None:
             ("delta-root", "bad-compared-root", "Only a resync was compared.", DELTA | {"compared_root": COMPARED}),
             ("resync-group-no-members", "bad-group", "A group of nobody.", RESYNC | {"group": GROUP}),
             ("resync-order-shrink-parent", "reserved-bits", "An unknown flag, and in place with a parent.",
-             RESYNC | {"flags": 3}),
+             RESYNC | {"flags": 6}),
             ("resync-order-number-parent", "bad-number", "Number 0, and in place with a parent.",
              RESYNC | {"flags": 2, "number": 0}),
             ("resync-order-parent-size", "bad-parent", "In place with a parent, and a volume of no bytes.",
@@ -315,17 +316,24 @@ def small_messages() -> None:
         e.compare(**(base | {"mode": 2, "tag_key": KEY})) + b"\0")
     bad_ends("compare", "COMPARE", e.compare(**base))
 
-    good("compared", "COMPARED", "The root of the receiver's map.", {"root": COMPARED, "read": 1 << 30})
+    good("compared", "COMPARED", "The root of the receiver's map.",
+         {"root": COMPARED, "read": 1 << 30, "committed_size": 1 << 29})
     good("compared-nothing-read", "COMPARED", "A stored map; one bit of the root is enough.",
-         {"root": b"\1" + bytes(31), "read": 0})
-    good("compared-greatest", "COMPARED", "The greatest number.", {"root": b"\xff" * 32, "read": U64})
+         {"root": b"\1" + bytes(31), "read": 0, "committed_size": 1})
+    good("compared-nothing-committed", "COMPARED", "The receiver has no committed generation.",
+         {"root": COMPARED, "read": 1 << 30, "committed_size": 0})
+    good("compared-greatest", "COMPARED", "The greatest numbers.",
+         {"root": b"\xff" * 32, "read": U64, "committed_size": TOP})
+    bad("compared-size-too-great", "COMPARED", "bad-volume-size", "One more than 2^62.", e.compared(COMPARED, 1, TOP + 1))
+    bad("compared-order-size-trailing", "COMPARED", "bad-volume-size", "Too great a size, and a byte too many.",
+        e.compared(COMPARED, 1, TOP + 1) + b"\0")
     bad("compared-zeros", "COMPARED", "zero-root", "No map has this root.", e.compared(bytes(32), 1))
     bad("compared-order-zeros-truncated", "COMPARED", "zero-root", "A root of zeros, and the rest is missing.", bytes(32))
     bad("compared-order-zeros-trailing", "COMPARED", "zero-root", "A root of zeros, and a byte too many.",
         e.compared(bytes(32)) + b"\0")
     bad("compared-root-truncated", "COMPARED", "truncated", "31 bytes of zeros: they are not there before they are wrong.",
         bytes(31))
-    bad_ends("compared", "COMPARED", e.compared(COMPARED, 1 << 30))
+    bad_ends("compared", "COMPARED", e.compared(COMPARED, 1 << 30, 1 << 29))
 
     base = {"level": 1, "index": 5, "count": 2}
     asks: list[Break] = [

@@ -168,7 +168,11 @@ package final class IncomingTransfer {
         guard let writer else { return }
         let made = try targeting { try Comparison(compare, writer) { report(.progress($0)) } }
         comparison = made
-        report(.compared(Compared(root: made.root, read: made.read)))
+        report(
+            .compared(
+                Compared(
+                    root: made.root, read: made.read,
+                    committedSize: writer.volume.committed?.head.volumeSize ?? 0)))
     }
 
     func ask(_ range: NodeRange) throws {

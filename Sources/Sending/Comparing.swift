@@ -26,6 +26,10 @@ package struct Difference: Sendable {
     package var extents: [Extent] = []
     /// Bytes of the volume that were compared, zeros among them.
     package var comparedByteCount: UInt64 = 0
+    /// Bytes of the committed generation that lie behind the end of the source.
+    package var cutByteCount: UInt64 = 0
+    /// What a resync would end with, if it would not begin.
+    package var refusal: SendError?
     /// Bytes that each side has read for it.
     package var sourceReadByteCount: UInt64 = 0
     package var standbyReadByteCount: UInt64 = 0
@@ -87,6 +91,9 @@ extension Sender {
         var difference = Difference(standby: standby)
         difference.sourceReadByteCount = read
         difference.standbyReadByteCount = compared.read
+        difference.cutByteCount =
+            max(compared.committedSize, source.volumeByteCount) - source.volumeByteCount
+        difference.refusal = shrinkRefusal(source, compared.committedSize)
         let unit = UInt64(MapShape.pageEntries) * MapShape.blockByteCount
         let pages = map.shape.pageCount
         let start = min(plan.firstPage, pages)

@@ -111,8 +111,7 @@ extension Sender {
         do { try writer.publish() } catch let error as ExportError {
             // It has no name, so that nobody can have imported it.
             writer.remove()
-            try home.catalog.abandonTransfer(
-                options.volume, at: options.receiver, clearingPending: true)
+            try abandonUnfinished()
             throw error
         }
         return outcome(
@@ -145,9 +144,7 @@ extension Sender {
             throw ExportError.exported(
                 number: waiting.head.number, path: path, options.receiver, options.volume)
         }
-        let dropped = try home.catalog.abandonTransfer(
-            options.volume, at: options.receiver, clearingPending: true)
-        if let dropped { home.removePlan(dropped.planName) }
+        try abandonUnfinished()
     }
 
     /// Where this side stands with the standby if that holds what the catalog says.
@@ -174,7 +171,7 @@ extension Sender {
             throw SendError.brokenProtocol("the catalog has no tag key")
         }
         // A session that finds the file half imported goes on from there.
-        let seals = try SealsFile(path: home.sealsPath(planName))
+        let seals = try sealsFile(current, begin)
         let draft = try map.draft(begin, parent: current.committed)
         let pipeline = try Pipeline()
         // A file is slower than what reads and compresses.

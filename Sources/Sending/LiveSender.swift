@@ -141,11 +141,11 @@ package final class LiveSender {
                 }
             }
         case .resync(let options):
-            if !options.overwritePromoted,
-                try sender(volumes[0]).explain(nil).standby.state == .promoted
-            {
+            let found = try sender(volumes[0]).explain(nil)
+            guard found.standby.state != .promoted || options.overwritePromoted else {
                 throw SendError.promotedStandby
             }
+            if let problem = Sender.mistrust(options, found.memory, found.standby) { throw problem }
         case .export(var how):
             try sender(volumes[0]).checkExport(how)
             // What was said of the former one is done.

@@ -41,20 +41,30 @@ extension Sender {
         defer { dialogue.connection.close() }
         let replica = try replica()
         try checkObject(source, replica)
-        let plan = comparisonPlan(replica, standby, options)
+        let plan = try comparisonPlan(replica, standby, options)
         defer { map.removeScan() }
         return try compare(source, plan, dialogue, standby) { _ in }.difference
     }
 
     /// Sends the blocks in which the standby's copy differs, as a generation.
     ///
-    /// 1. What was in doubt is settled; a resync of the same point in time that was interrupted is continued.
+    /// 1. What was in doubt is settled; a resync of the same point in time that was interrupted is continued. One that the
+    ///    standby cannot continue, since it does not have what was compared any more, is given up: 2 follows.
     /// 2. Both sides are compared; the blocks that differ are the plan. *A crash leaves nothing.*
     /// 3. From here on it is a transfer like any other (`Sender.transfer`).
     package func resync(
         _ source: any Source, _ lock: SendLock, _ options: ResyncOptions
     ) throws -> (outcome: Outcome, difference: Difference?) {
         defer { withExtendedLifetime(lock) {} }
+        do { return try resyncOnce(source, options) } catch SendError.outdated {
+            // It was given up, so that there is nothing to continue this time.
+            return try resyncOnce(source, options)
+        }
+    }
+
+    private func resyncOnce(
+        _ source: any Source, _ options: ResyncOptions
+    ) throws -> (outcome: Outcome, difference: Difference?) {
         let began = Clock.monotonic()
         let (first, standby) = try open()
         let settled = try settle(first, standby, keepingPrepared: false, forResync: true)
@@ -80,21 +90,33 @@ extension Sender {
         _ began: UInt64
     ) throws -> (outcome: Outcome, difference: Difference?) {
         let replica = settled.replica
-        let comparison = comparisonPlan(replica, settled.standby, options)
+        let comparison: ComparisonPlan
+        do {
+            comparison = try comparisonPlan(replica, settled.standby, options)
+            // Known before anything is read, if both sides know the same.
+            if let committed = replica.committed, committed.id == settled.standby.committedID,
+                let refusal = shrinkRefusal(source, committed.head.volumeSize)
+            {
+                throw refusal
+            }
+        } catch {
+            dialogue.connection.close()
+            throw error
+        }
         let id = TransferID.random()
         // The blocks are told while the maps are compared, and the plan is written from them.
         var compared: ComparedMaps?
         let plan: SendPlan
         do {
             if replica.transfer != nil || replica.pending != nil {
-                try home.catalog.abandonTransfer(
-                    self.options.volume, at: self.options.receiver, clearingPending: true)
+                try abandonUnfinished()
             }
             plan = try makePlan(id, source) { body in
                 var runs = BlockRuns(MapShape(volumeByteCount: source.volumeByteCount))
                 compared = try compare(source, comparison, dialogue, settled.standby) {
                     try runs.add($0, body)
                 }
+                if let refusal = compared?.difference.refusal { throw refusal }
                 try runs.finish(body)
             }
         } catch {
@@ -114,7 +136,8 @@ extension Sender {
         let begin = Begin(
             transfer: id, head: head, plannedContent: plan.content,
             plannedSegments: plan.segmentCount, heldSegments: 0,
-            tagKey: goesOn ? nil : comparison.key, comparedRoot: compared.root,
+            tagKey: goesOn ? nil : comparison.key,
+            allowsShrink: compared.difference.cutByteCount > 0, comparedRoot: compared.root,
             inPlace: options.inPlace)
         try start(begin, source, compared.map)
         let outcome = try transfer(source, begin, plan, dialogue, began).outcome
@@ -122,9 +145,12 @@ extension Sender {
     }
 
     /// Under which key the two sides compare: that of their lineage, if it is one and the same, else a new one.
+    ///
+    /// - Throws: `untrustedMap` if the map is to be trusted, and what is known speaks against it.
     private func comparisonPlan(
         _ replica: Replica, _ standby: StandbyState, _ options: ResyncOptions
-    ) -> ComparisonPlan {
+    ) throws -> ComparisonPlan {
+        if let problem = Self.mistrust(options, Self.memory(of: replica), standby) { throw problem }
         if let lineage = replica.lineage, lineage == standby.lineage, let key = replica.tagKey,
             let algorithm = replica.tagAlgorithm, standby.committedID != .zero, !options.inPlace
         {
@@ -133,6 +159,31 @@ extension Sender {
                 isLineages: true)
         }
         return ComparisonPlan(mode: .read, algorithm: .poly1305, key: .random(), isLineages: false)
+    }
+}
+
+extension Sender {
+    /// Why a standby's tag map is not to be trusted although that was asked for.
+    ///
+    /// A map says what the standby has written. A standby that went back, or that somebody else has sent to or used, may have
+    /// a map that is whole and does not fit its target.
+    static func mistrust(
+        _ options: ResyncOptions, _ memory: Lineage.SourceMemory, _ standby: StandbyState
+    ) -> SendError? {
+        guard options.trustMap, !options.inPlace else { return nil }
+        var memory = memory
+        if Lineage.decide(memory, standby) == .pendingIsCommitted {
+            memory.committed = memory.pending
+            memory.transfer = nil
+        }
+        let rule: Lineage.Rule?
+        switch Lineage.decide(memory, standby) {
+        // The standby itself refuses to compare what is prepared.
+        case .delta, .prepared: return nil
+        case .full, .pendingIsCommitted: rule = nil
+        case .refuse(let refused): rule = refused
+        }
+        return .untrustedMap(rule, here: text(memory), there: text(standby))
     }
 }
 

@@ -46,7 +46,7 @@ extension Sender {
         poll: () throws -> Void = {}
     ) throws -> (map: TagMapFile, read: UInt64) {
         // The list is written down first: some sources hold something that others wait for while they list.
-        let listPath = home.planPath(planName) + ".scan"
+        let listPath = home.scratchPath(options.receiver, options.volume)
         try? Directory.remove(listPath)
         defer { try? Directory.remove(listPath) }
         let list = try SendPlan(

@@ -13,6 +13,8 @@ package enum SendError: Error, CustomStringConvertible {
     case busy(VolumeName)
     /// The receiver refused.
     case refused(Refusal)
+    /// The receiver cannot continue an interrupted resync, which was given up.
+    case outdated(Refusal)
     /// The two sides' histories do not fit.
     case lineage(Lineage.Rule, here: String, there: String)
     /// The receiver broke the protocol.
@@ -21,6 +23,8 @@ package enum SendError: Error, CustomStringConvertible {
     case groupIncomplete
     /// The standby was promoted, and nobody said that what it holds may be lost.
     case promotedStandby
+    /// The standby's tag map was to be believed, and what the two sides know of each other speaks against it.
+    case untrustedMap(Lineage.Rule?, here: String, there: String)
     /// The connection ended in the middle; the next send resumes.
     case interrupted(String, acknowledgedSegments: UInt64, plannedSegments: UInt64)
 
@@ -32,6 +36,8 @@ package enum SendError: Error, CustomStringConvertible {
             "another process is sending \(volume) to this standby, or a program that it has started (lvcreate, "
                 + "lvchange, lvremove) is still running"
         case .refused(let refusal): "the standby refused: \(refusal)"
+        case .outdated(let refusal):
+            "the standby refused: \(refusal); the interrupted resync was given up, and the next one compares anew"
         case .lineage(let rule, let here, let there):
             "\(rule.meaning) (rule \(rule.rawValue)); source: \(here); standby: \(there)"
         case .brokenProtocol(let text): "the standby broke the protocol: \(text)"
@@ -40,6 +46,11 @@ package enum SendError: Error, CustomStringConvertible {
         case .promotedStandby:
             "the standby was promoted and may have been written (rule promoted): see what would be lost with --plan, "
                 + "and give --overwrite-promoted if that is meant"
+        case .untrustedMap(let rule, let here, let there):
+            "the standby's tag map cannot be trusted, since "
+                + (rule?.meaning ?? "it has no generation that this source has sent")
+                + " (rule no-map): resync without --trust-map, which reads the target; source: \(here); "
+                + "standby: \(there)"
         case .interrupted(let text, let done, let planned):
             "\(text); \(done) of \(planned) segments are durable on the standby, and the next send "
                 + "goes on from there"

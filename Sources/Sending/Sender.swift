@@ -131,9 +131,6 @@ package final class Sender {
             ?? Replica(receiver: options.receiver, volume: options.volume)
     }
 
-    /// The sign between the names stands in neither.
-    var planName: String { "\(options.volume)@\(options.receiver)" }
-
     static func memory(of replica: Replica) -> Lineage.SourceMemory {
         func point(_ record: GenerationRecord?) -> Lineage.GenerationPoint? {
             record.map { Lineage.GenerationPoint(number: $0.head.number, id: $0.id) }
@@ -186,14 +183,20 @@ package final class Sender {
     package func send(_ source: any Source, _ lock: SendLock) throws -> Outcome {
         precondition(lock.receiver == options.receiver && lock.volume == options.volume)
         defer { withExtendedLifetime(lock) {} }
-        do { return try sendOnce(source) } catch MapError.damaged {
-            // Without it the source is read once more, and what was sent stays where it is.
-            map.remove()
-            return try sendOnce(source)
+        // Each of the two that are in the way is so once.
+        for attempt in 0..<3 {
+            do { if let outcome = try sendOnce(source) { return outcome } } catch MapError.damaged
+                where attempt < 2
+            {
+                // Without it the source is read once more, and what was sent stays where it is.
+                map.remove()
+            }
         }
+        throw SendError.brokenProtocol("the standby's state changes with each session")
     }
 
-    private func sendOnce(_ source: any Source) throws -> Outcome {
+    /// - Returns: nil if the standby has got on while the source was read, so that everything is to be decided anew.
+    private func sendOnce(_ source: any Source) throws -> Outcome? {
         let began = Clock.monotonic()
         let (dialogue, standby) = try open()
         let settled = try settle(dialogue, standby, keepingPrepared: false)
@@ -212,8 +215,27 @@ package final class Sender {
         }
         // Reading the source as a whole takes longer than a connection waits.
         dialogue.connection.close()
-        let (begin, plan) = try prepare(source, settled, group: nil)
-        return try sendMember(source, begin, plan).outcome
+        if settled.isResuming, let (begin, plan) = planned(source, settled.replica, group: nil) {
+            try completeDraft(source, begin, settled.replica)
+            return try sendMember(source, begin, plan).outcome
+        }
+        let scan = try scanBeforeDelta(source, settled.replica)
+        let (second, state) = try open()
+        do {
+            // An exported generation may have been imported meanwhile: what is in doubt is given up on this answer.
+            let now = try settle(second, state, keepingPrepared: false)
+            guard now.decision == settled.decision,
+                now.replica.committed == settled.replica.committed
+            else {
+                second.connection.close()
+                return nil
+            }
+            let (begin, plan) = try prepare(source, now, group: nil, scanned: scan)
+            return try transfer(source, begin, plan, second, began).outcome
+        } catch {
+            second.connection.close()
+            throw error
+        }
     }
 
     /// The committed generation, if it is this point in time; nothing if there is something to send.
@@ -230,137 +252,15 @@ package final class Sender {
         if settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false {
             return committed
         }
-        guard source.volumeByteCount >= committed.head.volumeSize || options.allowShrink else {
-            throw SendError.lineage(
-                .sizeShrunk, here: "\(source.volumeByteCount) bytes",
-                there: "\(committed.head.volumeSize) bytes")
-        }
+        if let refusal = shrinkRefusal(source, committed.head.volumeSize) { throw refusal }
         return nil
     }
 
-    /// The unfinished transfer with its plan, if it is for this point in time and in this group.
-    func planned(
-        _ source: any Source, _ replica: Replica, group: Group?
-    ) -> (Begin, SendPlan)? {
-        guard let transfer = replica.transfer,
-            replica.unfinishedIdentity.map(source.identity.hasSameContent) ?? false,
-            transfer.begin.head.volumeSize == source.volumeByteCount,
-            transfer.begin.group == group,
-            let plan = SendPlan(reading: home.planPath(transfer.planName)),
-            plan.transfer == transfer.begin.transfer
-        else { return nil }
-        return (transfer.begin, plan)
-    }
-
-    /// Finds the plan of the unfinished transfer, if it is for this point in time, or makes a new one.
-    func prepare(
-        _ source: any Source, _ settled: Settled, group: Group?
-    ) throws -> (Begin, SendPlan) {
-        let (decision, replica) = (settled.decision, settled.replica)
-        if settled.isResuming, let planned = planned(source, replica, group: group) {
-            try completeDraft(source, planned.0, replica)
-            return planned
-        }
-        if replica.transfer != nil || replica.pending != nil {
-            // A generation in doubt is not on the standby: it has said that it holds the one before.
-            try home.catalog.abandonTransfer(
-                options.volume, at: options.receiver, clearingPending: true)
-        }
-        let id = TransferID.random()
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        var proof = ChangeProof.list
-        var scan: TagMapFile?
-        var known: TagMapFile?
-        if !isFull(decision) {
-            proof = try self.proof(source, base)
-            known = map.committed(replica.committed)
-            if let reason = readingReason(proof, known) {
-                scan = try self.scan(source, replica, reason)
-            }
-        }
-        let plan = try makePlan(id, source) { body in
-            if let known, let scan, proof != .list {
-                try difference(source, known, scan, body)
-            } else {
-                try list(source, decision, base, proof, body)
-            }
-        }
-        if let known, proof == .list { try checkUnchanged(source, plan, known, replica) }
-        let begin = Begin(
-            transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
-            plannedSegments: plan.segmentCount, heldSegments: 0,
-            tagKey: isFull(decision) ? .random() : nil,
-            allowsShrink: !isFull(decision)
-                && source.volumeByteCount < replica.committed?.head.volumeSize ?? 0,
-            group: group)
-        try start(begin, source, scan)
-        return (begin, plan)
-    }
-
-    /// Whether the source has to be read as a whole before it is known what is to be sent.
-    private func needsScan(_ source: any Source, _ settled: Settled) throws -> Bool {
-        let replica = settled.replica
-        if settled.isResuming, let (begin, _) = planned(source, replica, group: nil) {
-            return !map.hasDraft(begin, parent: replica.committed)
-        }
-        guard case .delta = settled.decision else { return false }
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        return readingReason(try proof(source, base), map.committed(replica.committed)) != nil
-    }
-
-    /// Writes the plan of a new transfer. There is one of a volume on a standby; what a crash has left of an older
-    /// one goes.
-    func makePlan(
-        _ transfer: TransferID, _ source: any Source,
-        _ list: ((Change) throws -> Void) throws -> Void
-    ) throws -> SendPlan {
-        home.removePlan(planName)
-        let plan = try SendPlan(
-            writing: home.planPath(planName), transfer: transfer,
-            volumeByteCount: source.volumeByteCount, list)
-        guard plan.segmentCount <= Limits.segments else {
-            throw SendError.brokenProtocol("the change has more segments than a transfer may have")
-        }
-        return plan
-    }
-
-    /// Enters a new transfer into the catalog.
-    func start(_ begin: Begin, _ source: any Source, _ scan: TagMapFile?) throws {
-        try map.begin(begin, scan: scan)
-        try home.catalog.beginTransfer(
-            options.volume, at: options.receiver,
-            SourceTransfer(
-                begin: begin, base: "\(source.identity)", planName: planName))
-    }
-
-    private func isFull(_ decision: Lineage.Decision) -> Bool {
-        if case .full = decision { return true }
-        return false
-    }
-
-    private func head(
-        _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica
-    ) -> GenerationHead {
-        let summary = Self.cut(source.summary, to: 512)
-        guard case .delta(let parent, _) = decision, let lineage = replica.lineage else {
-            return GenerationHead(
-                kind: .full, tagAlgorithm: .poly1305, lineage: .random(), number: 1, parent: .zero,
-                volumeSize: source.volumeByteCount, sourceTime: source.time,
-                sourceIdentity: summary)
-        }
-        return GenerationHead(
-            kind: .delta, tagAlgorithm: replica.tagAlgorithm ?? .poly1305, lineage: lineage,
-            number: parent.number + 1, parent: parent.id, volumeSize: source.volumeByteCount,
-            sourceTime: source.time, sourceIdentity: summary)
-    }
-
-    /// Cuts text to what a string on the wire may hold.
-    static func cut(_ text: String, to limit: Int) -> String {
-        var kept = String(
-            String.UnicodeScalarView(
-                text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "?" : $0 }))
-        while kept.utf8.count > limit { kept.removeLast() }
-        return kept
+    /// The error if a volume is smaller than what the standby has committed, and nobody has said that this is meant.
+    func shrinkRefusal(_ source: any Source, _ committedSize: UInt64) -> SendError? {
+        guard source.volumeByteCount < committedSize, !options.allowShrink else { return nil }
+        return .lineage(
+            .sizeShrunk, here: "\(source.volumeByteCount) bytes", there: "\(committedSize) bytes")
     }
 
     /// Sends a generation.
@@ -375,7 +275,7 @@ package final class Sender {
             throw SendError.brokenProtocol("the catalog has no tag key")
         }
         let draft = try map.draft(announced, parent: current.committed)
-        let seals = try SealsFile(path: home.sealsPath(planName))
+        let seals = try sealsFile(current, announced)
         var begin = announced
         begin.heldSegments = UInt64(seals.seals.count)
         try dialogue.connection.send(dialogue.session.begin(begin))
@@ -386,12 +286,13 @@ package final class Sender {
             }
             first = number
         } catch SendError.refused(let refusal)
-            where current.committed == nil && seals.seals.isEmpty
+            where current.committed == nil && seals.seals.isEmpty || refusal.isOutdating(announced)
         {
-            // Nothing of the first copy is there: any source may be the one that it is made from.
-            try home.catalog.abandonTransfer(
-                options.volume, at: options.receiver, clearingPending: true)
-            throw SendError.refused(refusal)
+            // Nothing of the first copy is there: any source may be the one that it is made from. Or the standby does not have
+            // any more what a resync was compared with: it can never go on.
+            try abandonUnfinished()
+            throw refusal.isOutdating(announced)
+                ? SendError.outdated(refusal) : SendError.refused(refusal)
         }
         seals.truncate(to: Int(first))
         let pipeline = try Pipeline()
@@ -414,6 +315,10 @@ package final class Sender {
                 Self.kind(record), record, source, plan, dialogue, began, resumed: first)
             if !stream.isPrepared { try remember(outcome) }
             return (outcome, stream.isPrepared)
+        } catch SendError.refused(let refusal) where refusal.isOutdating(announced) {
+            // Nothing of it was applied, and nothing will be.
+            try abandonUnfinished()
+            throw SendError.refused(refusal)
         } catch let error as TLSError {
             throw SendError.interrupted(
                 "\(error)", acknowledgedSegments: stream.acknowledged,
@@ -483,6 +388,14 @@ package final class Sender {
         guard standby.committedID != .zero else { return "\(standby.state)" }
         return "\(standby.state), generation \(standby.committedNumber) "
             + "(\(String("\(standby.committedID)".prefix(12))))"
+    }
+}
+
+extension Refusal {
+    /// Whether a resync cannot go on, however often it is tried: only a new comparison helps.
+    fileprivate func isOutdating(_ begin: Begin) -> Bool {
+        begin.head.kind == .resync
+            && [RefusalRule.notCompared, .sizeShrunk].contains { $0.rawValue == rule }
     }
 }
 

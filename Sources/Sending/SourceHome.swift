@@ -63,11 +63,38 @@ package struct SourceHome: Sendable {
         SourceMap("\(path)/maps/\(volume)@\(receiver)")
     }
 
+    /// The name of a transfer's plan. It holds the transfer, so that no other one's plan or seals are ever taken for its own,
+    /// whatever names standby and volume are given later. The sign between its parts stands in no name.
+    func planName(
+        _ receiver: ReceiverName, _ volume: VolumeName, _ transfer: TransferID
+    ) -> String { "\(volume)@\(receiver)@\(transfer)" }
+
+    /// Removes the plans of a volume on a standby that a crash has left: no catalog names them.
+    func removeLostPlans(_ receiver: ReceiverName, _ volume: VolumeName) throws {
+        let begin = "\(volume)@\(receiver)@"
+        // Who was given another name since keeps the plan that it has.
+        let known = Set(try catalog.replicas().compactMap { $0.transfer?.planName })
+        for file in try Directory.names(in: path + "/plans") where file.hasPrefix(begin) {
+            let name = file.hasSuffix(Self.seals) ? String(file.dropLast(Self.seals.count)) : file
+            if !known.contains(name) { removePlan(name) }
+        }
+        // Version 0.1.0 called it so.
+        let former = "\(volume)@\(receiver)"
+        if !known.contains(former) { removePlan(former) }
+    }
+
+    private static let seals = ".seals"
+
     /// Where a plan with this name is.
     func planPath(_ name: String) -> String { "\(path)/plans/\(name)" }
 
+    /// Where a list is written down that is of no use once the program has ended.
+    func scratchPath(_ receiver: ReceiverName, _ volume: VolumeName) -> String {
+        planPath("\(volume)@\(receiver)@scan")
+    }
+
     /// Where its seals are.
-    func sealsPath(_ name: String) -> String { planPath(name) + ".seals" }
+    func sealsPath(_ name: String) -> String { planPath(name) + Self.seals }
 
     /// Removes a plan and its seals. Nobody needs them any more, so that a failure does not matter.
     func removePlan(_ name: String) {

@@ -19,14 +19,16 @@ internal import Wire
 struct SourceMap {
     /// Of the committed generation.
     private let path: String
-    private var updatesPath: String { path + ".updates" }
+    private var updatesPath: String { path + "@updates" }
     /// The new map as a whole, where there is one.
-    private var wholePath: String { path + ".whole" }
+    private var wholePath: String { path + "@whole" }
     private let scanPath: String
 
+    /// - Parameter path: ends in a name. What is put behind it begins with a sign that no name holds, so that no standby is
+    ///   called like another one's file.
     init(_ path: String) {
         self.path = path
-        scanPath = path + ".scan"
+        scanPath = path + "@scan"
     }
 
     /// The map of a generation, if this side has it.
@@ -114,7 +116,21 @@ struct SourceMap {
     }
 
     private func isOf(_ transfer: TransferID) -> Bool {
-        (try? MapUpdateReader(path: updatesPath))?.header.transfer == transfer
+        takeFormer(transfer)
+        return (try? MapUpdateReader(path: updatesPath))?.header.transfer == transfer
+    }
+
+    /// Gives what version 0.1.0 has collected for a transfer today's names. What it called `.whole` may by now be the map of a
+    /// standby that is called so: that is of a generation.
+    private func takeFormer(_ transfer: TransferID) {
+        let (updates, whole) = (path + ".updates", path + ".whole")
+        guard !Directory.exists(updatesPath), Directory.exists(updates),
+            (try? MapUpdateReader(path: updates))?.header.transfer == transfer
+        else { return }
+        if (try? TagMapFile(opening: whole))?.header.generation == .zero {
+            try? Directory.move(whole, to: wholePath)
+        }
+        try? Directory.move(updates, to: updatesPath)
     }
 
     /// The root that the volume has with the unfinished generation.

@@ -134,6 +134,9 @@ package enum Lineage {
         default: break
         }
         let hasGeneration = standby.committedID != .zero
+        let isShrinking =
+            !begin.allowsShrink
+            && memory.committedSize.map { begin.head.volumeSize < $0 } ?? false
         switch begin.head.kind {
         case .full:
             if hasGeneration { return no(.notEmpty) }
@@ -144,9 +147,7 @@ package enum Lineage {
             if begin.head.parent != standby.committedID { return no(.parentMismatch) }
             let (next, overflow) = standby.committedNumber.addingReportingOverflow(1)
             if overflow || begin.head.number != next { return no(.numberMismatch) }
-            if let size = memory.committedSize, begin.head.volumeSize < size, !begin.allowsShrink {
-                return no(.sizeShrunk)
-            }
+            if isShrinking { return no(.sizeShrunk) }
         case .resync:
             if begin.head.parent == .zero {
                 if begin.head.number != 1 { return no(.numberMismatch) }
@@ -155,6 +156,7 @@ package enum Lineage {
                 if begin.head.parent != standby.committedID { return no(.parentMismatch) }
                 if begin.head.number <= standby.committedNumber { return no(.numberMismatch) }
             }
+            if isShrinking { return no(.sizeShrunk) }
             guard let root = memory.comparedRoot, root == begin.comparedRoot else {
                 return no(.notCompared)
             }

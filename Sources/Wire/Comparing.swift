@@ -75,10 +75,13 @@ package struct Compared: Message {
     package var root: SHA256Digest
     /// Bytes of the target that were read for it.
     package var read: UInt64
+    /// Bytes of the committed generation's volume; 0 if there is none.
+    package var committedSize: UInt64
 
-    package init(root: SHA256Digest, read: UInt64) {
+    package init(root: SHA256Digest, read: UInt64, committedSize: UInt64 = 0) {
         self.root = root
         self.read = read
+        self.committedSize = committedSize
     }
 
     package init(decoding bytes: RawSpan) throws(WireError) {
@@ -86,12 +89,15 @@ package struct Compared: Message {
         root = try reader.digest(bytes)
         guard root != .zero else { throw reader.error(.zeroRoot) }
         read = try reader.integer(UInt64.self, bytes)
+        committedSize = try reader.integer(UInt64.self, bytes)
+        guard committedSize <= Limits.volumeSize else { throw reader.error(.badVolumeSize) }
         try reader.finish(bytes)
     }
 
     package func encoded() -> [UInt8] {
         var bytes = root.bytes
         bytes.append(littleEndian: read)
+        bytes.append(littleEndian: committedSize)
         return bytes
     }
 }

@@ -55,7 +55,7 @@ package struct Begin: Message {
     package var heldSegments: UInt64
     /// The lineage's key in a generation that begins one, else nothing.
     package var tagKey: TagKey?
-    /// Whether the sender's operator allows a volume smaller than the parent; only of a delta.
+    /// Whether the sender's operator allows a volume smaller than the committed one; not of a full generation.
     package var allowsShrink: Bool
     /// The group, if the generation is committed together with others.
     package var group: Group?
@@ -90,7 +90,7 @@ package struct Begin: Message {
         switch kind {
         case .full: 0
         case .delta: shrinkAllowed
-        case .resync: inPlaceWanted
+        case .resync: shrinkAllowed | inPlaceWanted
         }
     }
 

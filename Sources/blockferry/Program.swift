@@ -48,8 +48,8 @@ internal import Wire
             switch error {
             case .unknownReceiver: .identity
             case .busy: .busy
-            case .refused(let refusal): ExitStatus(refusal)
-            case .lineage, .promotedStandby: .lineage
+            case .refused(let refusal), .outdated(let refusal): ExitStatus(refusal)
+            case .lineage, .promotedStandby, .untrustedMap: .lineage
             case .brokenProtocol, .groupIncomplete: .failed
             case .interrupted: .interrupted
             }

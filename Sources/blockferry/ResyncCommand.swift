@@ -38,6 +38,9 @@ struct ResyncCommand: ParsableCommand {
         help: "Write to the target at once: an interruption leaves it unusable until the next run.")
     var inPlace = false
 
+    @Flag(help: "The volume may have become smaller: the end of the copy is given up.")
+    var allowShrink = false
+
     @Flag(help: "Replace a promoted copy: what was written to it since is lost.")
     var overwritePromoted = false
 
@@ -63,7 +66,7 @@ struct ResyncCommand: ParsableCommand {
         let home = try state.home()
         let (name, found) = try one.find()
         let options = Sender.Options(
-            receiver: one.receiver, volume: name, compression: compress,
+            receiver: one.receiver, volume: name, compression: compress, allowShrink: allowShrink,
             adoptsSource: one.source.adoptSource, software: software,
             notice: SendText.notice(isQuiet: quiet))
         let how = ResyncOptions(
@@ -76,13 +79,13 @@ struct ResyncCommand: ParsableCommand {
             let sender = LiveSender(home, [volume], live.hooks) {
                 line.show(SendText.progress($0, [name]))
             }
-            if plan { return try show(try sender.planResync(how), name, line) }
+            if plan { return try show(try sender.planResync(how), line) }
             result = try sender.resync(how)
         } else {
             try live.refuseIfUsed()
             let opened = try one.open(home, name)
             let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
-            if plan { return try show(try sender.planResync(opened, how), name, line) }
+            if plan { return try show(try sender.planResync(opened, how), line) }
             let sent = try sender.resync(opened, try home.lock(one.receiver, name), how)
             result = ([sent.outcome], sent.difference)
         }
@@ -98,11 +101,16 @@ struct ResyncCommand: ParsableCommand {
         for outcome in result.outcomes { Terminal.out(SendText.outcome(outcome, name)) }
     }
 
-    private func show(
-        _ difference: Difference, _ name: VolumeName, _ line: ProgressLine
-    ) throws {
+    private func show(_ difference: Difference, _ line: ProgressLine) throws {
         line.end()
-        if json { return Terminal.out(try Format.json(DifferenceResult(difference))) }
+        Terminal.out(
+            json
+                ? try Format.json(DifferenceResult(difference)) : text(difference))
+        // A plan ends as the resync would.
+        if let refusal = difference.refusal { throw refusal }
+    }
+
+    private func text(_ difference: Difference) -> String {
         let standby = difference.standby
         let generation =
             standby.committedNumber > 0 ? ", generation \(standby.committedNumber)" : ""
@@ -111,12 +119,19 @@ struct ResyncCommand: ParsableCommand {
         text += "\(Format.bytes(difference.sourceReadByteCount)), there "
         text += "\(Format.bytes(difference.standbyReadByteCount))\n"
         if difference.blockCount == 0 {
-            text += "change   none: the copy is equal\n"
+            text +=
+                "change   none: the copy is equal"
+                + (difference.cutByteCount > 0 ? " up to the end of the source\n" : "\n")
         } else {
             text += "change   \(Format.bytes(difference.byteCount)) of the copy would be replaced, "
             text += "\(Format.bytes(difference.lostByteCount)) of which are not zeros there now\n"
         }
-        Terminal.out(text + "nothing was written\n")
+        if difference.cutByteCount > 0 {
+            text +=
+                "end      \(Format.bytes(difference.cutByteCount)) of the copy lie behind the end of the source "
+            text += "and would be given up\n"
+        }
+        return text + "nothing was written\n"
     }
 }
 
@@ -142,6 +157,7 @@ struct DifferenceResult: Encodable {
     let blocksDiffering: UInt64
     let bytesDiffering: UInt64
     let bytesLost: UInt64
+    let bytesCut: UInt64
     let extents: [Range]
 
     init(_ difference: Difference) {
@@ -155,6 +171,7 @@ struct DifferenceResult: Encodable {
         blocksDiffering = difference.blockCount
         bytesDiffering = difference.byteCount
         bytesLost = difference.lostByteCount
+        bytesCut = difference.cutByteCount
         extents = difference.extents.map { Range(offset: $0.offset, length: $0.length) }
     }
 }

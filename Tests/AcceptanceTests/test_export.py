@@ -7,10 +7,12 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
 import random
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -194,6 +196,27 @@ class Exchange(Case):
         self.refused(fourth, 7, "parent-mismatch")
         self.assertEqual(sha256(self.target), sha256(source))
         self.assertEqual(self.site.run("blockferry", "verify", source, "--to", "standby", "--volume", "vol").code, 0)
+
+    def test_a_file_that_is_imported_while_the_next_send_reads_its_source(self) -> None:
+        source = self.plain(64 << 20)
+        self.site.pair("vol", self.target)
+        self.sent(source, expect="full")
+        self.change(source, 2)
+        _, file = self.exported(source, expect="delta")
+        self.change(source, 3)
+        sender = self.site.start_send("vol", source)
+        self.assertTrue(until(20, lambda: (self.site.source / "plans/vol@standby@scan").exists()
+                              or sender.poll() is not None))
+        os.kill(sender.pid, signal.SIGSTOP)
+        try:
+            self.imported(file, expect="delta")
+        finally:
+            os.kill(sender.pid, signal.SIGCONT)
+            out, error = sender.communicate(timeout=60)
+        self.assertEqual(sender.returncode, 0, error)
+        self.assertEqual((json.loads(out)["result"], json.loads(out)["generation"]), ("delta", 3))
+        self.assertEqual(sha256(self.target), sha256(source))
+        self.sent(source, expect="up-to-date")
 
     def test_twice_and_out_of_order(self) -> None:
         self.site.pair("vol", self.target)

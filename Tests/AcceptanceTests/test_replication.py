@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import unittest
 
-from harness import Site, manifest, sha256
+from harness import Proxy, Site, manifest, sha256
 
 
 class Replication(unittest.TestCase):
@@ -120,6 +120,57 @@ class Replication(unittest.TestCase):
         self.site.start_daemon()
         self.sent(*pool.source("s1"), expect="delta")
         self.assertEqual(sha256(self.target), pool.digests["s1"])
+
+    def test_standbys_that_change_their_names_keep_their_unfinished_transfers(self) -> None:
+        """Two first copies of one volume are cut; then the standbys change names, and each transfer goes on."""
+        other = Site()
+        self.addCleanup(other.close)
+        other.start_daemon()
+        limits = {"a": 55 << 20, "b": 25 << 20}
+        proxies = {}
+        for name, site in (("a", self.site), ("b", other)):
+            proxies[name] = Proxy(site.port, lambda data, at, name=name: None if at > limits[name] else data)
+            self.addCleanup(proxies[name].close)
+            invitation = site.invite("vol", site.path / "copy", port=proxies[name].port)
+            paired = self.site.run("blockferry", "pair", invitation, "--name", name, "--own-name", "source")
+            self.assertEqual(paired.code, 0, paired)
+        source = self.site.path / "plain"
+        source.write_bytes(random.Random(9).randbytes(64 << 20))
+        for name in limits:
+            cut = self.site.run("blockferry", "send", source, "--to", name, "--volume", "vol", "--compress", "never")
+            self.assertEqual(cut.code, 5, cut)
+        limits.update(dict.fromkeys(limits, 1 << 40))
+        for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+            self.assertEqual(self.site.run("blockferry", "peers", "--rename", old, new).code, 0)
+        for name, site in (("b", self.site), ("a", other)):
+            result = self.site.send("vol", source, to=name)
+            self.assertEqual(result.code, 0, result)
+            self.assertGreater(result.json["resumed_segments"], 0, name)
+            self.assertEqual(sha256(site.path / "copy"), sha256(source))
+        self.assertEqual(list((self.site.source / "plans").iterdir()), [])
+
+    def test_standbys_whose_names_are_the_endings_of_files(self) -> None:
+        source = self.site.path / "plain"
+        source.write_bytes(random.Random(9).randbytes(1 << 20))
+        names = ("sb", "sb.whole", "sb.scan", "sb.updates", "sb.seals")
+        for name in names:
+            other = Site()
+            self.addCleanup(other.close)
+            other.start_daemon()
+            paired = self.site.run("blockferry", "pair", other.invite("vol", other.path / "copy"), "--name", name,
+                                   "--own-name", "source")
+            self.assertEqual(paired.code, 0, paired)
+        for number in range(3):
+            with open(source, "r+b") as file:
+                file.seek(number << 16)
+                file.write(bytes(100))
+            for name in names[::1 if number % 2 else -1]:
+                result = self.site.send("vol", source, to=name)
+                self.assertEqual(result.code, 0, (name, result))
+                # The map of the last generation was not taken for another standby's file.
+                self.assertNotIn("gone", result.json.get("compared_because") or "", name)
+        maps = {path.name for path in (self.site.source / "maps").iterdir()}
+        self.assertEqual(maps, {f"vol@{name}" for name in names})
 
     def test_dry_run_and_explain_change_nothing(self) -> None:
         self.site.pair("vol", self.target)

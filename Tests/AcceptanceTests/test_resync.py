@@ -520,22 +520,172 @@ class States(Comparing):
         self.blockferry("verify", "vol", source, code=7)
 
 
+class Shrunk(Comparing):
+    """A source that has become smaller than what the standby has committed."""
+
+    SIZE, SMALL = 8 << 20, (1 << 20) + 512
+
+    def resync(self, source: pathlib.Path, *options: str):
+        return self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", *options)
+
+    def refused(self, source: pathlib.Path, *options: str):
+        result = self.resync(source, *options)
+        self.assertEqual((result.code, "rule size-shrunk" in result.error), (7, True), result)
+        return result
+
+    def test_only_with_consent(self) -> None:
+        for how in ([], ["--trust-map"], ["--in-place"]):
+            with self.subTest(how):
+                source, target = self.volume("vol", self.SIZE)
+                os.truncate(source, self.SMALL)
+                before = sha256(target), self.site.status("vol")["generation"]
+                self.refused(source, *how)
+                self.assertEqual((sha256(target), self.site.status("vol")["generation"]), before)
+                # Without consent a resync that cuts nothing goes on as ever.
+                os.truncate(source, self.SIZE)
+                self.assertEqual(self.resync(source, *[option for option in how if option != "--trust-map"]).code, 0)
+                os.truncate(source, self.SMALL)
+                result = self.resync(source, *[option for option in how if option != "--trust-map"], "--allow-shrink")
+                self.assertEqual((result.code, sha256(target)), (0, sha256(source)), result)
+                self.scrub("vol")
+            self.doCleanups()
+            self.setUp()
+
+    def test_a_source_that_knows_nothing_of_the_copy(self) -> None:
+        source, target = self.volume("vol", self.SIZE)
+        os.truncate(source, self.SMALL)
+        self.assertEqual(self.site.run("blockferry", "forget", "--to", "standby", "--volume", "vol").code, 0)
+        before = sha256(target)
+        for how in ([], ["--in-place"]):
+            self.refused(source, *how)
+            self.assertEqual((sha256(target), self.site.status("vol")["state"]), (before, "consistent"))
+        self.assertEqual(self.resync(source, "--allow-shrink").code, 0)
+        self.assertEqual(sha256(target), sha256(source))
+
+    def test_a_plan_ends_as_the_resync_would(self) -> None:
+        source, target = self.volume("vol", self.SIZE)
+        self.write(source, (0, b"changed"))
+        os.truncate(source, self.SMALL)
+        before = sha256(target)
+        for forgotten in (False, True):
+            if forgotten:
+                self.assertEqual(self.site.run("blockferry", "forget", "--to", "standby", "--volume", "vol").code, 0)
+            for more, code in (([], 7), (["--allow-shrink"], 0)):
+                facts = self.blockferry("resync", "vol", source, "--plan", *more, code=code)
+                self.assertEqual((facts["bytes_cut"], facts["bytes_differing"]), (self.SIZE - self.SMALL, BLOCK))
+                said = self.resync(source, "--plan", *more)
+                self.assertEqual((said.code, "behind the end of the source" in said.out), (code, True), said)
+            self.assertIn("size-shrunk", self.refused(source, "--plan").error)
+        self.assertEqual(sha256(target), before)
+
+    def test_a_cut_one_goes_on_with_the_consent_that_it_had(self) -> None:
+        source, target = self.volume("vol", 64 << 20)
+        with source.open("r+b") as file:
+            file.write(os.urandom(40 << 20))
+        os.truncate(source, 48 << 20)
+        log = self.site.standby / "staging/vol.log"
+        interrupt(self, source, log, "--allow-shrink")
+        facts = self.blockferry("resync", "vol", source)
+        self.assertGreater(facts["result"]["resumed_segments"], 0)
+        self.assertEqual(sha256(target), sha256(source))
+
+
+def interrupt(test: Comparing, source: pathlib.Path, log: pathlib.Path, *options: str) -> None:
+    """A resync that ends with some segments durable."""
+    name = log.stem
+    process = subprocess.Popen(
+        [BIN / "blockferry", "resync", source, "--to", "standby", "--volume", name, "--compress", "never", *options],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "BLOCKFERRY_STATE": str(test.site.source)})
+    while not log.exists() or log.stat().st_size < 20 << 20:
+        test.assertIsNone(process.poll(), "it was too fast")
+    process.kill()
+    process.wait()
+    test.assertTrue(until(30, lambda: test.site.is_free(name)))
+    test.assertTrue(log.exists())
+
+
+class Trusting(Comparing):
+    """The standby's map is believed only where both sides know the same generation."""
+
+    def refused(self, source: pathlib.Path, target: pathlib.Path, *options: str) -> None:
+        before = sha256(target)
+        for more in ([], ["--plan"]):
+            result = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--trust-map",
+                                   *options, *more)
+            self.assertEqual((result.code, "without --trust-map" in result.error), (7, True), result)
+        self.assertEqual(sha256(target), before)
+
+    def mended(self, source: pathlib.Path, target: pathlib.Path, *options: str) -> None:
+        self.blockferry("resync", "vol", source, *options)
+        self.assertEqual(sha256(target), sha256(source))
+        self.scrub("vol")
+        self.blockferry("resync", "vol", source, "--trust-map")
+
+    def test_a_standby_that_went_back(self) -> None:
+        """Its state alone was restored, with nothing that would show that; and the application takes its change back, so that
+        the old map fits the source, and the target does not. The standby itself finds that only where its sample meets it."""
+        for _ in range(8):
+            source, target = self.volume("vol", 64 << 20)
+            self.go_back(source)
+            before = sha256(target)
+            if self.site.send("vol", source).error.find("target-went-back") >= 0:
+                break
+            self.doCleanups()
+            self.setUp()
+        else:
+            self.fail("the sample has met the block each time")
+        self.refused(source, target)
+        self.assertEqual(sha256(target), before)
+        self.mended(source, target)
+
+    def go_back(self, source: pathlib.Path) -> None:
+        self.site.kill_daemon()
+        backup = self.site.path / "backup"
+        shutil.copytree(self.site.standby, backup)
+        self.site.start_daemon()
+        place = random.randrange(1000) * BLOCK
+        old = source.read_bytes()[place:place + BLOCK]
+        self.write(source, (place, os.urandom(BLOCK)))
+        self.blockferry("send", "vol", source)
+        self.site.kill_daemon()
+        for name in ("catalog.sqlite-wal", "catalog.sqlite-shm"):
+            (self.site.standby / name).unlink(missing_ok=True)
+        for mark in (self.site.standby / "locks").glob(".fence.*"):
+            mark.unlink()
+        subprocess.run(["cp", "-aT", backup, self.site.standby], check=True, timeout=60)
+        self.site.start_daemon()
+        self.write(source, (place, old))
+
+    def test_another_lineage(self) -> None:
+        source, target = self.volume("vol", 2 << 20)
+        self.assertEqual(self.site.run("blockferry", "forget", "--to", "standby", "--volume", "vol").code, 0)
+        self.refused(source, target)
+        self.mended(source, target)
+
+    def test_a_copy_that_is_not_trusted(self) -> None:
+        source, target = self.volume("vol", 2 << 20)
+        self.write(target, (5 * BLOCK, b"written!"))
+        self.scrub("vol", 8)
+        self.refused(source, target)
+        self.mended(source, target)
+        self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+        self.refused(source, target, "--overwrite-promoted")
+
+    def test_a_target_without_a_generation(self) -> None:
+        source, target = self.site.path / "plain", self.site.path / "copy"
+        source.write_bytes(os.urandom(1 << 20))
+        self.site.pair("vol", target)
+        target.touch()
+        self.refused(source, target)
+
+
 class Cut(Comparing):
     """A resync that was cut, and what happens to the target before it goes on."""
 
     def cut(self, name: str, source: pathlib.Path, *options: str) -> None:
         """Ends with some segments durable."""
-        log = self.site.standby / "staging" / f"{name}.log"
-        process = subprocess.Popen(
-            [BIN / "blockferry", "resync", source, "--to", "standby", "--volume", name, "--compress", "never", *options],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)})
-        while not log.exists() or log.stat().st_size < 20 << 20:
-            self.assertIsNone(process.poll(), "it was too fast")
-        process.kill()
-        process.wait()
-        self.assertTrue(until(30, lambda: self.site.is_free(name)))
-        self.assertTrue(log.exists())
+        interrupt(self, source, self.site.standby / "staging" / f"{name}.log", *options)
 
     def begin(self, *, diverged: bool = True) -> tuple[pathlib.Path, pathlib.Path]:
         source, target = self.volume("vol", 64 << 20)
@@ -598,6 +748,60 @@ class Cut(Comparing):
         self.assertEqual((sha256(target), self.site.status("vol")["state"]), (before, "promoted"))
         self.blockferry("resync", "vol", source, "--overwrite-promoted")
         self.assertEqual(sha256(target), sha256(source))
+
+    def lose_maps(self) -> None:
+        self.site.kill_daemon()
+        for path in (self.site.standby / "maps").iterdir():
+            path.unlink()
+        self.site.start_daemon()
+
+    def test_one_that_trusted_the_map_begins_anew(self) -> None:
+        for again in (["--trust-map"], []):
+            with self.subTest(again):
+                source, target = self.begin(diverged=False)
+                self.cut("vol", source, "--trust-map")
+                facts = self.blockferry("resync", "vol", source, *again)
+                self.assertEqual((facts["result"]["resumed_segments"], facts["difference"]["bytes_differing"]), (0, 40 << 20))
+                self.assertEqual(sha256(target), sha256(source))
+                self.scrub("vol")
+            self.doCleanups()
+            self.setUp()
+
+    def test_a_standby_without_its_maps_compares_anew(self) -> None:
+        for diverged, how in ((True, []), (False, []), (False, ["--in-place"])):
+            with self.subTest((diverged, how)):
+                source, target = self.begin(diverged=diverged)
+                if how:
+                    self.cut_in_place(source)
+                else:
+                    self.cut("vol", source)
+                self.lose_maps()
+                self.blockferry("resync", "vol", source, *how)
+                self.assertEqual(sha256(target), sha256(source))
+                self.scrub("vol")
+            self.doCleanups()
+            self.setUp()
+
+    def cut_in_place(self, source: pathlib.Path) -> None:
+        process = subprocess.Popen(
+            [BIN / "blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--compress", "never", "--in-place"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)})
+        while self.site.status("vol")["state"] != "initialising":
+            self.assertIsNone(process.poll(), "it was too fast")
+        process.kill()
+        process.wait()
+        self.assertTrue(until(30, lambda: self.site.is_free("vol")))
+
+    def test_a_send_gives_up_what_cannot_go_on(self) -> None:
+        """The send that finds it says so; the next one is an increment."""
+        source, target = self.begin(diverged=False)
+        self.cut("vol", source, "--trust-map")
+        refused = self.site.send("vol", source)
+        self.assertEqual((refused.code, "given up" in refused.error), (7, True), refused)
+        self.assertEqual(self.blockferry("send", "vol", source)["result"], "delta")
+        self.assertEqual(sha256(target), sha256(source))
+        self.scrub("vol")
 
     def test_nothing_happened_meanwhile(self) -> None:
         source, target = self.begin()

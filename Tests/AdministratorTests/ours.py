@@ -215,8 +215,9 @@ def explain(world: World) -> None:
 @kind(4)
 def resync(world: World) -> None:
     more = world.rng.choice([[], [], ["--in-place"], ["--trust-map"]])
-    if has("blockferry resync", "--adopt-source") and world.rng.random() < 0.3:
-        more = [*more, "--adopt-source"]
+    for option in ("--adopt-source", "--allow-shrink"):
+        if has("blockferry resync", option) and world.rng.random() < 0.3:
+            more = [*more, option]
     transfer(world, "resync", anyone(world), *more)
 
 

@@ -227,7 +227,7 @@ def remove_and_begin_anew(world: World) -> None:
 def get_going(world: World, copy: Copy) -> None:
     """What stands in the way is taken away, and then the manual's steps lead to a right copy, one of them at the latest."""
     clear_the_way(world)
-    adopt = ["--adopt-source"] if has("blockferry resync", "--adopt-source") else []
+    adopt = [option for option in ("--adopt-source", "--allow-shrink") if has("blockferry resync", option)]
     world.settle(copy)
     for _ in range(3):
         code = transfer(world, "resync", copy, *adopt)

@@ -239,7 +239,7 @@ class Histories(Standby):
         self.refused("a full copy over a generation", full, [], "lineage", at_begin=True)
         for root in (b"\1" * 32, vol.id):
             for parent in (bytes(32), vol.id):
-                for flags in (0, 2) if parent == bytes(32) else (0,):
+                for flags in (0, 1, 2, 3) if parent == bytes(32) else (0, 1):
                     resync = vol.delta(3, kind=3, parent=parent, compared_root=root, flags=flags,
                                        number=1 if parent == bytes(32) else vol.number + 1,
                                        tag_key=bytes(32) if any(parent) else vol.key)

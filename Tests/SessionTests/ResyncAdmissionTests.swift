@@ -39,6 +39,20 @@ private let found = SHA256Digest.of([7])
             comparedRoot: compared, isDemoted: isDemoted)
     }
 
+    /// A volume that may have become smaller, and has.
+    private static func shrink(_ begin: inout Begin, _ less: UInt64) {
+        begin.head.volumeSize -= less
+        begin.allowsShrink = true
+    }
+
+    @Test("a resync onto what has no committed generation may have any size")
+    func nothingToCut() {
+        for state in [VolumeState.empty, .initialising] {
+            let begin = begin(nil) { $0.head.volumeSize = 1 }
+            #expect(rule(Lineage.admit(begin, memory(state, nil))) == "in place", "\(state)")
+        }
+    }
+
     @Test("a promoted copy is overwritten only where its operator has said so")
     func demotion() {
         for parent in [nil, first] {
@@ -117,8 +131,10 @@ private let found = SHA256Digest.of([7])
             ("number-mismatch", { $0.head.number = 0 }),
             ("not-compared", { $0.comparedRoot = SHA256Digest.of([8]) }),
             ("not-compared", { $0.comparedRoot = nil }),
-            // Asking for it is the operator's word for a smaller volume too.
-            ("staged", { $0.head.volumeSize -= 1 }), ("staged", { $0.head.volumeSize = 1 }),
+            // Asking for it is not the operator's word for a smaller volume.
+            ("size-shrunk", { $0.head.volumeSize -= 1 }),
+            ("size-shrunk", { $0.head.volumeSize = 1 }),
+            ("staged", { Self.shrink(&$0, 1) }), ("staged", { $0.allowsShrink = true }),
             ("too-small", { $0.head.volumeSize += 1 }),
         ]
         let beginning: [(String, Change)] = [
@@ -127,7 +143,30 @@ private let found = SHA256Digest.of([7])
             ("number-mismatch", { $0.head.number = 0 }),
             ("not-compared", { $0.comparedRoot = SHA256Digest.of([8]) }),
             ("in place", { $0.inPlace = true }),
-            ("staged", { $0.head.volumeSize -= 1 }),
+            ("size-shrunk", { $0.head.volumeSize -= 1 }),
+            ("staged", { Self.shrink(&$0, 1) }),
+            (
+                "size-shrunk",
+                {
+                    $0.inPlace = true
+                    $0.head.volumeSize -= 1
+                }
+            ),
+            (
+                "in place",
+                {
+                    $0.inPlace = true
+                    Self.shrink(&$0, 1)
+                }
+            ),
+            // What is not compared any more is no matter of the size.
+            (
+                "not-compared",
+                {
+                    $0.comparedRoot = nil
+                    Self.shrink(&$0, 1)
+                }
+            ),
             ("too-small", { $0.head.volumeSize += 1 }),
         ]
         var count = 0
@@ -141,7 +180,7 @@ private let found = SHA256Digest.of([7])
                 }
             }
         }
-        #expect(count == 5 * 20)
+        #expect(count == 5 * 26)
         let last = Lineage.GenerationPoint(number: .max, id: first.id)
         for number in [0, 1, UInt64.max] {
             let begin = begin(first) { $0.head.number = number }
@@ -156,7 +195,7 @@ private let found = SHA256Digest.of([7])
     func resume() {
         let changes: [(inout Begin) -> Void] = [
             { $0.transfer = theirs }, { $0.plannedContent += 1 }, { $0.head.sourceTime += 1 },
-            { $0.head.number += 1 }, { $0.head.volumeSize -= 1 },
+            { $0.head.number += 1 }, { Self.shrink(&$0, 1) },
             { $0.head.tagAlgorithm = .sha256 },
         ]
         var count = 0

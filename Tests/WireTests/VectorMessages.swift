@@ -129,6 +129,7 @@ enum VectorMessages {
             return Decoded(
                 fields: object([
                     "root": Value(bytes: message.root.bytes), "read": Value(integer: message.read),
+                    "committed_size": Value(integer: message.committedSize),
                 ]), encoded: message.encoded())
         case "ASK":
             let message = try decode(Ask.self, bytes)
