@@ -126,9 +126,7 @@ class FaultSite(Site):
         the time of this change."""
         self.kill_daemon()
         for state in (self.standby, self.source):
-            shutil.rmtree(state, ignore_errors=True)
-            if (self.saved / state.name).exists():
-                shutil.copytree(self.saved / state.name, state)
+            self.put_back(self.saved / state.name, state)
         for path, (content, accessed, modified) in self.files.items():
             if path.read_bytes() != content:
                 with open(path, "r+b") as file:
@@ -136,6 +134,22 @@ class FaultSite(Site):
                     file.truncate()
             if path.stat().st_mtime_ns != modified:
                 os.utime(path, ns=(accessed, modified))
+
+    def put_back(self, saved: pathlib.Path, state: pathlib.Path) -> None:
+        """In place, so that the programs do not take it for a backup that was restored: that is a test of its own."""
+        if not saved.exists():
+            return shutil.rmtree(state, ignore_errors=True)
+        for path in sorted(state.rglob("*"), reverse=True):
+            if not (saved / path.relative_to(state)).exists():
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in sorted(saved.rglob("*")):
+            to = state / path.relative_to(saved)
+            if path.is_dir():
+                to.mkdir(mode=0o700, parents=True, exist_ok=True)
+            elif not to.exists():
+                shutil.copy2(path, to)
+            elif to.read_bytes() != path.read_bytes():
+                to.write_bytes(path.read_bytes())
 
     # Programs
 
