@@ -254,6 +254,10 @@ extension VolumeWriter {
             var updates = try? MapUpdateReader(path: map.updatesPath),
             updates.header.transfer == begin.transfer
         else { return try checkWritten(path, begin, progress) }
+        // What touches every block leaves nothing that could tell.
+        guard try !isTorn || touched() < known.shape.blockCount else {
+            throw TargetError.replaced(path, differing: 0, compared: 0)
+        }
         var (foreign, compared) = (0, 0)
         let size = begin.head.volumeSize
         _ = try map.compareAll(
@@ -276,6 +280,14 @@ extension VolumeWriter {
         guard foreign == 0 else {
             throw TargetError.replaced(path, differing: foreign, compared: compared)
         }
+    }
+
+    /// How many blocks the unfinished generation touches.
+    private func touched() throws -> UInt64 {
+        var updates = try MapUpdateReader(path: map.updatesPath)
+        var count: UInt64 = 0
+        while let page = try updates.nextPage() { count += UInt64(page.count) }
+        return count
     }
 
     /// The same without a map, as a crash leaves it that comes while the map is changed: the target holds the generation
