@@ -112,7 +112,9 @@ extension StandbyCatalog {
                 volume.transfer = nil
                 volume.applying = nil
             // What another target holds, nobody has said may be replaced.
-            case .empty: volume.mayOverwrite = false
+            case .empty:
+                volume.mayOverwrite = false
+                volume.isRestored = false
             default: break
             }
             volume.state = target.state
