@@ -40,8 +40,7 @@ extension File {
     /// which the times are not: what is found holds until the host is started anew. Nor does a file prove anything on a file
     /// system that is not known to keep these rules (tmpfs, FUSE, NFS, overlay, FAT), or one whose times lie in the future.
     package func contentFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
-        guard let system = fileSystem, Self.honestTimes.contains(system.type), !mayHaveWriter
-        else { return [:] }
+        guard let system = fileSystem, Self.honestTimes.contains(system.type) else { return [:] }
         // Three times the longest tick, which is 1/100 s.
         let settled: UInt64 = 30_000_000
         for _ in 0..<5 {
@@ -50,8 +49,9 @@ extension File {
             // SAFETY: writes the struct passed.
             guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
             // A file system that counts whole seconds (ext4 with small inodes) hides what comes within one.
+            // Asked after the times: what began before them and is under way still has the file open.
             guard let changed = Self.nanoseconds(raw.st_ctim), raw.st_size >= 0,
-                raw.st_ctim.tv_nsec != 0, Host.bootID != nil
+                raw.st_ctim.tv_nsec != 0, Host.bootID != nil, !mayHaveWriter
             else { return [:] }
             let now = Clock.wall()
             guard changed <= now else { return [:] }
