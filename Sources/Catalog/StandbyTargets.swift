@@ -71,17 +71,22 @@ extension StandbyCatalog {
     package struct NewTarget: Sendable {
         package var path: String
         package var kind: TargetKind
-        /// Where the volume stands with it. *diverged* and *empty* end what was unfinished.
+        /// Where the volume stood when the target was looked at.
+        package var formerState: VolumeState
+        /// Where the volume stands with it. *diverged* and *empty* end what was unfinished; *consistent*, *applying* and
+        /// *prepared* say that the target was proven.
         package var state: VolumeState
         package var presence: String?
         /// Why it is diverged, if it becomes that now.
         package var reason: String
 
         package init(
-            path: String, kind: TargetKind, state: VolumeState, presence: String?, reason: String
+            path: String, kind: TargetKind, formerState: VolumeState, state: VolumeState,
+            presence: String?, reason: String
         ) {
             self.path = path
             self.kind = kind
+            self.formerState = formerState
             self.state = state
             self.presence = presence
             self.reason = reason
@@ -91,6 +96,8 @@ extension StandbyCatalog {
     /// Gives a volume another target.
     ///
     /// - Parameter claim: as in `createVolume`.
+    /// - Throws: `conflict` if the volume does not stand any more where it stood when the target was looked at: the last
+    ///   member of its group has come in, say.
     package func setTarget(
         _ name: VolumeName, fence: UInt64, _ target: NewTarget,
         claim: ([StandbyVolume]) throws -> String
@@ -98,6 +105,11 @@ extension StandbyCatalog {
         try store.write("change the target of volume \(name)") { db in
             var volume = try StandbyVolume.require(name, in: db)
             guard volume.fence == fence else { throw CatalogError.Kind.fenced }
+            guard volume.state == target.formerState else {
+                throw CatalogError.Kind.conflict(
+                    "the volume is \(volume.state) by now, not \(target.formerState); give the same command again"
+                )
+            }
             if volume.targetPath != target.path { try refuseTakenPath(target.path, db) }
             volume.targetIdentity = try claim(try allVolumes(db))
             volume.targetPath = target.path
@@ -107,6 +119,7 @@ extension StandbyCatalog {
             case .consistent:
                 volume.suspectReason = nil
                 volume.isRestored = false
+            case .applying, .prepared: volume.isRestored = false
             case .diverged where volume.state != .diverged:
                 volume.suspectReason = target.reason
                 volume.transfer = nil

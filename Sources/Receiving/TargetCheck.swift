@@ -263,16 +263,16 @@ extension VolumeWriter {
         _ = try map.compareAll(
             path, nil, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
             volumeByteCount: known.shape.volumeByteCount, progress
-        ) { found, _ in
+        ) { there, _ in
             var update = try updates.next()
-            try MapDifference(found) { try known.children($0) }.forEach { block, _ in
+            try MapDifference(there) { try known.children($0) }.forEach { block, _ in
                 // What is cut off may be gone.
                 if let extent = known.shape.extent(ofBlock: block), extent.end > size { return }
                 compared += 1
                 while let next = update, next.block < block { update = try updates.next() }
                 let isTouched = update?.block == block
                 if isTouched, isTorn { return }
-                guard isTouched, try found.entry(ofBlock: block) == update?.entry else {
+                guard isTouched, try there.entry(ofBlock: block) == update?.entry else {
                     return foreign += 1
                 }
             }
@@ -290,9 +290,9 @@ extension VolumeWriter {
         return count
     }
 
-    /// The same without a map, as a crash leaves it that comes while the map is changed: the target holds the generation
-    /// already, or nothing is known of it.
-    private func checkWritten(
+    /// The same where the target must hold the generation already: of a first copy, and without a map, as a crash leaves it
+    /// that comes while the map is changed.
+    func checkWritten(
         _ path: String, _ begin: Begin, _ progress: (Progress) -> Void
     ) throws {
         let found = try map.compareAll(

@@ -92,7 +92,8 @@ extension Administration {
             try home.catalog.setTarget(
                 name, fence: writer.fence,
                 StandbyCatalog.NewTarget(
-                    path: path, kind: object.kind, state: result.state,
+                    path: path, kind: object.kind, formerState: writer.volume.state,
+                    state: result.state,
                     presence: object.device.flatMap { VolumeWriter.presence(of: $0) },
                     reason: "the target is \(path) now, and was not compared")
             ) { others in
@@ -113,28 +114,28 @@ extension Administration {
     }
 
     /// Proves that a target may get the rest of a generation that is being written, or waits for its group. The registered
-    /// object in another place is the target as it was; anything else must hold what the generation does not touch.
+    /// object in another place is the target as it was, unless the state was restored; anything else must hold what the
+    /// generation does not touch, or, of a first copy, all of it.
     private func proveUnfinished(
         _ writer: VolumeWriter, _ object: TargetObject, _ progress: (Progress) -> Void
     ) throws {
         let volume = writer.volume
-        if let registered = ObjectIdentity(volume.targetIdentity),
+        if !volume.isRestored, let registered = ObjectIdentity(volume.targetIdentity),
             case .same = registered.relation(to: object.identity)
         {
             return
         }
-        func refuse(_ reason: String) -> AdministrationError {
-            .notRetargeted(volume.name, object.path, reason)
-        }
-        guard let transfer = volume.transfer, !transfer.inPlace else {
-            throw refuse(
-                "it is not the object that was registered, and only that has the first copy")
-        }
+        guard let transfer = volume.transfer else { return }
         do {
-            try writer.checkAll(of: object.path, transfer.begin, isTorn: true, progress)
+            if transfer.inPlace {
+                try writer.checkWritten(object.path, transfer.begin, progress)
+            } else {
+                try writer.checkAll(of: object.path, transfer.begin, isTorn: true, progress)
+            }
         } catch let error as TargetError {
-            throw refuse(
-                "\(error): the volume is applying, and the blocks that its generation does not touch are not the copy's"
+            throw AdministrationError.notRetargeted(
+                volume.name, object.path,
+                "\(error): the volume is \(volume.state), and what its generation does not touch is not the copy's"
             )
         }
     }

@@ -142,7 +142,8 @@ class StateTests(RestoredTest):
 class ApplyingTests(test_room.RoomTest):
     fill, copy_on_write = test_room.FullTests.fill, test_room.FullTests.copy_on_write
 
-    def test_a_generation_is_not_written_over_a_later_one(self) -> None:
+    def finished_after_a_backup(self) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+        """A generation that was being applied when the state was backed up, and is on its target now."""
         system, source, target = self.fill()
         self.site.kill_daemon()
         backup = self.site.path / "backup"
@@ -150,6 +151,21 @@ class ApplyingTests(test_room.RoomTest):
         system.make_room()
         self.site.start_daemon()
         self.assertTrue(until(60, lambda: self.state("v") == "consistent"))
+        return source, target, backup
+
+    def torn_and_restored(self) -> tuple[pathlib.Path, pathlib.Path]:
+        """A generation that is being applied, with a block on its target that nobody could tell from a later one's."""
+        system, source, target = self.fill()
+        self.site.kill_daemon()
+        system.make_room()
+        self.write(target, 65536 + 100, 100)
+        shutil.copytree(self.site.standby, self.site.path / "copy")
+        shutil.rmtree(self.site.standby)
+        (self.site.path / "copy").rename(self.site.standby)
+        return source, target
+
+    def test_a_generation_is_not_written_over_a_later_one(self) -> None:
+        source, target, backup = self.finished_after_a_backup()
         self.write(source, 3 * MIB, 65536)
         self.assertEqual(self.site.send("v", source).code, 0)
         self.same(source, target)
@@ -176,28 +192,28 @@ class ApplyingTests(test_room.RoomTest):
         self.same(source, target)
 
     def test_in_an_emergency_it_is_written_on_the_operators_word(self) -> None:
-        """As it is torn: nobody could tell it from a later generation."""
-        system, source, target = self.fill()
-        self.site.kill_daemon()
-        system.make_room()
-        self.write(target, 65536 + 100, 100)
-        shutil.copytree(self.site.standby, self.site.path / "copy")
-        shutil.rmtree(self.site.standby)
-        (self.site.path / "copy").rename(self.site.standby)
+        source, target = self.torn_and_restored()
         promoted = self.site.run("blockferryd", "promote", "v")
         self.assertEqual((promoted.code, "--without-check" in promoted.error), (9, True), promoted)
         promoted = self.site.run("blockferryd", "promote", "v", "--without-check")
         self.assertEqual(promoted.code, 0, promoted)
         self.same(source, target)
 
-    def test_a_generation_that_was_written_meanwhile_is_committed(self) -> None:
-        system, source, target = self.fill()
-        self.site.kill_daemon()
-        backup = self.site.path / "backup"
-        shutil.copytree(self.site.standby, backup)
-        system.make_room()
+    def test_it_is_written_where_the_operator_says_that_this_is_the_target(self) -> None:
+        """And what it does not touch is the copy's."""
+        source, target = self.torn_and_restored()
+        content = target.read_bytes()
+        self.write(target, 56 * MIB - 100, 100)
+        refused = self.site.run("blockferryd", "retarget", "v", target)
+        self.assertEqual((refused.code, "is not the copy's" in refused.error, self.state("v")), (9, True, "applying"), refused)
+        target.write_bytes(content)
+        self.assertEqual(self.site.run("blockferryd", "retarget", "v", target).code, 0)
         self.site.start_daemon()
-        self.assertTrue(until(60, lambda: self.state("v") == "consistent"))
+        self.assertTrue(until(60, lambda: self.state("v") == "consistent"), self.site.status("v"))
+        self.same(source, target)
+
+    def test_a_generation_that_was_written_meanwhile_is_committed(self) -> None:
+        source, target, backup = self.finished_after_a_backup()
         self.site.kill_daemon()
         shutil.rmtree(self.site.standby)
         backup.rename(self.site.standby)

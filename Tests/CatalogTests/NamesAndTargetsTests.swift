@@ -62,13 +62,14 @@ import Wire
         try catalog.commitFull(volume, fence)
         let before = try catalog.require(volume)
         func set(
-            _ path: String, _ state: VolumeState,
+            _ path: String, _ state: VolumeState, from former: VolumeState = .consistent,
             claim: () throws -> String = { "id2 file inode=7" }
         ) throws {
             try catalog.setTarget(
                 volume, fence: fence,
                 StandbyCatalog.NewTarget(
-                    path: path, kind: .file, state: state, presence: "p", reason: "not compared")
+                    path: path, kind: .file, formerState: former, state: state, presence: "p",
+                    reason: "not compared")
             ) { others in
                 #expect(others.count == 2)
                 return try claim()
@@ -77,6 +78,8 @@ import Wire
         struct Refused: Error {}
         #expect(refusal { try set("/dev/vg0/other", .consistent) }.isConflict)
         #expect(throws: CatalogError.self) { try set("/srv/new", .consistent) { throw Refused() } }
+        // It was looked at while its group was not complete, say, and is being applied by now.
+        #expect(refusal { try set("/srv/new", .diverged, from: .prepared) }.isConflict)
         #expect(try catalog.require(volume) == before)
         try set("/srv/new", .diverged)
         var expected = before
@@ -87,7 +90,7 @@ import Wire
         expected.state = .diverged
         expected.suspectReason = "not compared"
         #expect(try catalog.require(volume) == expected)
-        try set("/srv/new", .consistent)
+        try set("/srv/new", .consistent, from: .diverged)
         expected.state = .consistent
         expected.suspectReason = nil
         #expect(try catalog.require(volume) == expected)
