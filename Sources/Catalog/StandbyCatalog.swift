@@ -109,7 +109,6 @@ package final class StandbyCatalog: Sendable {
             volume.mayOverwrite = mayOverwrite
             volume.targetPresence = presence
             try volume.insert(into: db)
-            try volume.update(in: db)
             try record(.volumeAdded, name, "target \(targetPath)", db)
         }
     }

@@ -22,7 +22,7 @@ extension StandbyCatalog {
     /// - Parameter marks: a directory of the state, for the marks.
     /// - Returns: the volumes that are restored since now.
     package func checkPlace(marks: String) throws(CatalogError) -> [VolumeName] {
-        let highest = Self.highest(in: marks)
+        let highest = Self.numbers(in: marks).max()
         let file = BirthFacts.text(of: store.path)
         func place(_ db: Database) throws -> (known: String?, isBehind: Bool) {
             let last = try Int64.fetchOne(db, sql: "SELECT last FROM fencing") ?? 0
@@ -64,21 +64,15 @@ extension StandbyCatalog {
 
     /// Marks that a fence was taken. Best effort, and not synced: a mark that is missing only proves less.
     package static func mark(fence: UInt64, in marks: String) {
-        guard fence > highest(in: marks) ?? 0 else { return }
+        let former = numbers(in: marks)
+        guard fence > former.max() ?? 0 else { return }
         _ = try? File(path: "\(marks)/\(mark)\(fence)", [.write, .createNew])
-        for (name, number) in numbers(in: marks) where number < fence {
-            try? Directory.remove("\(marks)/\(name)")
-        }
+        for number in former { try? Directory.remove("\(marks)/\(mark)\(number)") }
     }
 
-    private static func highest(in marks: String) -> UInt64? { numbers(in: marks).map(\.1).max() }
-
-    private static func numbers(in marks: String) -> [(String, UInt64)] {
+    private static func numbers(in marks: String) -> [UInt64] {
         ((try? Directory.names(in: marks)) ?? []).compactMap { name in
-            guard name.hasPrefix(mark), let number = UInt64(name.dropFirst(mark.count)) else {
-                return nil
-            }
-            return (name, number)
+            name.hasPrefix(mark) ? UInt64(name.dropFirst(mark.count)) : nil
         }
     }
 }

@@ -53,13 +53,13 @@ extension StandbyVolume {
         try db.execute(
             sql: """
                 INSERT INTO volume
-                    (name, peer, target_path, target_kind, target_identity, target_consent, state, fence,
-                     added_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                    (name, peer, target_path, target_kind, target_identity, target_consent,
+                     target_presence, state, fence, added_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [
                 name.text, peer?.stored, targetPath, targetKind.rawValue, targetIdentity,
-                mayOverwrite, state.rawValue, fence.stored, addedAt.stored,
+                mayOverwrite, targetPresence, state.rawValue, fence.stored, addedAt.stored,
             ])
     }
 

@@ -33,10 +33,7 @@ struct TargetOwner {
             throw .taken(object.path, by: "it belongs to volume \(other.name), or to its target")
         }
         guard !mayTakeOver else { return }
-        let below = stack.backingFiles.compactMap { path in
-            (try? File(path: path)).flatMap { TargetMark(on: $0) }
-        }
-        for mark in [object.mark].compactMap({ $0 }) + below
+        for mark in [object.mark].compactMap({ $0 }) + TargetMark.below(stack)
         where mark.state != state && Directory.exists(mark.state + "/catalog.sqlite") {
             throw .taken(
                 object.path,

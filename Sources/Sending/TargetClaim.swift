@@ -22,8 +22,8 @@ final class TargetClaim {
     /// - Throws: `source-is-target` for a target that is being written, or does not hold a committed generation.
     init?(_ file: File) throws(SourceError) {
         let status = try SourceError.reading(file.status)
-        let below = (try? StorageStack(file))?.backingFiles ?? []
-        let marked = (TargetMark(on: file) ?? Self.mark(on: below))?.state
+        let stack = try? StorageStack(file)
+        let marked = (TargetMark(on: file) ?? stack.flatMap { TargetMark.below($0).first })?.state
         let directories = [Self.standbyState] + (marked == Self.standbyState ? [] : [marked])
         for case let directory? in directories {
             guard let target = try Self.find(status, file, directory, isMarked: directory == marked)
@@ -90,14 +90,6 @@ final class TargetClaim {
     private static func backing(_ status: FileStatus) -> File? {
         guard let device = status.device.map({ BlockDevice($0) }) else { return nil }
         return (device.disk ?? device).backingFile.flatMap { try? File(path: $0) }
-    }
-
-    /// The mark of the first of several files that has one.
-    private static func mark(on paths: [String]) -> TargetMark? {
-        for path in paths {
-            if let mark = (try? File(path: path)).flatMap({ TargetMark(on: $0) }) { return mark }
-        }
-        return nil
     }
 
     private static func lock(

@@ -37,6 +37,13 @@ package struct TargetMark: Equatable, Sendable {
         random = String(lines[2])
     }
 
+    /// The marks on the files that the loop devices below a file or device are made of.
+    package static func below(_ stack: StorageStack) -> [TargetMark] {
+        stack.backingFiles.compactMap { path in
+            (try? File(path: path)).flatMap { TargetMark(on: $0) }
+        }
+    }
+
     /// Writes it on a file and flushes that.
     ///
     /// - Returns: false if the file system keeps no attributes.

@@ -88,14 +88,18 @@ class GroupSite(unittest.TestCase):
         self.assertEqual(result.code, 0, result)
         self.assertEqual(self.digests(self.target), self.digests(self.plain))
 
-    def stop_before_second(self) -> None:
-        """Leaves the first member prepared: the connection that would send the second one is cut."""
+    def cut_before_second(self) -> None:
+        """Cuts the connection that would send the second member."""
         self.connections = 0
         self.step = lambda: self.connections >= 4
         result = self.send_group()
         self.step = lambda: False
         self.assertNotEqual(result.code, 0, result)
         self.settle()
+
+    def stop_before_second(self) -> None:
+        """Leaves the first member prepared, and the generation before on both targets."""
+        self.cut_before_second()
         self.assertEqual(self.states(), ("prepared", "consistent"))
 
 
@@ -290,11 +294,7 @@ class Groups(GroupSite):
         self.assertEqual(result.code, 7, result)
 
     def test_a_first_copy_that_was_written_while_it_waited_is_not_committed(self) -> None:
-        self.connections = 0
-        self.step = lambda: self.connections >= 4
-        self.assertNotEqual(self.send_group().code, 0)
-        self.step = lambda: False
-        self.settle()
+        self.cut_before_second()
         self.assertEqual(self.states()[0], "prepared")
         with open(self.target["data"], "r+b") as file:
             file.seek(1 << 20)
@@ -387,11 +387,7 @@ class Groups(GroupSite):
 
     def test_first_copies_promoted(self) -> None:
         """A full copy that waits for its group is no generation: there is nothing to promote."""
-        self.connections = 0
-        self.step = lambda: self.connections >= 4
-        self.assertNotEqual(self.send_group().code, 0)
-        self.step = lambda: False
-        self.settle()
+        self.cut_before_second()
         self.assertEqual((self.states(), self.generations()), (("prepared", "empty"), (None, None)))
         self.site.kill_daemon()
         self.site.start_daemon()
