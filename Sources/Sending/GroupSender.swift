@@ -204,7 +204,7 @@ extension Sender {
         var isUnderWay = false
         defer { if !isUnderWay { dialogue.connection.close() } }
         let settled = try settle(dialogue, standby, keepingPrepared: true)
-        if case .refuse = settled.decision { _ = try upToDate(source, settled) }
+        try checkLineage(settled)
         let replica = settled.replica
         if let committed = replica.committed, committed.head == begin.head {
             // The group was complete already when this run began.

@@ -224,6 +224,7 @@ package final class Sender {
         do {
             // An exported generation may have been imported meanwhile: what is in doubt is given up on this answer.
             let now = try settle(second, state, keepingPrepared: false)
+            try checkLineage(now)
             guard now.decision == settled.decision,
                 now.replica.committed == settled.replica.committed
             else {
@@ -243,17 +244,21 @@ package final class Sender {
     /// - Throws: `lineage` if nothing may be sent.
     func upToDate(_ source: any Source, _ settled: Settled) throws -> GenerationRecord? {
         try checkObject(source, settled.replica)
-        if case .refuse(let rule) = settled.decision {
-            throw SendError.lineage(
-                rule, here: Self.text(Self.memory(of: settled.replica)),
-                there: Self.text(settled.standby))
-        }
+        try checkLineage(settled)
         guard let committed = settled.replica.committed else { return nil }
         if settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false {
             return committed
         }
         if let refusal = shrinkRefusal(source, committed.head.volumeSize) { throw refusal }
         return nil
+    }
+
+    /// Refuses to go on where the two sides' histories do not fit.
+    func checkLineage(_ settled: Settled) throws {
+        guard case .refuse(let rule) = settled.decision else { return }
+        throw SendError.lineage(
+            rule, here: Self.text(Self.memory(of: settled.replica)),
+            there: Self.text(settled.standby))
     }
 
     /// The error if a volume is smaller than what the standby has committed, and nobody has said that this is meant.
