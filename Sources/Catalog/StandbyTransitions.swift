@@ -82,6 +82,7 @@ extension StandbyCatalog {
                 volume.state = .initialising
                 // What the target holds from now on is this copy's.
                 volume.mayOverwrite = true
+                volume.isRestored = false
                 volume.committed = nil
                 volume.committedAt = nil
                 volume.lineage = nil

@@ -44,12 +44,14 @@ extension Administration {
     ///
     /// - Parameters:
     ///   - isForResync: takes what is there as the start of a resync.
+    ///   - mayReplace: says that what is there may be replaced by a generation that is being applied, if nothing that this
+    ///     does not touch proves that it is the target.
     ///   - givesUpGeneration: says that a committed generation that only the log holds as a whole may be lost with that.
     ///   - isDryRun: ends after 1.
     /// - Throws: `AdministrationError.notRetargeted` if nothing proves that the target holds the generation.
     package func retarget(
         _ name: VolumeName, to path: String, isForResync: Bool, givesUpGeneration: Bool,
-        isDryRun: Bool,
+        mayReplace: Bool, isDryRun: Bool,
         _ progress: (Progress) -> Void = { _ in }
     ) throws -> RetargetResult {
         let writer = try writer(name)
@@ -74,7 +76,7 @@ extension Administration {
         let map = TargetMap(home, name)
         var isProven = false
         if !isForResync, volume.state == .applying || isOnTarget(volume) {
-            try proveUnfinished(writer, object, progress)
+            try proveUnfinished(writer, object, mayReplace, progress)
             isProven = true
         } else if !isForResync, let committed = volume.committed {
             result.readByteCount = try prove(committed, volume, object, map, isDryRun, progress)
@@ -117,7 +119,8 @@ extension Administration {
     /// object in another place is the target as it was, unless the state was restored; anything else must hold what the
     /// generation does not touch, or, of a first copy, all of it.
     private func proveUnfinished(
-        _ writer: VolumeWriter, _ object: TargetObject, _ progress: (Progress) -> Void
+        _ writer: VolumeWriter, _ object: TargetObject, _ mayReplace: Bool,
+        _ progress: (Progress) -> Void
     ) throws {
         let volume = writer.volume
         if !volume.isRestored, let registered = ObjectIdentity(volume.targetIdentity),
@@ -130,8 +133,14 @@ extension Administration {
             if transfer.inPlace {
                 try writer.checkWritten(object.path, transfer.begin, progress)
             } else {
-                try writer.checkAll(of: object.path, transfer.begin, isTorn: true, progress)
+                try writer.checkAll(
+                    of: object.path, transfer.begin, isTorn: true, mayReplace: mayReplace, progress)
             }
+        } catch TargetError.replaced(_, _, 0) where !transfer.inPlace && !mayReplace {
+            throw AdministrationError.notRetargeted(
+                volume.name, object.path,
+                "nothing that its generation does not touch proves that this is the target. If what it holds may be "
+                    + "replaced by the generation: --overwrite")
         } catch let error as TargetError {
             throw AdministrationError.notRetargeted(
                 volume.name, object.path,

@@ -191,7 +191,10 @@ package final class VolumeWriter {
     }
 
     /// Ends the lineage here: the target is the operator's from now on.
+    ///
+    /// It takes a fence of its own, so that a backup of the state that was made while this writer was at work is known as one.
     package func promote() throws {
+        let fence = try home.takeFence(volume.name)
         try home.catalog.promote(volume.name, fence: fence)
         try refresh()
         if Directory.exists(logPath) { try home.removeLog(volume.name) }
@@ -253,7 +256,7 @@ package final class VolumeWriter {
             try target.checkPlace()
             try keepMap(
                 record, transfer, on: target,
-                isProven: isKnown && volume.suspectReason == nil && !volume.isRestored, progress)
+                isProven: isKnown && volume.suspectReason == nil, progress)
             try target.checkPlace()
         } catch let error as TargetError {
             // A target that cannot be opened was not touched by this attempt, and may come back.
@@ -295,9 +298,8 @@ package final class VolumeWriter {
         let redo = try redo(record)
         if proven == nil { try prove(redo, progress) }
         let target = try proven ?? openTarget()
-        if !isForced, try volume.isRestored || isUnnamed(target.path) {
-            try checkAll(of: target.path, transfer.begin, progress)
-        }
+        let isDoubtful = try volume.isRestored || isUnnamed(target.path)
+        if isDoubtful, !isForced { try checkAll(of: target.path, transfer.begin, progress) }
         let isKnown =
             try proven != nil
             || checkUntouched(on: target, transfer.begin, size: record.head.volumeSize)
@@ -307,7 +309,7 @@ package final class VolumeWriter {
             done += more
             progress(Progress(phase: .applying, done: min(done, total), total: total))
         }
-        return (target, isKnown)
+        return (target, isKnown && !isDoubtful)
     }
 
     /// The target, or the log, gave an error while a committed generation was brought to the target. The target may hold

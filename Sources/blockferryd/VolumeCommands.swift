@@ -30,6 +30,11 @@ struct RetargetCommand: ParsableCommand {
             "With --for-resync: lose a committed generation that was not written to its target yet."
     )
     var giveUpGeneration = false
+    @Flag(
+        help:
+            "What PATH holds may be replaced by a generation that is being applied, if nothing proves that it is the copy."
+    )
+    var overwrite = false
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
 
@@ -42,7 +47,7 @@ struct RetargetCommand: ParsableCommand {
         defer { line.end() }
         let result = try Administration(try state.home()).retarget(
             volume, to: path, isForResync: forResync, givesUpGeneration: giveUpGeneration,
-            isDryRun: dryRun
+            mayReplace: overwrite, isDryRun: dryRun
         ) {
             line.show("\(volume)  reading  \(Format.bytes($0.done)) of \(Format.bytes($0.total))")
         }

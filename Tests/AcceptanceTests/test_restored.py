@@ -113,6 +113,21 @@ class StateTests(RestoredTest):
                 self.site.run("blockferry", "forget", "--to", "standby", "--volume", "vol").code, 0)
             self.is_left_alone(9, "occupied")
 
+    def test_a_first_copy_that_begins_after_it_goes_on(self) -> None:
+        self.site.pair("vol", self.target)
+        self.plain.write_bytes(os.urandom(64 * MIB))
+        self.keep_state()
+        self.restore("made anew")
+        sender = self.site.start_send("vol", self.plain)
+        self.assertTrue(until(20, lambda: self.target.stat().st_blocks > 65536))
+        self.site.kill_daemon()
+        sender.kill()
+        sender.communicate()
+        self.site.start_daemon()
+        self.assertEqual(self.site.status("vol")["state"], "initialising")
+        self.assertGreater(self.send().json["resumed_segments"], 0)
+        self.assertEqual(sha256(self.target), sha256(self.plain))
+
     def test_the_leave_to_overwrite_is_not_restored(self) -> None:
         for how in self.both():
             self.target.write_bytes(os.urandom(self.SIZE))
@@ -152,6 +167,36 @@ class ApplyingTests(test_room.RoomTest):
         self.site.start_daemon()
         self.assertTrue(until(60, lambda: self.state("v") == "consistent"))
         return source, target, backup
+
+    def is_left_alone(self, backup: pathlib.Path, target: pathlib.Path) -> None:
+        """The state is restored; nothing of what it was applying is written."""
+        before = target.read_bytes()
+        self.site.kill_daemon()
+        shutil.rmtree(self.site.standby)
+        shutil.copytree(backup, self.site.standby)
+        promoted = self.site.run("blockferryd", "promote", "v")
+        self.assertEqual((promoted.code, "--without-check" in promoted.error), (9, True), promoted)
+        self.assertEqual(self.state("v"), "applying")
+        self.assertTrue(target.read_bytes() == before)
+
+    def test_what_was_written_behind_the_end_of_the_generation(self) -> None:
+        source, target, backup = self.finished_after_a_backup()
+        self.assertEqual(self.site.run("blockferryd", "promote", "v").code, 0)
+        self.write(target, 57 * MIB, MIB)
+        self.is_left_alone(backup, target)
+
+    def test_what_was_written_behind_the_end_of_the_generation_before(self) -> None:
+        def grown(test: ApplyingTests):
+            system, source, target = test_room.FullTests.copy_on_write(test)
+            test.write(source, 56 * MIB, 2 * MIB)
+            return system, source, target
+
+        self.copy_on_write = lambda: grown(self)
+        source, target, backup = self.finished_after_a_backup()
+        self.same(source, target)
+        self.assertEqual(self.site.run("blockferryd", "promote", "v").code, 0)
+        self.write(target, 57 * MIB, 65536)
+        self.is_left_alone(backup, target)
 
     def torn_and_restored(self) -> tuple[pathlib.Path, pathlib.Path]:
         """A generation that is being applied, with a block on its target that nobody could tell from a later one's."""

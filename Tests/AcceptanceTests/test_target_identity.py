@@ -431,6 +431,33 @@ class TakenAway(IdentityTest):
         self.assertTrue(self.hit)
         self.assertEqual(self.site.status("second")["state"], "initialising")
 
+    def test_what_proves_nothing_is_replaced_on_the_operators_word_alone(self) -> None:
+        """The generation touches all that is not zeros, its target is gone, and the log is the only whole generation."""
+        self.plain.write_bytes(os.urandom(64 << 20) + bytes(8 << 20))
+        self.sent("delta")
+        for _ in range(20):
+            self.write(0, 64 << 20)
+            sender = self.site.start_send("vol", self.plain)
+            until(60, lambda: self.site.status("vol")["state"] == "applying" or sender.poll() is not None)
+            self.site.kill_daemon()
+            sender.communicate()
+            if self.site.status("vol")["state"] == "applying":
+                break
+            self.site.start_daemon()
+        self.assertEqual(self.site.status("vol")["state"], "applying")
+        self.target.unlink()
+        other = self.site.path / "somebody's"
+        other.write_bytes(b"precious" * 1000)
+        os.truncate(other, 72 << 20)
+        before = sha256(other)
+        refused = self.site.run("blockferryd", "retarget", "vol", other)
+        self.assertEqual((refused.code, "--overwrite" in refused.error), (9, True), refused)
+        self.site.start_daemon()
+        self.assertEqual((sha256(other), self.site.status("vol")["state"]), (before, "applying"))
+        self.assertEqual(self.site.run("blockferryd", "retarget", "vol", other, "--overwrite").code, 0)
+        self.assertTrue(until(60, lambda: self.site.status("vol")["state"] == "consistent"), self.site.status("vol"))
+        self.assertEqual(sha256(other), sha256(self.plain))
+
     def test_while_it_is_applied(self) -> None:
         """The log is the only whole generation then: it stays, and nobody takes it away unasked."""
         self.big()
