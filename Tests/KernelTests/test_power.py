@@ -36,7 +36,8 @@ class MapperMachine(powercuts.Machine):
         table = f"log-writes {self.disk} {self.log}" if logged else f"linear {self.disk} 0"
         command("dmsetup", "create", "power", "--table", f"0 {(STATE + TARGET) // 512} {table}")
         command("dmsetup", "create", "power-state", "--table", f"0 {STATE // 512} linear /dev/mapper/power 0")
-        command("dmsetup", "create", "power-target", "--table",
+        # As LVM's volumes have: without it, each image would be on a device that was attached anew, which is refused.
+        command("dmsetup", "create", "power-target", "--uuid", "POWER-target", "--table",
                 f"0 {TARGET // 512} linear /dev/mapper/power {STATE // 512}")
 
     def remove(self) -> list[write_log.Entry]:
