@@ -143,6 +143,22 @@ extension SourceCatalog {
         }
     }
 
+    /// Brings back what was known of a receiver's copy before a resync that it has refused.
+    ///
+    /// - Parameter former: the replica as it was before `beginTransfer`, whose transfer is gone since.
+    /// - Throws: `conflict` if there is an unfinished transfer.
+    package func restoreReplica(_ former: Replica) throws(CatalogError) {
+        try transition("restore what is known of", former.volume, former.receiver) { replica in
+            guard replica.transfer == nil, replica.pending == nil else {
+                throw CatalogError.Kind.conflict("a transfer is unfinished")
+            }
+            replica = former
+            replica.transfer = nil
+            replica.pending = nil
+            replica.exported = nil
+        }
+    }
+
     /// Remembers that the kernel has given up the snapshot that is the base, if it still is.
     package func setBaseGivenUp(
         _ volume: VolumeName, at receiver: ReceiverName, _ base: String?

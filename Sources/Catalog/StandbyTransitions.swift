@@ -206,9 +206,13 @@ extension StandbyCatalog {
 
     /// Hands the target over: consistent or staging → promoted. What was staged never touched the
     /// target and is dropped; an apply must be finished first.
-    package func promote(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+    ///
+    /// - Parameter isChecked: false if a copy may be handed over that is known to have been written by somebody else.
+    package func promote(
+        _ name: VolumeName, fence: UInt64, isChecked: Bool = true
+    ) throws(CatalogError) {
         try transition("promote", name, fence, .promoted) { volume in
-            try volume.expect([.consistent, .staging])
+            try volume.expect([.consistent, .staging] + (isChecked ? [] : [.diverged]))
             volume.transfer = nil
             volume.isDemoted = false
             volume.isRestored = false

@@ -40,6 +40,9 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
 
     /// Whether the file system or device has no room left.
     package var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
+
+    /// Whether there is nothing of this name.
+    package var isNotFound: Bool { code == ENOENT }
 }
 
 /// Repeats a call as long as a signal interrupts it.

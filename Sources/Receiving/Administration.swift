@@ -28,6 +28,8 @@ package enum AdministrationError: Error, CustomStringConvertible {
     case notRetargeted(VolumeName, String, String)
     /// There is no complete generation to compare the target with.
     case nothingToScrub(VolumeName, VolumeState)
+    /// A promoted copy is the operator's until he says otherwise.
+    case notDemoted(VolumeName)
     /// A volume that was not promoted needs no demotion.
     case notPromoted(VolumeName, VolumeState)
     /// Generations cannot be kept on this target.
@@ -67,6 +69,9 @@ package enum AdministrationError: Error, CustomStringConvertible {
                 + "it up: blockferryd retarget \(name) PATH --for-resync --give-up-generation, or blockferryd reset \(name)"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
+        case .notDemoted(let name):
+            "volume \(name) is promoted, and its copy may be in use: first say that it may be replaced: blockferryd "
+                + "demote \(name)"
         case .notPromoted(let name, let state):
             "volume \(name) is \(state), not promoted: a resync needs no leave to replace its content"
         case .cannotKeep(let path):
@@ -237,14 +242,22 @@ package struct Administration {
                 try writer.recover()
             }
         }
-        guard writer.volume.state == .consistent || writer.volume.state == .staging else {
+        let states: [VolumeState] = [.consistent, .staging] + (isChecked ? [] : [.diverged])
+        guard states.contains(writer.volume.state), writer.volume.committed != nil else {
+            if writer.volume.state == .diverged, writer.volume.committed != nil {
+                throw AdministrationError.notTheCopy(name, writer.volume.suspectReason ?? "")
+            }
             throw AdministrationError.nothingToPromote(name, writer.volume.state)
         }
         if isChecked {
-            do { try writer.checkTarget(progress) } catch let error as TargetError {
+            do {
+                // What another program has open, it may be writing.
+                _ = try writer.openTarget()
+                try writer.checkTarget(progress)
+            } catch let error as TargetError {
                 throw AdministrationError.notTheCopy(name, "\(error)")
             }
-            guard [.consistent, .staging].contains(writer.volume.state) else {
+            guard states.contains(writer.volume.state) else {
                 throw AdministrationError.notTheCopy(name, writer.volume.suspectReason ?? "")
             }
         }
@@ -272,6 +285,9 @@ package struct Administration {
     /// Forgets every generation of a volume, so that a full copy may replace what its target holds.
     package func reset(_ name: VolumeName) throws {
         let writer = try writer(name)
+        guard writer.volume.state != .promoted || writer.volume.isDemoted else {
+            throw AdministrationError.notDemoted(name)
+        }
         try writer.reset()
     }
 }

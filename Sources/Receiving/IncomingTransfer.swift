@@ -292,13 +292,13 @@ package final class IncomingTransfer {
     }
 
     private func checkSpace(_ begin: Begin) throws {
-        let available = try Directory.availableByteCount(at: home.path)
-        // Five parts in a hundred stay free, so that the catalog can always be written.
+        let available = try Directory.availableByteCount(at: home.stagingPath)
+        // Five parts in a hundred stay free, so that the catalog can always be written, if it is on the same file system.
         guard begin.plannedContent <= available / 20 * 19 else {
             throw Refusal(
                 .space,
-                "the generation may need \(begin.plannedContent) bytes of staging log, "
-                    + "\(available) are free")
+                "the generation may need \(begin.plannedContent) bytes of staging log; \(available) are free in "
+                    + home.stagingPath)
         }
     }
 

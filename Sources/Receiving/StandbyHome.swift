@@ -48,8 +48,11 @@ package struct StandbyHome: Sendable {
         try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
+    /// The directory of the staging logs, which may be a file system of its own.
+    package var stagingPath: String { path + "/staging" }
+
     /// Where the staging log of a volume is, while it has an unfinished generation.
-    package func logPath(_ volume: VolumeName) -> String { "\(path)/staging/\(volume).log" }
+    package func logPath(_ volume: VolumeName) -> String { "\(stagingPath)/\(volume).log" }
 
     /// Takes the right to write a volume; nothing if another process has it.
     func lock(_ volume: VolumeName) throws -> FileLock? {

@@ -195,7 +195,7 @@ package final class VolumeWriter {
     /// It takes a fence of its own, so that a backup of the state that was made while this writer was at work is known as one.
     package func promote() throws {
         let fence = try home.takeFence(volume.name)
-        try home.catalog.promote(volume.name, fence: fence)
+        try home.catalog.promote(volume.name, fence: fence, isChecked: !isForced)
         try refresh()
         if Directory.exists(logPath) { try home.removeLog(volume.name) }
         try map.discard()

@@ -140,8 +140,14 @@ extension Sender {
             allowsShrink: compared.difference.cutByteCount > 0, comparedRoot: compared.root,
             inPlace: options.inPlace)
         try start(begin, source, compared.map)
-        let outcome = try transfer(source, begin, plan, dialogue, began).outcome
-        return (outcome, compared.difference)
+        do {
+            let outcome = try transfer(source, begin, plan, dialogue, began).outcome
+            return (outcome, compared.difference)
+        } catch let error as SendError where error.isRefusal {
+            // The standby holds what it held: what this side knows of that is not lost with the lineage that did not begin.
+            if try self.replica().transfer == nil { try home.catalog.restoreReplica(replica) }
+            throw error
+        }
     }
 
     /// Under which key the two sides compare: that of their lineage, if it is one and the same, else a new one.

@@ -56,4 +56,11 @@ package enum SendError: Error, CustomStringConvertible {
                 + "goes on from there"
         }
     }
+    /// Whether the standby has refused.
+    var isRefusal: Bool {
+        switch self {
+        case .refused, .outdated: true
+        default: false
+        }
+    }
 }

@@ -99,8 +99,10 @@ final class TargetClaim {
         func no(_ reason: String) -> SourceError {
             .refused(.sourceIsTarget, path: path, reason: "\(what), \(reason)")
         }
-        let held = try SourceError.reading { () throws(SystemCallError) in
-            try FileLock(existing: "\(directory)/locks/\(target.volume)")
+        let held: FileLock?
+        do { held = try FileLock(existing: "\(directory)/locks/\(target.volume)") } catch {
+            guard error.isNotFound else { throw .unreadable(error) }
+            throw no("to which nothing was sent yet")
         }
         guard let held else {
             throw no(

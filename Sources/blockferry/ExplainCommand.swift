@@ -90,6 +90,9 @@ struct ExplanationText: Encodable {
         }
     }
 
+    /// Whether a send would be refused.
+    var isRefusal: Bool { decision == "refuse" }
+
     func print(json: Bool) throws {
         if json { return Terminal.out(try Format.json(self)) }
         func point(_ number: UInt64?, _ id: String?) -> String {

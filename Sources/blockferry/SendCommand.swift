@@ -188,7 +188,10 @@ struct SendCommand: ParsableCommand {
     }
 
     private func show(_ explanation: Sender.Explanation, _ volume: VolumeName) throws {
-        try ExplanationText(explanation, receiver, volume).print(json: json)
+        let text = ExplanationText(explanation, receiver, volume)
+        try text.print(json: json)
+        // As the send would end.
+        if text.isRefusal { throw ExitCode(ExitStatus.lineage.rawValue) }
     }
 
     private func show(_ outcomes: [[Sender.Outcome]], _ names: [VolumeName]) throws {

@@ -49,7 +49,7 @@ internal import Wire
                 case .unknownVolume: .identity
                 case .busy: .busy
                 case .onlyInLog: .failed
-                case .nothingToPromote, .nothingToScrub, .notPromoted: .lineage
+                case .nothingToPromote, .nothingToScrub, .notDemoted, .notPromoted: .lineage
                 case .cannotKeep, .notTheCopy, .notRetargeted: .target
                 case .notApplied(_, _, let error): status(error)
                 }

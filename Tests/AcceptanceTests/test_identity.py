@@ -529,6 +529,12 @@ class Chains(IdentityTest):
                 self.refused(self.chain(path), 1, "source-is-target", "volume vol")
         self.assertFalse(self.end.exists() and self.end.stat().st_size)
 
+    def test_a_target_to_which_nothing_was_sent_is_refused(self) -> None:
+        target = self.site.path / "fresh"
+        target.write_bytes(bytes(1 << 20))
+        self.site.invite("fresh", target)
+        self.refused(self.chain(target), 1, "source-is-target", "nothing was sent")
+
     def test_a_target_that_holds_no_generation_is_refused(self) -> None:
         for state, words in ((1, "initialising"), (4, "applying"), (6, "diverged"), (7, "suspect")):
             self.state(state)

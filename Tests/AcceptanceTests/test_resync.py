@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import re
 import signal
 import shutil
 import sqlite3
@@ -400,6 +401,56 @@ class States(Comparing):
         again = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol",
                               "--overwrite-promoted")
         self.assertEqual((again.code, "not-demoted" in again.error), (7, True), again)
+
+    def test_one_that_was_refused_costs_the_source_nothing(self) -> None:
+        """Also one that would begin a lineage: what was committed and its base are known as before."""
+        source, target = self.volume("vol", 2 << 20)
+        self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+        self.write(source, (3 * BLOCK, b"newer"))
+        def known() -> str:
+            # A plan that was refused may stay; it is used by the same resync, if the standby allows it.
+            return re.sub(r'"(age_seconds":\d+|state":"(committed|unfinished)")', "",
+                          self.site.run("blockferry", "status", "--json").out)
+
+        before = known()
+        for options in ((), ("--in-place",)):
+            refused = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol",
+                                    "--overwrite-promoted", *options)
+            self.assertEqual((refused.code, "not-demoted" in refused.error), (7, True), refused)
+            self.assertEqual(known(), before)
+        self.assertEqual(self.site.run("blockferryd", "demote", "vol").code, 0)
+        self.blockferry("resync", "vol", source, "--overwrite-promoted")
+        self.assertEqual(self.site.status("vol")["generation"], 2)
+        self.assertEqual(sha256(source), sha256(target))
+
+    def test_the_emergency_exit_of_promote_is_open_after_it_was_refused(self) -> None:
+        source, target = self.volume("vol", 2 << 20)
+        self.write(target, *((at * BLOCK, b"by somebody") for at in range(0, 12)))
+        before = sha256(target)
+        for _ in range(2):
+            refused = self.site.run("blockferryd", "promote", "vol")
+            self.assertEqual((refused.code, "--without-check" in refused.error), (9, True), refused)
+            self.assertEqual(self.site.status("vol")["state"], "diverged")
+        self.assertEqual(self.site.run("blockferryd", "promote", "vol", "--without-check").code, 0)
+        self.assertEqual((self.site.status("vol")["state"], sha256(target)), ("promoted", before))
+
+    def test_a_copy_that_a_program_is_writing_is_not_handed_over(self) -> None:
+        source, target = self.volume("vol", 2 << 20)
+        with target.open("r+b"):
+            refused = self.site.run("blockferryd", "promote", "vol")
+            self.assertEqual((refused.code, "in use" in refused.error), (9, True), refused)
+            self.assertEqual(self.site.status("vol")["state"], "consistent")
+        self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+
+    def test_a_promoted_copy_is_not_reset_without_its_operators_word(self) -> None:
+        source, target = self.volume("vol", 2 << 20)
+        self.assertEqual(self.site.run("blockferryd", "promote", "vol").code, 0)
+        refused = self.site.run("blockferryd", "reset", "vol", "--overwrite")
+        self.assertEqual((refused.code, "blockferryd demote vol" in refused.error), (7, True), refused)
+        self.assertEqual(self.site.status("vol")["state"], "promoted")
+        for verb in (("demote",), ("reset", "--overwrite")):
+            self.assertEqual(self.site.run("blockferryd", verb[0], "vol", *verb[1:]).code, 0)
+        self.assertEqual(self.site.status("vol")["state"], "empty")
 
     def test_first_contact_with_an_older_copy(self) -> None:
         """The target holds most of the volume, and neither side knows anything of the other."""

@@ -107,6 +107,29 @@ class FullTests(RoomTest):
         self.assertEqual((sent.code, sent.json["generation"]), (0, 2), sent)
         self.same(source, target)
 
+    def test_the_staging_log_has_a_file_system_of_its_own(self) -> None:
+        """Its room is asked, not that of the state directory."""
+        self.site.kill_daemon()
+        source, target = self.volume("v", 16 * MIB, 4 * MIB), self.site.path / "copy"
+        system = self.mount("staging", "ext4", 24 * MIB)
+        system.path.chmod(0o700)
+        command("mount", "--bind", system.path, self.site.standby / "staging")
+        self.addCleanup(command, "umount", self.site.standby / "staging")
+        system.filler.unlink()
+        self.site.start_daemon()
+        self.site.pair("v", target)
+        self.assertEqual(self.site.send("v", source).code, 0)
+        rest = os.statvfs(system.path)
+        with system.filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, rest.f_bavail * rest.f_frsize - 4 * MIB)
+        self.write(source, 8 * MIB, 6 * MIB)
+        refused = self.site.send("v", source)
+        self.assertEqual((refused.code, "are free in" in refused.error), (12, True), refused)
+        self.assertEqual(self.state("v"), "consistent")
+        system.make_room()
+        self.assertEqual(self.site.send("v", source).code, 0)
+        self.same(source, target)
+
     def test_before_the_commit_point_the_copy_may_be_promoted(self) -> None:
         system = self.mount("small", "ext4", 24 * MIB)
         source, target = self.volume("v", 32 * MIB, 4 * MIB), system.path / "copy"
