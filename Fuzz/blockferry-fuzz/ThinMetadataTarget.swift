@@ -14,8 +14,9 @@ struct ThinMetadataTarget: Sendable {
     private static let superblockSalt: UInt32 = 160_774
     private static let nodeSalt: UInt32 = 121_107
     private static let blocks = 12
-    /// Room in a node of the template, small so that keys and values lie close together.
-    private static let capacity = 252
+    /// Room in a node of the template, small so that keys and values lie close together, and that leaves of three entries
+    /// are full enough.
+    private static let capacity = 9
 
     private let template: [UInt8] = {
         var image = [UInt8](repeating: 0, count: blocks * blockByteCount)

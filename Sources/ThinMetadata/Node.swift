@@ -72,12 +72,19 @@ struct NodeHeader {
         guard capacity > 0, capacity <= room, capacity % 3 == 0 else {
             throw .wrongCapacity(found: capacity, valueByteCount: size)
         }
-        guard entries <= capacity, entries > 0 || (node.isRoot && isLeaf) else {
-            throw .wrongEntryCount(found: entries, maximum: capacity)
+        let least = node.isRoot ? (isLeaf ? 0 : 1) : Self.leastEntries(capacity: capacity)
+        guard entries >= least, entries <= capacity else {
+            throw .wrongEntryCount(found: entries, minimum: least, maximum: capacity)
         }
         entryCount = Int(entries)
         valuesOffset = Self.byteCount + 8 * Int(capacity)
         try checkKeys(bytes, node)
+    }
+
+    /// The fewest entries that any kernel leaves in a node that is not a root: one less than a third of the room, because
+    /// kernels before 5.5 stopped one removal too late. See "Counts" in docs/formats/thin-metadata.md.
+    private static func leastEntries(capacity: UInt32) -> UInt32 {
+        max(capacity / 3, 2) - 1
     }
 
     /// Keys ascend and stay inside the range of the parent.

@@ -37,8 +37,8 @@ public struct ThinMetadataError: Error, Equatable, Sendable {
         case wrongPointer(found: UInt64, blockCount: UInt64)
         /// A node is not of the kind its place asks for.
         case wrongNodeKind(flags: UInt32, wantLeaf: Bool)
-        /// A node's entries do not fit it, or there are none where there must be some.
-        case wrongEntryCount(found: UInt32, maximum: UInt32)
+        /// A node has more entries than it has room for, or fewer than any writer leaves in a node of its place.
+        case wrongEntryCount(found: UInt32, minimum: UInt32, maximum: UInt32)
         /// A node's capacity does not fit its value size or the block.
         case wrongCapacity(found: UInt32, valueByteCount: UInt32)
         /// A node's values have another size.
@@ -108,8 +108,8 @@ extension ThinMetadataError.Reason: CustomStringConvertible {
             "pointer to block \(found) is outside blocks 1 to \(blockCount - 1)"
         case .wrongNodeKind(let flags, let wantLeaf):
             "node flags \(hex(flags)) where \(wantLeaf ? "a leaf" : "an internal node") must be"
-        case .wrongEntryCount(let found, let maximum):
-            "\(found) entries in a node that must have between 1 and \(maximum)"
+        case .wrongEntryCount(let found, let minimum, let maximum):
+            "\(found) entries in a node that must have between \(minimum) and \(maximum)"
         case .wrongCapacity(let found, let valueByteCount):
             "room for \(found) entries with values of \(valueByteCount) bytes does not fit a node"
         case .wrongValueSize(let found, let expected):

@@ -71,8 +71,8 @@ def insert(node, key, value, owner, capacity):
     return split(node, capacity, owner)
 
 
-def remove(node, key, owner):
-    """The node without the key, or None if nothing is left of it. Bounds above may stay too low."""
+def remove(node, key, owner, capacity):
+    """The node without the key. Bounds above may stay too low."""
     node = node.own(owner)
     if node.leaf:
         at = bisect.bisect_left(node.keys, key)
@@ -81,12 +81,21 @@ def remove(node, key, owner):
     else:
         at = bisect.bisect_right(node.keys, key) - 1
         if at >= 0:
-            child = remove(node.values[at], key, owner)
-            if child is None:
-                del node.keys[at], node.values[at]
-            else:
-                node.values[at] = child
-    return node if node.keys else None
+            node.values[at] = remove(node.values[at], key, owner, capacity)
+            if len(node.values[at].keys) < capacity // 3 and len(node.keys) > 1:
+                refill(node, max(at - 1, 0), owner, capacity)
+    return node
+
+
+def refill(node, at, owner, capacity):
+    """Joins two children, or shares out their entries: no node but a root may be less than a third full."""
+    left, right = node.values[at], node.values[at + 1]
+    keys, values = left.keys + right.keys, left.values + right.values
+    middle = len(keys) if len(keys) < 2 * (capacity // 3 + 1) else len(keys) // 2
+    parts = [Node(left.leaf, keys[a:b], values[a:b], owner)
+             for a, b in ((0, middle), (middle, len(keys))) if a < b]
+    node.keys[at + 1:at + 2] = [part.keys[0] for part in parts[1:]]
+    node.values[at:at + 2] = parts
 
 
 class Device:
@@ -125,11 +134,10 @@ class Pool:
     def discard(self, device, block):
         if device.model.pop(block, None) is None:
             return
-        root = remove(device.root, block, device.owner)
-        device.root = root or Node(True, [], [], device.owner)
-        if not device.root.leaf and len(device.root.keys) == 1 and self.rng.random() < 0.7:
-            child = device.root.values[0]
-            device.root = Node(child.leaf, child.keys[:], child.values[:], device.owner)
+        # A root with one child stays until the next removal.
+        while not device.root.leaf and len(device.root.keys) == 1:
+            device.root = device.root.values[0].own(device.owner)
+        device.root = remove(device.root, block, device.owner, self.capacity)
 
     def save(self, path, block_sectors=128, shuffle=True):
         nodes = []
@@ -178,8 +186,8 @@ class Pool:
         """A small tree of ready values: leaves, and a root if there is more than one."""
         room = 126 if size == 24 else 252
         blocks, parents = [], []
-        for at in range(0, max(len(entries), 1), room):
-            part = entries[at:at + room]
+        for first, end in shares(len(entries), room) or [(0, 0)]:
+            part = entries[first:end]
             keys = [key for key, _ in part]
             parents.append((keys[0] if keys else 0, struct.pack("<Q", start)))
             blocks.append((start, self.node(start, True, keys, b"".join(v for _, v in part), size, room)))
@@ -237,7 +245,7 @@ def make_random(seed, count, capacity, path):
 
 
 def shares(count, most):
-    """Ranges of nearly equal length: thin_delta refuses nodes that are less than a third full."""
+    """Ranges of nearly equal length, so that none is less than a third full."""
     parts = -(-count // most)
     return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
