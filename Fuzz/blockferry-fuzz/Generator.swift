@@ -183,7 +183,9 @@ extension Input {
     private mutating func refusal() -> Refusal {
         let codes = RefusalCode.allCases
         let code = codes[Int(byte()) % codes.count]
-        return Refusal(code, rule: byte() & 1 == 0 ? nil : text(), text())
+        var refusal = Refusal(code, text())
+        if byte() & 1 == 1 { refusal.rule = text() }
+        return refusal
     }
 }
 

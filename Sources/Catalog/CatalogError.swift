@@ -1,10 +1,12 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+package import Wire
+
 /// Why a catalog could not be opened, or did not do what it was asked.
 ///
 /// Nothing was changed when one is thrown: an operation is one transaction.
-package struct CatalogError: Error, Equatable, Sendable, CustomStringConvertible {
+package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConvertible {
     /// What was wrong.
     package enum Kind: Error, Equatable, Sendable {
         /// A newer version of the program has changed the tables.
@@ -34,6 +36,11 @@ package struct CatalogError: Error, Equatable, Sendable, CustomStringConvertible
         self.path = path
         self.operation = operation
         self.kind = kind
+    }
+
+    package var refusalRule: RefusalRule? {
+        if case .fenced = kind { return .fenced }
+        return nil
     }
 
     package var description: String { "cannot \(operation): \(kind.sentence) (catalog \(path))" }

@@ -3,7 +3,7 @@
 
 package import Wire
 
-/// Exit codes of both programs; they stand in the manual pages and do not change their meaning.
+/// Exit codes of both programs; they stand in `--help` and docs/OPERATIONS.md 8, and do not change their meaning.
 package enum ExitStatus: Int32, Sendable, CaseIterable {
     /// Done, or nothing to do.
     case done = 0
@@ -32,6 +32,40 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
     /// No room on the standby.
     case space = 12
 
+    /// The code of a rule.
+    package init(_ rule: RefusalRule) {
+        self =
+            switch rule {
+            case .promoted, .notDemoted, .notEmpty, .targetWentBack, .diverged, .sizeShrunk,
+                .suspect, .noMap,
+                .notCompared, .prepared, .baseMissing, .parentMismatch, .numberMismatch,
+                .otherSource, .baseLost,
+                .storeOverflowed, .poolUnsound, .noList, .listIncomplete, .notThatGeneration,
+                .exported, .inDoubt,
+                .unknownExport, .unfinishedResync, .alreadyPromoted, .noGeneration, .notPromoted:
+                .lineage
+            case .missing, .inUse, .suspended, .readOnly, .foreign, .tooSmall, .targetReplaced,
+                .targetTaken,
+                .occupied, .notWritten, .notTheCopy, .notRetargeted, .cannotKeep:
+                .target
+            case .unknownPeer, .otherPeer, .otherVolume, .otherStandby, .noPeer, .badSignature,
+                .unknownVolume,
+                .notAuthorised, .invitation, .keyNotAccepted:
+                .identity
+            case .sourceChanged, .interrupted, .corrupt: .interrupted
+            case .busy, .sessions, .fenced, .metadataSnapshot: .busy
+            case .stopping, .unreachable: .unreachable
+            case .space: .space
+            case .storage: .storage
+            case .rootMismatch: .mismatch
+            case .poolExhausted, .snapshotOverflowed, .sourceInUse, .sourceIsTarget,
+                .groupIncomplete, .outputExists, .badExport,
+                .notApplied, .onlyInLog, .groupMismatch, .limit, .unsupportedVersion, .malformed,
+                .fault:
+                .failed
+            }
+    }
+
     /// The code for a refusal by the standby.
     package init(_ refusal: Refusal) {
         switch refusal.code {
@@ -47,7 +81,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
         }
     }
 
-    /// The table for `--help` and the manual pages.
+    /// The table for `--help`, and for the manual pages that `make docs` makes from it.
     package static let table = """
         Exit codes: 0 done or nothing to do, 1 failed, 2 wrong use, 3 busy, 4 standby unreachable, \
         5 interrupted (the next send resumes), 6 identity not accepted, 7 generations do not follow each \

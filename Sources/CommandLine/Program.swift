@@ -4,6 +4,7 @@
 package import ArgumentParser
 internal import Catalog
 internal import Platform
+internal import Synchronization
 internal import TLS
 internal import Wire
 
@@ -12,15 +13,19 @@ package enum ProgramRunner {
     /// Name and version, for the protocol and `--version`.
     package static let version = "0.1.0"
 
-    /// Runs a program: hardens the process, parses, runs, and turns an error into one sentence and an exit code.
+    /// Runs a program: hardens the process, parses, runs, and turns an error into one sentence, the next step and an exit
+    /// code.
     ///
     /// - Parameter status: the code for errors that only this program knows.
     package static func run(
         _ root: any ParsableCommand.Type, status: (any Error) -> ExitStatus?
     ) -> Never {
         Process.harden()
+        let isJSON = CommandLine.arguments.contains("--json")
+        var words: [String: String] = [:]
         do {
             var command = try root.parseAsRoot()
+            words = (command as? any NamingCommand)?.words ?? [:]
             try command.run()
             Terminal.exit(.done)
         } catch {
@@ -28,36 +33,77 @@ package enum ProgramRunner {
             case .success: root.exit(withError: error)
             case .validationFailure:
                 Terminal.errorText(root.fullMessage(for: error))
+                if isJSON { Failure(root.message(for: error), .usage).print() }
                 Terminal.exit(.usage)
             default:
                 // A command that has said what it found.
                 if let code = error as? ExitCode, let found = ExitStatus(rawValue: code.rawValue) {
                     Terminal.exit(found)
                 }
-                Terminal.error("\(error)")
-                Terminal.exit(status(error) ?? common(error))
+                let failure = Failure(error, status(error) ?? common(error), words)
+                Terminal.error(failure.message)
+                if let next = failure.next { Terminal.error("next: \(next)") }
+                if isJSON { failure.print() }
+                Terminal.exit(failure.status)
             }
+        }
+    }
+
+    /// What a command ends with if it does not do what it should; with `--json` an object on standard output.
+    private struct Failure: Encodable {
+        let schemaVersion = 1
+        let message: String
+        let rule: String?
+        let next: String?
+        let exit: Int32
+        let status: ExitStatus
+
+        private enum CodingKeys: CodingKey { case schemaVersion, message, rule, next, exit }
+
+        init(_ message: String, _ status: ExitStatus) {
+            self.message = message
+            self.status = status
+            (rule, next, exit) = (nil, nil, status.rawValue)
+        }
+
+        init(_ error: any Error, _ status: ExitStatus, _ words: [String: String]) {
+            let found = ProgramRunner.rule(of: error)
+            let known = (error as? any RuledError)?.words.mapValues(NextStep.quoted) ?? [:]
+            message = "\(error)"
+            rule = found?.rawValue
+            next = found.map { NextStep.text($0, words.merging(known) { $1 }) }
+            exit = status.rawValue
+            self.status = status
+        }
+
+        /// Unless the command has printed its own object already.
+        func print() {
+            guard !Terminal.hasOutput.load(ordering: .relaxed) else { return }
+            if let text = try? Format.json(self) { Terminal.out(text) }
         }
     }
 
     /// The exit code of an error that both programs know.
     package static func common(_ error: any Error) -> ExitStatus {
+        if let refusal = error as? Refusal { return ExitStatus(refusal) }
+        if let rule = rule(of: error) { return ExitStatus(rule) }
+        return error is IdentityFileError ? .identity : .failed
+    }
+
+    /// The rule that explains an error, if one does.
+    private static func rule(of error: any Error) -> RefusalRule? {
         switch error {
-        case let refusal as Refusal: ExitStatus(refusal)
+        case let error as any RuledError: error.refusalRule
         case is Socket.ResolveError: .unreachable
-        case let error as SystemCallError: error.call == "connect" ? .unreachable : .failed
+        case let error as SystemCallError: error.call == "connect" ? .unreachable : nil
         case let error as TLSError:
             switch error {
             case .peerNotPinned, .ownKeyRefused, .noPeerCertificate, .unsupportedPeerKey,
-                .wrongALPN:
-                .identity
+                .wrongALPN, .alert, .protocolFailure:
+                .keyNotAccepted
             case .timedOut, .truncated, .closed, .reset, .system, .damaged: .unreachable
-            case .alert, .protocolFailure: .identity
             }
-        case is IdentityFileError: .identity
-        case let error as CatalogError:
-            if case .fenced = error.kind { .busy } else { .failed }
-        default: .failed
+        default: nil
         }
     }
 }

@@ -2,11 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
+internal import Synchronization
 
 /// Standard output and standard error.
 package enum Terminal {
+    /// Whether anything was written to standard output.
+    static let hasOutput = Atomic(false)
+
     /// Writes to standard output. A reader that has gone away is no concern of ours.
     package static func out(_ text: String) {
+        hasOutput.store(true, ordering: .relaxed)
         try? FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
     }
 

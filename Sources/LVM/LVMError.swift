@@ -11,6 +11,8 @@ package enum LVMError: Error, Sendable, CustomStringConvertible {
     case notFound(String)
     /// Somebody else has what is needed; `reason` says who, and how to find out more.
     case busy(String)
+    /// The thin pool, by device-mapper's name, holds a metadata snapshot that is not ours.
+    case metadataSnapshotHeld(String, pool: String)
     /// It is there, but must not be used; `reason` says why.
     case refused(String)
     /// A command said something that this program does not understand.
@@ -22,7 +24,9 @@ package enum LVMError: Error, Sendable, CustomStringConvertible {
         switch self {
         case .command(let error): error.description
         case .notFound(let name): "there is no logical volume \(name)"
-        case .busy(let reason), .refused(let reason), .unexpected(let reason): reason
+        case .busy(let reason), .metadataSnapshotHeld(let reason, _), .refused(let reason),
+            .unexpected(let reason):
+            reason
         case .system(let error): error.description
         }
     }

@@ -76,12 +76,11 @@ package final class MetadataSnapshot {
                 continue
             }
             guard Clock.monotonic() < due else {
-                throw .busy(
+                throw .metadataSnapshotHeld(
                     "the thin pool \(poolName) holds a metadata snapshot (block \(held)) that this program did "
                         + "not make, and has held it for \(seconds) s; a pool has only one. See who reads the "
-                        + "pool's metadata with: fuser -v \(metadata); pgrep -a 'thin_|wyng|lvmsync'. If "
-                        + "nobody does, it was left behind: dmsetup message -j \(pool.major) -m "
-                        + "\(pool.minor) 0 release_metadata_snap")
+                        + "pool's metadata with: fuser -v \(metadata); pgrep -a 'thin_|wyng|lvmsync'",
+                    pool: BlockDevice(pool).mapperName ?? "")
             }
             Clock.sleep(milliseconds: 250)
         }
@@ -163,8 +162,7 @@ package final class MetadataSnapshot {
         guard !status.needsCheck else {
             throw .refused(
                 "the thin pool \(name) needs a check: it has lost a transaction, and what it says of its "
-                    + "snapshots is not to be trusted. Repair it (lvconvert --repair), then send everything "
-                    + "anew")
+                    + "snapshots is not to be trusted")
         }
         guard status.mode == "rw" || status.mode == "out_of_data_space" else {
             throw .refused(

@@ -9,7 +9,7 @@ internal import TLS
 package import Wire
 
 /// Why a volume cannot be registered or changed.
-package enum AdministrationError: Error, CustomStringConvertible {
+package enum AdministrationError: RuledError, CustomStringConvertible {
     /// The name breaks the rule for volume names.
     case badName(String)
     /// No volume has this name.
@@ -40,42 +40,63 @@ package enum AdministrationError: Error, CustomStringConvertible {
         case .badName(let name):
             "\(name) is no volume name: 1 to 63 of a-z, 0-9, '.', '_', '-', beginning with a letter or "
                 + "digit"
-        case .unknownVolume(let name): "there is no volume \(name); see: blockferryd volumes"
-        case .busy(let name):
-            "a session has the volume \(name); wait for it, or stop blockferryd"
+        case .unknownVolume(let name): "there is no volume \(name)"
+        case .busy(let name): "a session has the volume \(name)"
         case .nothingToPromote(let name, .promoted):
-            "volume \(name) is promoted already; nothing was done. To let a source replace it again: "
-                + "blockferryd demote \(name)"
+            "volume \(name) is promoted already; nothing was done"
         case .nothingToPromote(let name, let state):
             "volume \(name) is \(state): it holds no complete generation"
         case .notApplied(let name, let number, .replaced(let path, _, _)):
             "generation \(number) of volume \(name) is committed, and is not written to \(path): what that holds is neither "
-                + "this generation nor the one before, and may be a later one, or somebody's. If it is the target: blockferryd "
-                + "retarget \(name) \(path); to write the generation whatever is there: blockferryd promote \(name) "
-                + "--without-check; to give it up and resync: blockferryd retarget \(name) \(path) --for-resync "
-                + "--give-up-generation"
+                + "this generation nor the one before, and may be a later one, or somebody's"
         case .notApplied(let name, let number, let error):
             "generation \(number) of volume \(name) is committed, but cannot be written to its target: \(error). The "
-                + "staging log holds all of it: mend the target or make room, then give the same command again"
-        case .notTheCopy(let name, let reason):
-            "volume \(name) is not promoted: \(reason). Put the right target there, or mend the copy (on the source: "
-                + "blockferry resync); in an emergency: blockferryd promote \(name) --without-check"
+                + "staging log holds all of it"
+        case .notTheCopy(let name, let reason): "volume \(name) is not promoted: \(reason)"
         case .notRetargeted(let name, let path, let reason):
-            "\(path) is not the target of volume \(name) now: \(reason). To make it the copy by a resync: "
-                + "blockferryd retarget \(name) \(path) --for-resync"
+            "\(path) is not the target of volume \(name) now: \(reason)"
         case .onlyInLog(let name):
-            "volume \(name) is applying: only its staging log holds the committed generation as a whole. To finish it: "
-                + "blockferryd promote \(name), or, if its target is elsewhere now: blockferryd retarget \(name) PATH; to give "
-                + "it up: blockferryd retarget \(name) PATH --for-resync --give-up-generation, or blockferryd reset \(name)"
+            "volume \(name) is applying: only its staging log holds the committed generation as a whole"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
         case .notDemoted(let name):
-            "volume \(name) is promoted, and its copy may be in use: first say that it may be replaced: blockferryd "
-                + "demote \(name)"
+            "volume \(name) is promoted, and its copy may be in use; nothing was done"
         case .notPromoted(let name, let state):
             "volume \(name) is \(state), not promoted: a resync needs no leave to replace its content"
         case .cannotKeep(let path):
             "generations are kept as snapshots in a thin pool, and \(path) is no LVM thin volume"
+        }
+    }
+
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .badName: nil
+        case .unknownVolume: .unknownVolume
+        case .busy: .busy
+        case .nothingToPromote(_, .promoted): .alreadyPromoted
+        case .nothingToPromote, .nothingToScrub: .noGeneration
+        case .notApplied(_, _, .replaced): .notWritten
+        case .notApplied: .notApplied
+        case .notTheCopy: .notTheCopy
+        case .onlyInLog: .onlyInLog
+        case .notRetargeted: .notRetargeted
+        case .notDemoted: .notDemoted
+        case .notPromoted: .notPromoted
+        case .cannotKeep: .cannotKeep
+        }
+    }
+
+    package var words: [String: String] {
+        switch self {
+        case .badName: [:]
+        case .notRetargeted(let name, let path, _): ["VOLUME": name.text, "PATH": path]
+        case .notApplied(let name, _, .replaced(let path, _, _)):
+            ["VOLUME": name.text, "PATH": path]
+        case .unknownVolume(let name), .busy(let name), .nothingToPromote(let name, _),
+            .notApplied(let name, _, _), .notTheCopy(let name, _), .onlyInLog(let name),
+            .nothingToScrub(let name, _), .notDemoted(let name), .notPromoted(let name, _):
+            ["VOLUME": name.text]
+        case .cannotKeep: [:]
         }
     }
 }
@@ -117,7 +138,7 @@ package struct Administration {
             throw CatalogError(
                 path: home.path, operation: "invite for volume \(name)",
                 kind: .conflict(
-                    "the volume has another target; to change it: blockferryd retarget \(name)"))
+                    "the volume has another target; blockferryd retarget changes it"))
         } else if mayOverwrite, try home.catalog.volume(name)?.state == .empty {
             try home.catalog.allowOverwriting(name)
         }

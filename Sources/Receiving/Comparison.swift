@@ -26,7 +26,7 @@ final class Comparison {
         let volume = writer.volume
         foundPath = writer.map.foundPath
         guard volume.state != .applying, volume.state != .prepared else {
-            throw Refusal(.lineage, rule: "prepared", "a generation waits to be applied")
+            throw Refusal(.lineage, rule: .prepared, "a generation waits to be applied")
         }
         guard compare.volumeSize <= Limits.mappedVolumeSize else {
             throw Refusal(.limit, "the volume is larger than a tag map can be")
@@ -40,7 +40,7 @@ final class Comparison {
                 compare.firstPage == 0, compare.pageCount == 0
             else {
                 throw Refusal(
-                    .lineage, rule: "no-map",
+                    .lineage, rule: .noMap,
                     "there is no tag map of the volume that could be trusted; the target has to be read"
                 )
             }
@@ -52,7 +52,7 @@ final class Comparison {
             guard let key = compare.tagKey ?? volume.tagKey,
                 !isLineages || volume.tagAlgorithm == compare.algorithm
             else {
-                throw Refusal(.lineage, rule: "no-map", "the volume has no lineage of its own")
+                throw Refusal(.lineage, rule: .noMap, "the volume has no lineage of its own")
             }
             let target = try writer.openTarget()
             (map, read) = try TargetMap.scan(

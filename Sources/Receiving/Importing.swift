@@ -11,7 +11,7 @@ internal import TLS
 package import Wire
 
 /// Why a file was not imported.
-package enum ImportError: Error, CustomStringConvertible {
+package enum ImportError: RuledError, CustomStringConvertible {
     /// It is no export file, or not a whole one.
     case damaged(String, String)
     /// No source host may send this volume yet.
@@ -31,19 +31,29 @@ package enum ImportError: Error, CustomStringConvertible {
         switch self {
         case .damaged(let path, let reason): "\(path) was not imported: \(reason)"
         case .noPeer(let name):
-            "volume \(name) belongs to no source host yet; pair it first: blockferryd invite \(name)"
+            "volume \(name) belongs to no source host yet"
         case .otherPeer(let path, let key, let name):
-            "\(path) is not from the source host that volume \(name) belongs to, but from \(key); see: "
-                + "blockferryd peers"
+            "\(path) is not from the source host that volume \(name) belongs to, but from \(key)"
         case .otherVolume(let path, let found, let name):
             "\(path) holds volume \(found), not \(name)"
         case .otherStandby(let path):
-            "\(path) was exported for another standby than this one; see: blockferryd id"
+            "\(path) was exported for another standby than this one"
         case .badSignature(let path):
             "\(path) was not imported: it is not what its source host has signed (bad-signature)"
         case .refused(let path, let head, let name, let refusal):
-            "generation \(head.number) of \(path) was not imported into volume \(name): \(refusal); see: "
-                + "blockferryd status \(name)"
+            "generation \(head.number) of \(path) was not imported into volume \(name): \(refusal)"
+        }
+    }
+
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .damaged: .badExport
+        case .noPeer: .noPeer
+        case .otherPeer: .otherPeer
+        case .otherVolume: .otherVolume
+        case .otherStandby: .otherStandby
+        case .badSignature: .badSignature
+        case .refused(_, _, _, let refusal): refusal.refusalRule
         }
     }
 }

@@ -418,7 +418,7 @@ package final class IncomingTransfer {
             throw refusal(error)
         } catch let error as Redo.Failure {
             let isSuspect = writer?.volume.state == .suspect
-            throw Refusal(.storage, rule: isSuspect ? "suspect" : nil, "\(error)")
+            throw Refusal(.storage, rule: isSuspect ? .suspect : nil, "\(error)")
         }
     }
 
@@ -429,11 +429,11 @@ package final class IncomingTransfer {
         let isResync = writer.volume.transfer?.begin.head.kind == .resync
         try writer.abandon()
         guard !isResync else {
-            return Refusal(.lineage, rule: "not-compared", "\(divergence)")
+            return Refusal(.lineage, rule: .notCompared, "\(divergence)")
         }
         try home.catalog.markDiverged(writer.volume.name, reason: "\(divergence)")
         try writer.refresh()
-        return Refusal(.lineage, rule: "diverged", "\(divergence)")
+        return Refusal(.lineage, rule: .diverged, "\(divergence)")
     }
 
     private func refusal(_ error: TargetError) -> Refusal {
@@ -446,7 +446,7 @@ package final class IncomingTransfer {
                         + "standby goes on by itself"
                     : "the target has no room (\(failure)). Make room, then send again")
         }
-        return Refusal(.target, rule: error.rule, "\(error)")
+        return Refusal(.target, rule: error.refusalRule, "\(error)")
     }
 
     private func refusal(_ error: StagingLogError) -> Refusal {

@@ -139,8 +139,7 @@ extension Administration {
         } catch TargetError.replaced(_, _, 0) where !transfer.inPlace && !mayReplace {
             throw AdministrationError.notRetargeted(
                 volume.name, object.path,
-                "nothing that its generation does not touch proves that this is the target. If what it holds may be "
-                    + "replaced by the generation: --overwrite")
+                "nothing that its generation does not touch proves that this is the target")
         } catch let error as TargetError {
             throw AdministrationError.notRetargeted(
                 volume.name, object.path,
@@ -250,7 +249,7 @@ extension Administration {
             throw CatalogError(
                 path: home.path, operation: "rename volume \(name)",
                 kind: .conflict(
-                    "the volume is \(writer.volume.state); see: blockferryd status \(name)"))
+                    "the volume is \(writer.volume.state)"))
         }
         guard !isDryRun else { return }
         guard let lock = try home.lock(new) else { throw AdministrationError.busy(new) }

@@ -53,7 +53,7 @@ extension VolumeWriter {
         if begin.head.kind == .resync {
             guard let found = map.compared(begin.comparedRoot) else {
                 throw Refusal(
-                    .lineage, rule: "not-compared",
+                    .lineage, rule: .notCompared,
                     "the map that the resync was compared with is gone")
             }
             return found
@@ -71,7 +71,7 @@ extension VolumeWriter {
     func checkRoot(_ root: SHA256Digest, _ record: GenerationRecord) throws {
         guard record.volumeRoot == .zero || record.volumeRoot == root else {
             throw Refusal(
-                .corrupt, rule: "root-mismatch",
+                .corrupt, rule: .rootMismatch,
                 "the volume would not be what the source has: its tag map gets another root")
         }
     }
@@ -87,7 +87,7 @@ extension VolumeWriter {
         {
             guard case .damaged = error else { throw error }
             throw Refusal(
-                .corrupt, rule: "root-mismatch",
+                .corrupt, rule: .rootMismatch,
                 "the target does not hold what the source has: its tag map has another root")
         }
     }
@@ -118,7 +118,7 @@ extension VolumeWriter {
                 // What was read may be something else.
                 try target.checkPlace()
                 try suspect("the target does not hold what was committed: \(reason)")
-                throw Refusal(.storage, rule: "suspect", "\(reason)")
+                throw Refusal(.storage, rule: .suspect, "\(reason)")
             } catch MapError.failed {
                 try map.remove()
             }

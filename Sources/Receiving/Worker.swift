@@ -66,7 +66,7 @@ package struct Worker {
         }
         guard let place = try home.lockSession(connection.peer) else {
             let refusal = Refusal(
-                .busy, rule: "sessions",
+                .busy, rule: .sessions,
                 "this peer has \(Limits.peerSessions) sessions already")
             try connection.send(refusal)
             // One that comes again and again must not hold the places of others meanwhile.
@@ -158,9 +158,9 @@ package struct Worker {
         case let error as CatalogError:
             switch error.kind {
             case .fenced:
-                return Refusal(.busy, rule: "fenced", "a newer session has taken the volume")
+                return Refusal(.busy, rule: .fenced, "a newer session has taken the volume")
             case .groupMismatch:
-                return Refusal(.malformed, rule: "group-mismatch", "\(error)")
+                return Refusal(.malformed, rule: .groupMismatch, "\(error)")
             default: return Refusal(.storage, "\(error)")
             }
         default: return Refusal(.storage, "\(error)")

@@ -50,8 +50,8 @@ extension Sender {
             }
             explanation.changedByteCount = changed
             explanation.entryCount = entries
-        } catch SourceError.noProof(let reason) {
-            explanation.noProof = reason
+        } catch SourceError.noProof(let rule, let reason) {
+            explanation.noProof = (rule, reason)
         }
         return explanation
     }

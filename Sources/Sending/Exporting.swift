@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Blocks
-package import Catalog
+internal import Catalog
 internal import Digests
 internal import Platform
 internal import Session
@@ -33,38 +33,48 @@ package struct ExportOptions: Sendable {
 }
 
 /// Why no file was made.
-package enum ExportError: Error, CustomStringConvertible {
+package enum ExportError: RuledError, CustomStringConvertible {
     /// There is something under this name already.
     case exists(String)
     /// Another process writes a file under this name.
     case busy(String)
     /// A generation was exported, and nobody knows whether it was imported.
-    case exported(number: UInt64, path: String, ReceiverName, VolumeName)
+    case exported(number: UInt64, path: String)
     /// A generation was sent, and nobody knows whether the standby has committed it.
-    case inDoubt(number: UInt64, ReceiverName, VolumeName)
+    case inDoubt(number: UInt64)
     /// No exported generation has this id.
     case otherGeneration(String)
     /// A resync was begun, and only it goes on.
-    case unfinishedResync(ReceiverName, VolumeName)
+    case unfinishedResync
 
     package var description: String {
         switch self {
         case .exists(let path): "\(path) is there already; an export overwrites nothing"
         case .busy(let path): "another process is writing \(path)"
-        case .exported(let number, let path, let receiver, let volume):
-            "generation \(number) was exported to \(path) and nobody has said that it was imported; ask the standby "
-                + "by: blockferry send SOURCE --to \(receiver) --volume \(volume); or say it: --imported ID, with the "
-                + "id that blockferryd import printed, or --discard, if the file never will be imported"
-        case .inDoubt(let number, let receiver, let volume):
-            "generation \(number) was sent and nobody has said that it was committed; ask the standby by: blockferry "
-                + "send SOURCE --to \(receiver) --volume \(volume)"
+        case .exported(let number, let path):
+            "generation \(number) was exported to \(path), and nobody has said that it was imported"
+        case .inDoubt(let number):
+            "generation \(number) was sent, and the standby has not said that it was committed"
         case .otherGeneration(let id):
-            "no exported generation is waiting for the word that it was imported and has the id \(id); see: "
-                + "blockferry status --json"
-        case .unfinishedResync(let receiver, let volume):
-            "a resync of this volume was begun; finish it by: blockferry resync SOURCE --to \(receiver) --volume "
-                + "\(volume)"
+            "no exported generation is waiting for the word that it was imported and has the id \(id)"
+        case .unfinishedResync: "a resync of this volume was begun and not finished"
         }
+    }
+
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .exists: .outputExists
+        case .busy: .busy
+        case .exported: .exported
+        case .inDoubt: .inDoubt
+        case .otherGeneration: .unknownExport
+        case .unfinishedResync: .unfinishedResync
+        }
+    }
+
+    package var words: [String: String] {
+        if case .exists(let path) = self { return ["PATH": path] }
+        return [:]
     }
 }
 
@@ -126,7 +136,7 @@ extension Sender {
         try Directory.sync(Directory.parent(of: how.output))
         let replica = try replica()
         if replica.transfer?.begin.head.kind == .resync {
-            throw ExportError.unfinishedResync(options.receiver, options.volume)
+            throw ExportError.unfinishedResync
         }
         let waiting = replica.exported == nil ? nil : replica.pending
         if case .imported(let id) = how.former {
@@ -137,12 +147,10 @@ extension Sender {
         }
         guard let pending = replica.pending else { return }
         guard let waiting, let path = replica.exported else {
-            throw ExportError.inDoubt(
-                number: pending.head.number, options.receiver, options.volume)
+            throw ExportError.inDoubt(number: pending.head.number)
         }
         guard how.former == .discarded else {
-            throw ExportError.exported(
-                number: waiting.head.number, path: path, options.receiver, options.volume)
+            throw ExportError.exported(number: waiting.head.number, path: path)
         }
         try abandonUnfinished()
     }
@@ -168,7 +176,7 @@ extension Sender {
     ) throws -> GenerationRecord {
         let current = try replica()
         guard let key = current.tagKey else {
-            throw SendError.brokenProtocol("the catalog has no tag key")
+            throw SendError.fault("the catalog has no tag key")
         }
         // A session that finds the file half imported goes on from there.
         let seals = try sealsFile(current, begin)
@@ -198,7 +206,7 @@ extension Sender {
             }
         }
         if let error = pipeline.failure.error { throw error }
-        throw SendError.brokenProtocol("the pipeline ended early")
+        throw SendError.fault("the pipeline ended early")
     }
 
     private func outcome(

@@ -35,7 +35,7 @@ extension Sender {
         case .delta:
             guard let identity = base.identity else {
                 throw SourceError.noProof(
-                    reason: "nothing is known of what the last generation was made from")
+                    .baseLost, reason: "nothing is known of what the last generation was made from")
             }
             // Records begin on sectors; what the old end shares a sector with is sent again.
             let oldSize =
@@ -103,6 +103,6 @@ extension Sender {
         return
             "volume \(options.volume) on \(options.receiver) was sent from another source so far "
             + "(\(record?.sourceIdentity ?? "unknown"); it had \(facts)). Nothing was sent, and the copy is as it "
-            + "was. If \(name) is meant to replace it, give --adopt-source"
+            + "was"
     }
 }

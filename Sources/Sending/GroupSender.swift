@@ -34,11 +34,17 @@ package final class GroupSender {
     }
 
     /// Why a group was not sent: the volume, and what happened to it.
-    package struct Failure: Error, CustomStringConvertible {
+    package struct Failure: RuledError, CustomStringConvertible {
         package var volume: VolumeName
         package var error: any Error
 
         package var description: String { "\(volume): \(error)" }
+
+        package var refusalRule: RefusalRule? { (error as? any RuledError)?.refusalRule }
+
+        package var words: [String: String] {
+            ((error as? any RuledError)?.words ?? [:]).merging(["VOLUME": volume.text]) { $1 }
+        }
     }
 
     private let home: SourceHome
@@ -100,7 +106,7 @@ package final class GroupSender {
             let sent = try send(behind, known)
             return standings.compactMap { $0.outcome ?? sent[$0.volume] }
         }
-        throw SendError.brokenProtocol("what was abandoned is prepared again")
+        throw SendError.fault("what was abandoned is prepared again")
     }
 
     private func send(

@@ -6,6 +6,7 @@ internal import LVM
 internal import Platform
 package import SnapshotStore
 package import ThinMetadata
+internal import Wire
 
 /// What changed between snapshots of a volume in use, or since one was taken.
 package struct LiveChanges {
@@ -53,10 +54,11 @@ package struct LiveChanges {
             let newer = found[1].volume
             guard case .thin(_, pool, _, _) = newer.kind else {
                 throw SourceError.noProof(
+                    .noList,
                     reason: "\(older.fullName) and \(newer.fullName) are not in one thin pool")
             }
             for volume in [older, newer] where volume.isMerging {
-                throw SourceError.noProof(reason: "\(volume.fullName) is being merged")
+                throw SourceError.noProof(.noList, reason: "\(volume.fullName) is being merged")
             }
             way = .thin(
                 try LivePool(
@@ -68,6 +70,7 @@ package struct LiveChanges {
             ) { id in (try? home())?.noteGivenUp(id) ?? () }
         case .plain, .component:
             throw SourceError.noProof(
+                .noList,
                 reason:
                     "\(older.fullName) is no snapshot; nothing tells what changed since it was made"
             )
@@ -83,11 +86,12 @@ package struct LiveChanges {
     ) throws -> Way {
         guard let uuid = older.originUUID, let origin = group.volume(uuid: uuid) else {
             throw SourceError.noProof(
-                reason: "LVM does not say what \(older.fullName) is a snapshot of")
+                .noList, reason: "LVM does not say what \(older.fullName) is a snapshot of")
         }
         if let newer {
             guard newer.kind == .snapshot, newer.originUUID == uuid else {
                 throw SourceError.noProof(
+                    .noList,
                     reason:
                         "\(older.fullName) and \(newer.fullName) are not snapshots of one volume")
             }
@@ -110,6 +114,7 @@ package struct LiveChanges {
             let store = try older.read()
             if let newer, let offset = younger?.firstUncovered(by: store) {
                 throw SourceError.noProof(
+                    .noList,
                     reason:
                         "nothing proves that \(older.name) was taken before \(newer.name): the store of \(newer.name) "
                         + "names byte \(offset), which that of \(older.name) does not. If it is the other way round, "

@@ -5,6 +5,7 @@ package import LVM
 package import Objects
 internal import Platform
 package import ThinMetadata
+internal import Wire
 
 /// An active thin pool, whose metadata is read while others write to it.
 package struct LivePool {
@@ -43,6 +44,7 @@ package struct LivePool {
         let table = try DeviceMapper.thinTable(number)
         guard case .thin(_, _, table.deviceID, _) = active.kind else {
             throw SourceError.noProof(
+                .poolUnsound,
                 reason:
                     "device-mapper says that \(active.fullName) is device \(table.deviceID) of its pool; "
                     + "LVM says another")
@@ -95,7 +97,7 @@ package struct LivePool {
                 throw error
             }
         } catch LVMError.refused(let reason) {
-            throw SourceError.noProof(reason: reason)
+            throw SourceError.noProof(.poolUnsound, reason: reason)
         } catch let error as ThinMetadataError {
             throw SourceError.invalid(path: metadataPath, reason: "\(error)")
         }
@@ -106,10 +108,12 @@ package struct LivePool {
         of volume: LogicalVolume, in reader: ThinMetadataReader
     ) throws -> ThinDevice {
         guard case .thin(_, uuid, let id, let transaction) = volume.kind else {
-            throw SourceError.noProof(reason: "\(volume.fullName) is not in the thin pool \(name)")
+            throw SourceError.noProof(
+                .poolUnsound, reason: "\(volume.fullName) is not in the thin pool \(name)")
         }
         guard let found = reader.devices.first(where: { $0.deviceID == id }) else {
             throw SourceError.noProof(
+                .poolUnsound,
                 reason:
                     "the thin pool \(name) has no device \(id), which LVM says \(volume.fullName) is"
             )
@@ -118,6 +122,7 @@ package struct LivePool {
             volume.tags.contains(ThinPool.renewedTag) && found.transactionID > transaction
         guard found.transactionID == transaction || isRenewed else {
             throw SourceError.noProof(
+                .poolUnsound,
                 reason: "device \(id) of the thin pool \(name) was made in transaction "
                     + "\(found.transactionID), but LVM says \(transaction) of \(volume.fullName)")
         }

@@ -7,6 +7,7 @@ package import LVM
 package import Objects
 package import Platform
 package import SnapshotStore
+internal import Wire
 
 /// A classic snapshot of a volume of this host.
 ///
@@ -135,8 +136,8 @@ package final class LiveSnapshotSource: Source {
         let used = try store.usedPercent()
         if used >= Self.warningPercent {
             context.warn(
-                "the store of \(older.fullName) is \(used) % full; at 100 % a full copy is needed. Send more "
-                    + "often, or give a larger --cow-size")
+                "the store of \(older.fullName) is \(used) % full; at 100 % both sides have to be compared (resync). "
+                    + "Send more often, or with a larger store")
         }
         var list = try store.read().changes()
         while let change = list.next() { try body(change) }
@@ -160,11 +161,10 @@ package final class LiveSnapshotSource: Source {
         guard snapshot.kind == .snapshot else { return }
         if case .invalid(let words) = try DeviceMapper.snapshotStatus(device) {
             context.noteGivenUp(snapshot.uuid)
-            throw SourceError.invalid(
-                path: snapshot.fullName,
+            throw SourceError.refused(
+                .snapshotOverflowed, path: snapshot.fullName,
                 reason:
-                    "the snapshot was given up while it was read (\(words)): its store is full. Nothing was "
-                    + "committed; send again with a larger --cow-size")
+                    "the snapshot overflowed while it was read (\(words)). Nothing was committed")
         }
     }
 }
@@ -185,7 +185,7 @@ package struct LiveStore {
         self.snapshot = snapshot
         self.noteGivenUp = noteGivenUp
         func no(_ reason: String) -> SourceError {
-            .noProof(reason: "\(snapshot.fullName) \(reason)")
+            .noProof(.baseLost, reason: "\(snapshot.fullName) \(reason)")
         }
         guard snapshot.kind == .snapshot else { throw no("is no classic snapshot") }
         guard !snapshot.isMerging else { throw no("is being merged into its origin") }
@@ -201,7 +201,7 @@ package struct LiveStore {
             }
             storePath = try table.store.path()
         } catch LVMError.refused(let reason) {
-            throw SourceError.noProof(reason: "\(snapshot.fullName): \(reason)")
+            throw SourceError.noProof(.baseLost, reason: "\(snapshot.fullName): \(reason)")
         }
     }
 
@@ -212,10 +212,10 @@ package struct LiveStore {
         case .invalid(let words):
             noteGivenUp(snapshot.uuid)
             throw SourceError.noProof(
+                .storeOverflowed,
                 reason:
                     "\(snapshot.fullName) was given up by the kernel (\(words)): its store was too small for "
-                    + "what was written, and nothing tells any more what changed. Only a full copy helps: "
-                    + "blockferryd reset on the standby, blockferry forget here, and a larger --cow-size"
+                    + "what was written, and nothing tells any more what changed"
             )
         }
     }
@@ -229,7 +229,8 @@ package struct LiveStore {
         } catch SnapshotStoreError.invalidated {
             _ = try usedPercent()
             noteGivenUp(snapshot.uuid)
-            throw SourceError.noProof(reason: "\(snapshot.fullName) was given up by the kernel")
+            throw SourceError.noProof(
+                .storeOverflowed, reason: "\(snapshot.fullName) was given up by the kernel")
         } catch let error as SnapshotStoreError {
             throw SourceError.invalid(path: storePath, reason: "\(error)")
         } catch let error as ByteSourceError {

@@ -6,6 +6,7 @@ package import LVM
 package import Objects
 package import Platform
 internal import ThinMetadata
+internal import Wire
 
 /// A snapshot in a thin pool of this host: what changed comes from the pool's metadata, the content from the
 /// snapshot's device.
@@ -75,6 +76,7 @@ package final class LiveThinSource: Source {
         try reading { metadata, device in
             guard try pool.facts(of: older, in: metadata) == base.content else {
                 throw SourceError.noProof(
+                    .baseLost,
                     reason:
                         "\(older.fullName) is no longer what was sent: it was written, or the thin pool was "
                         + "repaired")
@@ -91,7 +93,8 @@ package final class LiveThinSource: Source {
                 try pool.facts(of: snapshot, in: metadata) == identity.content
                     || !snapshot.isReadOnly
             else {
-                throw SourceError.noProof(reason: "\(snapshot.fullName) was written meanwhile")
+                throw SourceError.noProof(
+                    .sourceChanged, reason: "\(snapshot.fullName) was written meanwhile")
             }
             try body(metadata, try pool.device(of: snapshot, in: metadata).deviceID)
         }

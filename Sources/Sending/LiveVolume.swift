@@ -194,8 +194,8 @@ package final class LiveVolume {
         } catch LVMError.command(let error) where error.message.contains("suspend ioctl") {
             throw LVMError.refused(
                 "\(error). LVM freezes the file system on the volume itself, and kernels before 6.8 refuse "
-                    + "that where it is frozen already: let --pre-snapshot flush the application, and leave "
-                    + "the freezing to LVM")
+                    + "that where it is frozen already: let a hook flush the application, and leave the freezing to LVM"
+            )
         }
     }
 
@@ -245,6 +245,7 @@ package final class LiveVolume {
             let snapshot = group.volume(uuid: uuid), !snapshot.isMerging
         else {
             throw SourceError.noProof(
+                .baseLost,
                 reason:
                     "the snapshot that the standby's generation was made from is not in volume group "
                     + "\(group.name): there is nothing to compare the copy with")
@@ -324,6 +325,7 @@ extension VolumeGroup {
     func base(_ uuid: String, of snapshot: LogicalVolume) throws -> LogicalVolume {
         guard let base = volume(uuid: uuid) else {
             throw SourceError.noProof(
+                .baseLost,
                 reason:
                     "the snapshot that the standby's generation was made from is gone from volume group "
                     + "\(name) (its id was \(uuid))")
@@ -331,6 +333,7 @@ extension VolumeGroup {
         // LVM says of one that is merged that it is of another kind.
         guard !base.isMerging else {
             throw SourceError.noProof(
+                .baseLost,
                 reason:
                     "\(base.fullName), which the standby's generation was made from, is being merged"
             )
@@ -343,6 +346,7 @@ extension VolumeGroup {
         default: break
         }
         throw SourceError.noProof(
+            .baseLost,
             reason:
                 "\(base.fullName), which the standby's generation was made from, is no snapshot of the same volume "
                 + "as \(snapshot.fullName)" + (snapshot.isThin ? ", and not in its pool" : ""))

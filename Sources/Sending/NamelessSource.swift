@@ -42,7 +42,7 @@ extension Sender {
         return
             "\(differing) of \(compared) blocks that were compared are not what was sent of volume \(options.volume) to "
             + "\(options.receiver) so far, and nothing names the device by which it could be told from others. Nothing was "
-            + "sent, and the copy is as it was. If \(source.name) is meant to replace it, give --adopt-source"
+            + "sent, and the copy is as it was"
     }
 
     /// Refuses a source that is another thing than what was sent so far, unless that is meant.

@@ -53,7 +53,7 @@ extension SourceHome {
         guard try catalog.receiver(name) != nil else {
             throw CatalogError(
                 path: path, operation: "change the standby \(name)",
-                kind: .notFound("standby \(name); see: blockferry peers"))
+                kind: .notFound("standby \(name)"))
         }
         return try catalog.replicas().filter { $0.receiver == name }.map(\.volume)
     }

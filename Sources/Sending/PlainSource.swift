@@ -48,8 +48,7 @@ package final class PlainSource: Source {
             throw .refused(
                 .sourceInUse, path: path,
                 reason:
-                    "\(use), so that it may be written while it is sent, and the copy would be of no point in time. "
-                    + "Unmount or detach it, or send a snapshot of it; --allow-in-use sends it as it is"
+                    "\(use), so that it may be written while it is sent, and the copy would be of no point in time"
             )
         }
         let opened = reader.file

@@ -99,7 +99,7 @@ extension Sender {
     /// The seals of the unfinished transfer, beside its plan.
     func sealsFile(_ replica: Replica, _ begin: Begin) throws -> SealsFile {
         guard let transfer = replica.transfer, transfer.begin.transfer == begin.transfer else {
-            throw SendError.brokenProtocol("the catalog has another transfer")
+            throw SendError.fault("the catalog has another transfer")
         }
         return try SealsFile(path: home.sealsPath(transfer.planName))
     }

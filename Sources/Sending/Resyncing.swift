@@ -123,7 +123,7 @@ extension Sender {
             dialogue.connection.close()
             throw error
         }
-        guard let compared else { throw SendError.brokenProtocol("nothing was compared") }
+        guard let compared else { throw SendError.fault("nothing was compared") }
         let goesOn = comparison.isLineages && !options.inPlace
         let head = GenerationHead(
             kind: .resync, tagAlgorithm: comparison.algorithm,
@@ -236,6 +236,7 @@ extension Sender {
                     || settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false
             else {
                 throw SourceError.noProof(
+                    .notThatGeneration,
                     reason:
                         "the source is not what generation \(committed.head.number) was made from, so that a "
                         + "difference would mean nothing")
@@ -256,7 +257,7 @@ extension Sender {
             if let due, Clock.monotonic() >= due { break }
         }
         guard let total, let found, total.comparedByteCount > 0 else {
-            throw SendError.brokenProtocol("nothing was compared")
+            throw SendError.fault("nothing was compared")
         }
         return (
             found, total, Double(total.comparedByteCount) / Double(source.volumeByteCount)

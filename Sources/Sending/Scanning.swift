@@ -14,7 +14,7 @@ extension Sender {
     /// Makes the tag map of a source under the key of its lineage by reading all of it, and says why.
     func scan(_ source: any Source, _ replica: Replica, _ reason: String) throws -> TagMapFile {
         guard let key = replica.tagKey, let algorithm = replica.tagAlgorithm else {
-            throw SendError.brokenProtocol("the catalog has no tag key")
+            throw SendError.fault("the catalog has no tag key")
         }
         // A plain source is read each time; of the others that is worth a word.
         if source.identity.kind != .file, source.identity.kind != .device {
@@ -154,10 +154,11 @@ extension Sender {
         guard wrong.isEmpty else {
             let places = wrong.prefix(8).map(String.init).joined(separator: ", ")
             throw SourceError.noProof(
+                .listIncomplete,
                 reason:
                     "the change list does not name \(wrong.count) of \(count) blocks that were compared and have "
                     + "changed since the last generation (at bytes \(places)): something on this host reports "
-                    + "changes wrongly. Nothing was sent; blockferry resync brings the copy up to date"
+                    + "changes wrongly. Nothing was sent"
             )
         }
     }

@@ -6,7 +6,7 @@ package import Session
 package import Wire
 
 /// Why a generation was not sent, apart from what the source, the catalog and TLS report themselves.
-package enum SendError: Error, CustomStringConvertible {
+package enum SendError: RuledError, CustomStringConvertible {
     /// No standby has this name here.
     case unknownReceiver(ReceiverName)
     /// Another process sends this volume to this standby.
@@ -19,6 +19,8 @@ package enum SendError: Error, CustomStringConvertible {
     case lineage(Lineage.Rule, here: String, there: String)
     /// The receiver broke the protocol.
     case brokenProtocol(String)
+    /// What this side keeps contradicts itself.
+    case fault(String)
     /// A generation waits on the standby, although its group was committed.
     case groupIncomplete
     /// The standby was promoted, and nobody said that what it holds may be lost.
@@ -31,7 +33,7 @@ package enum SendError: Error, CustomStringConvertible {
     package var description: String {
         switch self {
         case .unknownReceiver(let name):
-            "no standby is called \(name) here; make it known by: blockferry pair INVITATION"
+            "no standby is called \(name) here"
         case .busy(let volume):
             "another process is sending \(volume) to this standby, or a program that it has started (lvcreate, "
                 + "lvchange, lvremove) is still running"
@@ -41,21 +43,42 @@ package enum SendError: Error, CustomStringConvertible {
         case .lineage(let rule, let here, let there):
             "\(rule.meaning) (rule \(rule.rawValue)); source: \(here); standby: \(there)"
         case .brokenProtocol(let text): "the standby broke the protocol: \(text)"
+        case .fault(let text): "a fault of this program: \(text); nothing was changed"
         case .groupIncomplete:
             "the standby has committed one volume of the group and not this one"
         case .promotedStandby:
-            "the standby was promoted and may have been written (rule promoted): see what would be lost with --plan, "
-                + "and give --overwrite-promoted if that is meant"
+            "\(RefusalRule.promoted.meaning) (rule promoted)"
         case .untrustedMap(let rule, let here, let there):
             "the standby's tag map cannot be trusted, since "
                 + (rule?.meaning ?? "it has no generation that this source has sent")
-                + " (rule no-map): resync without --trust-map, which reads the target; source: \(here); "
-                + "standby: \(there)"
+                + " (rule no-map); source: \(here); standby: \(there)"
         case .interrupted(let text, let done, let planned):
             "\(text); \(done) of \(planned) segments are durable on the standby, and the next send "
                 + "goes on from there"
         }
     }
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .unknownReceiver: .unknownPeer
+        case .busy: .busy
+        case .refused(let refusal), .outdated(let refusal): refusal.refusalRule
+        case .lineage(let rule, _, _): rule
+        case .brokenProtocol: .malformed
+        case .fault: .fault
+        case .groupIncomplete: .groupIncomplete
+        case .promotedStandby: .promoted
+        case .untrustedMap: .noMap
+        case .interrupted: .interrupted
+        }
+    }
+
+    package var words: [String: String] {
+        switch self {
+        case .refused(let refusal), .outdated(let refusal): refusal.words
+        default: [:]
+        }
+    }
+
     /// Whether the standby has refused.
     var isRefusal: Bool {
         switch self {

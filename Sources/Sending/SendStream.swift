@@ -51,7 +51,7 @@ struct SendStream {
             guard let item = pipeline.outgoing.tryPop() else {
                 if let error = pipeline.failure.error { throw error }
                 guard !pipeline.outgoing.isFinished else {
-                    throw SendError.brokenProtocol("the pipeline ended early")
+                    throw SendError.fault("the pipeline ended early")
                 }
                 pipeline.networkIsSlow.store(false, ordering: .relaxed)
                 try dialogue.connection.wait(pipeline.notifier)

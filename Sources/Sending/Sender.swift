@@ -102,7 +102,7 @@ package final class Sender {
         package var changedByteCount: UInt64?
         package var entryCount: UInt64?
         /// Why there is no proof of what changed.
-        package var noProof: String?
+        package var noProof: (rule: RefusalRule, reason: String)?
         /// Why the source is another one than so far.
         package var otherSource: String?
     }
@@ -277,7 +277,7 @@ package final class Sender {
     ) throws -> (outcome: Outcome, isPrepared: Bool) {
         let current = try replica()
         guard let key = current.tagKey else {
-            throw SendError.brokenProtocol("the catalog has no tag key")
+            throw SendError.fault("the catalog has no tag key")
         }
         let draft = try map.draft(announced, parent: current.committed)
         let seals = try sealsFile(current, announced)
@@ -338,7 +338,7 @@ package final class Sender {
         var record = record
         record.volumeRoot = try map.root(draft, begin)
         guard record.volumeRoot != .zero else {
-            throw SendError.brokenProtocol("the generation has no root")
+            throw SendError.fault("the generation has no root")
         }
         return record
     }

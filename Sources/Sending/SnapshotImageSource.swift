@@ -6,6 +6,7 @@ internal import Digests
 package import Objects
 package import Platform
 internal import SnapshotStore
+internal import Wire
 
 /// A classic snapshot, from images of its origin and its COW store, without a kernel.
 ///
@@ -94,7 +95,7 @@ package final class SnapshotImageSource: Source {
     package func proof(since sent: ObjectIdentity?) throws -> ChangeProof {
         guard let base else {
             return .compare(
-                "without the store of the snapshot that was sent last (--base-store), nothing names it"
+                "without the store of the snapshot that was sent last, nothing names it"
             )
         }
         try checkAge(of: base)
@@ -110,7 +111,9 @@ package final class SnapshotImageSource: Source {
     }
 
     package func forEachChange(since sent: ObjectIdentity, _ body: (Change) throws -> Void) throws {
-        guard let base else { throw SourceError.noProof(reason: "there is no store of the base") }
+        guard let base else {
+            throw SourceError.noProof(.noList, reason: "there is no store of the base")
+        }
         var list = base.reader.changes()
         while let change = list.next() { try body(change) }
     }
@@ -125,6 +128,7 @@ package final class SnapshotImageSource: Source {
             return
         }
         throw SourceError.noProof(
+            .noList,
             reason:
                 "\(base.path) is older than the snapshot's store: it does not name what was written at byte "
                 + "\(offset)")

@@ -2,18 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Blocks
+package import LVM
 package import Objects
 package import Platform
 package import Wire
 
 /// Why a source cannot be read, or cannot prove what changed.
-package enum SourceError: Error, Sendable, CustomStringConvertible {
+package enum SourceError: RuledError, Sendable, CustomStringConvertible {
     /// A file or device could not be read.
     case unreadable(SystemCallError)
     /// The metadata is damaged, or does not hold what was asked for.
     case invalid(path: String, reason: String)
     /// There is no proof of what changed since the base; `reason` says what is missing.
-    case noProof(reason: String)
+    case noProof(RefusalRule, reason: String)
     /// It must not be sent now, or not as this volume; the rule says why.
     case refused(RefusalRule, path: String, reason: String)
     /// A hook failed.
@@ -23,7 +24,7 @@ package enum SourceError: Error, Sendable, CustomStringConvertible {
         switch self {
         case .unreadable(let error): error.description
         case .invalid(let path, let reason): "\(path): \(reason)"
-        case .noProof(let reason): reason
+        case .noProof(let rule, let reason): "\(reason) (rule \(rule.rawValue))"
         case .refused(let rule, let path, let reason):
             "\(path): \(reason) (rule \(rule.rawValue))"
         case .hook(let error): error.description
@@ -32,11 +33,38 @@ package enum SourceError: Error, Sendable, CustomStringConvertible {
 }
 
 extension SourceError {
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .noProof(let rule, _), .refused(let rule, _, _): rule
+        case .unreadable, .invalid, .hook: nil
+        }
+    }
+
+    package var words: [String: String] {
+        if case .refused(_, let path, _) = self { return ["PATH": path] }
+        return [:]
+    }
+
     /// Turns the error of a call into one of a source.
     static func reading<Value>(
         _ body: () throws(SystemCallError) -> Value
     ) throws(SourceError) -> Value {
         do throws(SystemCallError) { return try body() } catch { throw .unreadable(error) }
+    }
+}
+
+extension LVMError: RuledError {
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .busy: .busy
+        case .metadataSnapshotHeld: .metadataSnapshot
+        case .command, .notFound, .refused, .unexpected, .system: nil
+        }
+    }
+
+    package var words: [String: String] {
+        if case .metadataSnapshotHeld(_, let pool) = self { return ["DEVICE": pool] }
+        return [:]
     }
 }
 
@@ -86,6 +114,6 @@ package protocol Source: AnyObject {
 
 extension Source {
     package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
-        throw SourceError.noProof(reason: "nothing records what changes in \(name)")
+        throw SourceError.noProof(.noList, reason: "nothing records what changes in \(name)")
     }
 }

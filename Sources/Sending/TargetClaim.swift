@@ -123,8 +123,8 @@ final class TargetClaim {
         case nil: return held
         case .empty, .initialising, .prepared, .applying, .diverged, .suspect:
             throw no(
-                "which is \(state.map { "\($0)" } ?? ""): what it holds is no generation that is proven. See: "
-                    + "blockferryd status \(target.volume)")
+                "which is \(state.map { "\($0)" } ?? ""): what it holds is no generation that is proven"
+            )
         }
     }
 }

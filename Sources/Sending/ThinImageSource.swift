@@ -5,6 +5,7 @@ package import Blocks
 package import Objects
 package import Platform
 internal import ThinMetadata
+internal import Wire
 
 /// One device of a thin pool, from the pool's metadata and data, without a kernel.
 package final class ThinImageSource: Source {
@@ -102,6 +103,7 @@ package final class ThinImageSource: Source {
     package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
         guard let baseDevice = baseDevice(base) else {
             throw SourceError.noProof(
+                .baseLost,
                 reason:
                     "\(metadataPath) has no thin device that the standby's generation was made from"
             )

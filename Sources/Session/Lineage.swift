@@ -122,7 +122,7 @@ package enum Lineage {
     /// Decides whether a transfer may begin.
     package static func admit(_ begin: Begin, _ memory: StandbyMemory) -> Admission {
         func no(_ rule: Rule) -> Admission {
-            .refuse(Refusal(.lineage, rule: rule.rawValue, rule.meaning))
+            .refuse(Refusal(.lineage, rule: rule, rule.meaning))
         }
         let standby = memory.state
         switch standby.state {
@@ -164,7 +164,7 @@ package enum Lineage {
         if standby.targetKind == .blockDevice, begin.head.volumeSize > standby.targetSize {
             return .refuse(
                 Refusal(
-                    .target, rule: "too-small",
+                    .target, rule: .tooSmall,
                     "the target has \(standby.targetSize) bytes, the volume \(begin.head.volumeSize)"
                 ))
         }

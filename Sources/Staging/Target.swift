@@ -22,7 +22,6 @@ package final class Target {
     package let identity: ObjectIdentity
     /// Size in bytes now.
     package private(set) var byteCount: UInt64
-    private let isLogicalVolume: Bool
     private let file: File
     private let unit: Int
     private let edge: AlignedBuffer
@@ -52,7 +51,6 @@ package final class Target {
             byteCount = status.byteCount
             identity = try TargetObject.identity(of: file, status)
             zeroing = Zeroing(file, status)
-            isLogicalVolume = status.device.map { BlockDevice($0).isLogicalVolume } ?? false
         } catch {
             switch error.code {
             case EBUSY: throw .inUse(path)
@@ -106,8 +104,7 @@ package final class Target {
     package func prepare(for needed: UInt64) throws(TargetError) {
         if byteCount >= needed { return }
         guard kind == .file else {
-            throw .tooSmall(
-                path, byteCount: byteCount, needed: needed, isLogicalVolume: isLogicalVolume)
+            throw .tooSmall(path, byteCount: byteCount, needed: needed)
         }
         try resize(to: needed)
     }

@@ -5,7 +5,7 @@ package import Platform
 package import Wire
 
 /// Why a target cannot be used, or can no longer be trusted.
-package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
+package enum TargetError: RuledError, Equatable, Sendable, CustomStringConvertible {
     /// Nothing is there.
     case missing(String)
     /// Mounted, stacked under another device, attached to a loop device, or open for writing elsewhere.
@@ -25,7 +25,7 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
     /// Almost nothing of what was compared is what was committed; 0 compared if nothing is known but that.
     case replaced(String, differing: Int, compared: Int)
     /// A device that is smaller than what is to be written.
-    case tooSmall(String, byteCount: UInt64, needed: UInt64, isLogicalVolume: Bool)
+    case tooSmall(String, byteCount: UInt64, needed: UInt64)
     /// Reading, writing or flushing failed; what it holds is no longer known.
     case failed(SystemCallError)
 
@@ -35,46 +35,48 @@ package enum TargetError: Error, Equatable, Sendable, CustomStringConvertible {
         case .inUse(let path):
             "\(path) is in use: mounted, part of another device, or open elsewhere"
         case .suspended(let path, let device):
-            "\(path) is suspended: who reads it or writes it waits. If nobody is at work on it: dmsetup resume "
-                + device
+            "\(path) is suspended (device-mapper device \(device)): who reads it or writes it waits"
         case .readOnly(let path): "\(path) is read-only"
         case .wrongKind(let path): "\(path) is neither a block device nor a regular file"
         case .foreign(let path, let registered, let found):
-            "\(path) is not the target that was registered: it has \(found), not \(registered); put the "
-                + "right one there, or: blockferryd retarget"
+            "\(path) is not the target that was registered: it has \(found), not \(registered)"
         case .taken(let path, let owner): "\(path) cannot be a target: \(owner)"
-        case .occupied(let path, let content, let volume):
-            "\(path) holds \(content); if that may be replaced, on the standby: blockferryd invite \(volume) "
-                + "--overwrite"
+        case .occupied(let path, let content, _): "\(path) holds \(content)"
         case .replaced(let path, _, 0):
-            "\(path) does not hold the copy, as far as that can be told; put the right one there, or: blockferryd retarget "
-                + "--for-resync"
+            "\(path) does not hold the copy, as far as that can be told"
         case .replaced(let path, let differing, let compared):
-            "\(path) holds something else: \(differing) of \(compared) blocks that were compared are not the "
-                + "copy's; put the right one there, or: blockferryd retarget --for-resync"
-        case .tooSmall(let path, let byteCount, let needed, let isLogicalVolume):
-            "the target has \(byteCount) bytes, the volume \(needed); on the standby: "
-                + (isLogicalVolume
-                    ? "lvextend -L\(needed)b \(path)" : "make \(path) that large, or take another")
+            "\(path) holds something else: \(differing) of \(compared) blocks that were compared are not the copy's"
+        case .tooSmall(let path, let byteCount, let needed):
+            "the target \(path) has \(byteCount) bytes, the volume \(needed)"
         case .failed(let error): error.description
         }
     }
 
-    /// The rule under the code `target` (Protocol/Specification.md 8).
-    package var rule: String {
-        let rule: RefusalRule? =
-            switch self {
-            case .missing: .missing
-            case .inUse, .suspended: .inUse
-            case .readOnly: .readOnly
-            case .wrongKind, .foreign: .foreign
-            case .taken: .targetTaken
-            case .occupied: .occupied
-            case .replaced: .targetReplaced
-            case .tooSmall: .tooSmall
-            case .failed: nil
-            }
-        return rule?.rawValue ?? "storage"
+    package var refusalRule: RefusalRule? {
+        switch self {
+        case .missing: .missing
+        case .inUse: .inUse
+        case .suspended: .suspended
+        case .readOnly: .readOnly
+        case .wrongKind, .foreign: .foreign
+        case .taken: .targetTaken
+        case .occupied: .occupied
+        case .replaced: .targetReplaced
+        case .tooSmall: .tooSmall
+        case .failed(let error): error.isNoSpace ? .space : .storage
+        }
+    }
+
+    package var words: [String: String] {
+        switch self {
+        case .missing(let path), .inUse(let path), .readOnly(let path), .wrongKind(let path),
+            .foreign(let path, _, _), .taken(let path, _), .replaced(let path, _, _):
+            ["PATH": path]
+        case .suspended(let path, let device): ["PATH": path, "DEVICE": device]
+        case .occupied(let path, _, let volume): ["PATH": path, "VOLUME": volume.text]
+        case .tooSmall(let path, _, let needed): ["PATH": path, "BYTES": "\(needed)"]
+        case .failed: [:]
+        }
     }
 
     /// Whether there was no room: more of it mends this.

@@ -29,7 +29,7 @@ package enum RefusalCode: UInt16, Sendable, CaseIterable {
 }
 
 /// A refusal with its rule and a sentence (Specification 5.12).
-package struct Refusal: Message, Error, CustomStringConvertible {
+package struct Refusal: Message, RuledError, CustomStringConvertible {
     package static let type = FrameType.refuse
     package var code: RefusalCode
     /// The rule of section 8, such as "parent-mismatch".
@@ -37,9 +37,9 @@ package struct Refusal: Message, Error, CustomStringConvertible {
     /// One sentence for people.
     package var text: String
 
-    package init(_ code: RefusalCode, rule: String? = nil, _ text: String) {
+    package init(_ code: RefusalCode, rule: RefusalRule? = nil, _ text: String) {
         self.code = code
-        self.rule = rule ?? code.name
+        self.rule = rule?.rawValue ?? code.name
         // What a file system or a library says may hold anything; the wire does not.
         self.text = String(
             String.UnicodeScalarView(
@@ -69,6 +69,21 @@ package struct Refusal: Message, Error, CustomStringConvertible {
         bytes.append(string: rule, limit: 64)
         bytes.append(string: text, limit: 256)
         return bytes
+    }
+
+    /// nil of a rule that this version does not know.
+    package var refusalRule: RefusalRule? { RefusalRule(rawValue: rule) }
+
+    /// What the sentence says of the target, for the next step that the sender's operator reads; nothing is decided by it.
+    package var words: [String: String] {
+        let tokens = text.split { " ,;:()".contains($0) }.map(String.init)
+        var words: [String: String] = [:]
+        words["PATH"] = tokens.first { $0.hasPrefix("/") }
+        words["BYTES"] = tokens.last { UInt64($0) != nil }
+        if let index = tokens.firstIndex(of: "device-mapper"), tokens.indices.contains(index + 2) {
+            words["DEVICE"] = tokens[index + 2]
+        }
+        return words
     }
 
     package var description: String { "\(text) (rule \(rule))" }

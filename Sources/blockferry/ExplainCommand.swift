@@ -8,7 +8,7 @@ internal import Sending
 internal import Session
 internal import Wire
 
-struct ExplainCommand: ParsableCommand {
+struct ExplainCommand: ParsableCommand, NamingCommand {
     static let configuration = CommandConfiguration(
         commandName: "explain",
         abstract: "Say what a send would do, and by which rule.",
@@ -18,12 +18,15 @@ struct ExplainCommand: ParsableCommand {
     @OptionGroup var state: StateOptions
     @Flag(help: "Print JSON.") var json = false
 
+    var words: [String: String] { destination.words }
+
     func run() throws {
         let options = Sender.Options(
             receiver: destination.receiver, volume: destination.volume, compression: .never,
             software: software)
         let explanation = try Sender(try state.home(), options).explain(nil)
-        try ExplanationText(explanation, destination.receiver, destination.volume).print(json: json)
+        try ExplanationText(explanation, destination.receiver, destination.volume, words).print(
+            json: json)
     }
 }
 
@@ -43,8 +46,19 @@ struct ExplanationText: Encodable {
     let meaning: String
     let bytesChanged: UInt64?
     let extents: UInt64?
+    /// What to do about a refusal.
+    private(set) var next: String?
 
-    init(_ explanation: Sender.Explanation, _ receiver: ReceiverName, _ name: VolumeName) {
+    /// - Parameter words: what the command knows of its volume, for the next step.
+    init(
+        _ explanation: Sender.Explanation, _ receiver: ReceiverName, _ name: VolumeName,
+        _ words: [String: String]
+    ) {
+        self.init(explanation, receiver, name)
+        if isRefusal { next = RefusalRule(rawValue: rule).map { NextStep.text($0, words) } }
+    }
+
+    private init(_ explanation: Sender.Explanation, _ receiver: ReceiverName, _ name: VolumeName) {
         peer = receiver.text
         volume = name.text
         sourceGeneration = explanation.memory.committed?.number
@@ -62,8 +76,8 @@ struct ExplanationText: Encodable {
             meaning = reason
             return
         }
-        if let reason = explanation.noProof {
-            (decision, rule, meaning) = ("refuse", "no-proof", reason)
+        if let (refusal, reason) = explanation.noProof {
+            (decision, rule, meaning) = ("refuse", refusal.rawValue, reason)
             return
         }
         switch explanation.decision {
@@ -103,6 +117,7 @@ struct ExplanationText: Encodable {
         text += "standby  \(standbyState), \(point(standbyGeneration, standbyGenerationId))"
         text += durableSegments > 0 ? ", \(durableSegments) segments of the next one\n" : "\n"
         text += "decision \(decision)   rule=\(rule)   \(meaning)\n"
+        if let next { text += "next: \(next)\n" }
         if let bytesChanged, let extents {
             text += "change   \(Format.bytes(bytesChanged)) in \(extents) extents\n"
         }

@@ -8,7 +8,7 @@ internal import LVM
 internal import Sending
 internal import Wire
 
-struct ExportCommand: ParsableCommand {
+struct ExportCommand: ParsableCommand, NamingCommand {
     static let configuration = CommandConfiguration(
         commandName: "export",
         abstract: "Write a volume's next generation into a file, for moving it by disk.",
@@ -70,6 +70,8 @@ struct ExportCommand: ParsableCommand {
 
     @Flag(help: "Print the result as JSON.") var json = false
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
+
+    var words: [String: String] { one.words("export") }
 
     func validate() throws {
         guard one.source.paths.count <= 1 else {

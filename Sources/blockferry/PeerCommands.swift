@@ -148,7 +148,7 @@ struct IDCommand: ParsableCommand {
     }
 }
 
-struct ForgetCommand: ParsableCommand {
+struct ForgetCommand: ParsableCommand, NamingCommand {
     static let configuration = CommandConfiguration(
         commandName: "forget",
         abstract: "Forget what was sent of a volume, so that it can be sent from the beginning.",
@@ -160,6 +160,8 @@ struct ForgetCommand: ParsableCommand {
 
     @OptionGroup var destination: DestinationOptions
     @OptionGroup var state: StateOptions
+
+    var words: [String: String] { destination.words }
 
     func run() throws {
         try state.home().forget(destination.receiver, destination.volume)

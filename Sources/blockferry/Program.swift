@@ -33,7 +33,7 @@ internal import Wire
             ExplainCommand.self, StatusCommand.self,
             PeersCommand.self, ForgetCommand.self, RenameCommand.self, IDCommand.self,
             ChangesCommand.self,
-            InspectCommand.self, CleanupCommand.self,
+            InspectCommand.self, CleanupCommand.self, RulesCommand.self,
         ])
 
     static func main() {
@@ -44,24 +44,7 @@ internal import Wire
         switch error {
         case let failure as GroupSender.Failure:
             status(failure.error) ?? ProgramRunner.common(failure.error)
-        case let error as SendError:
-            switch error {
-            case .unknownReceiver: .identity
-            case .busy: .busy
-            case .refused(let refusal), .outdated(let refusal): ExitStatus(refusal)
-            case .lineage, .promotedStandby, .untrustedMap: .lineage
-            case .brokenProtocol, .groupIncomplete: .failed
-            case .interrupted: .interrupted
-            }
-        case let error as ExportError:
-            switch error {
-            case .exists: .failed
-            case .busy: .busy
-            case .exported, .inDoubt, .otherGeneration, .unfinishedResync: .lineage
-            }
-        case SourceError.noProof, SourceError.refused(.otherSource, _, _): .lineage
-        case SourceError.refused(.sourceChanged, _, _): .interrupted
-        case LVMError.busy: .busy
+        case SendError.refused(let refusal), SendError.outdated(let refusal): ExitStatus(refusal)
         default: nil
         }
     }

@@ -9,7 +9,7 @@ internal import LVM
 internal import Sending
 internal import Wire
 
-struct ResyncCommand: ParsableCommand {
+struct ResyncCommand: ParsableCommand, NamingCommand {
     static let configuration = CommandConfiguration(
         commandName: "resync",
         abstract: "Make a standby's copy equal to a source by comparing the two, once.",
@@ -55,6 +55,8 @@ struct ResyncCommand: ParsableCommand {
 
     @Flag(help: "Print the result as JSON.") var json = false
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
+
+    var words: [String: String] { one.words("resync") }
 
     func validate() throws {
         guard one.source.paths.count <= 1 else {

@@ -19,9 +19,12 @@ struct DestinationOptions: ParsableArguments {
 
     @Option(help: ArgumentHelp("Name of the volume on the standby.", valueName: "name"))
     var volume: VolumeName
+
+    /// Values for the words of a next step.
+    var words: [String: String] { ["PEER": receiver.text, "VOLUME": volume.text] }
 }
 
-struct SendCommand: ParsableCommand {
+struct SendCommand: ParsableCommand, NamingCommand {
     static let configuration = CommandConfiguration(
         commandName: "send",
         abstract: "Send a volume's point in time to a standby.",
@@ -94,6 +97,16 @@ struct SendCommand: ParsableCommand {
 
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.")
     var quiet = false
+
+    var words: [String: String] {
+        var words = ["VERB": "send", "SOURCE": source.text, "PEER": receiver.text]
+        if group == nil {
+            words["VOLUME"] =
+                volume.first?.text
+                ?? source.paths.first?.split(separator: "/").last.map(String.init)
+        }
+        return words
+    }
 
     func validate() throws {
         guard group != nil || (source.paths.count <= 1 && volume.count <= 1) else {
@@ -188,7 +201,7 @@ struct SendCommand: ParsableCommand {
     }
 
     private func show(_ explanation: Sender.Explanation, _ volume: VolumeName) throws {
-        let text = ExplanationText(explanation, receiver, volume)
+        let text = ExplanationText(explanation, receiver, volume, words)
         try text.print(json: json)
         // As the send would end.
         if text.isRefusal { throw ExitCode(ExitStatus.lineage.rawValue) }

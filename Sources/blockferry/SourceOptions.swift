@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import CommandLine
 internal import LVM
 internal import Platform
 internal import Sending
@@ -85,6 +86,24 @@ struct SourceOptions: ParsableArguments {
         guard cowOrigin != nil || (cowStore == nil && baseStore == nil) else {
             throw ValidationError("--cow-store and --base-store belong to --cow-origin.")
         }
+    }
+
+    /// The source as it was given, for a shell.
+    var text: String {
+        var words: [String] = []
+        func add(_ option: String, _ value: String?) {
+            if let value { words += [option, NextStep.quoted(value)] }
+        }
+        words += paths.map(NextStep.quoted)
+        add("--thin-metadata", thinMetadata)
+        add("--thin-data", thinData)
+        add("--device", device.map { "\($0)" })
+        add("--volume-size", volumeSize.map { "\($0)" })
+        if metadataSnapshot { words.append("--metadata-snapshot") }
+        add("--cow-origin", cowOrigin)
+        add("--cow-store", cowStore)
+        add("--base-store", baseStore)
+        return words.joined(separator: " ")
     }
 
     /// The logical volume of this name or path, if it is one.

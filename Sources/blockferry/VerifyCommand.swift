@@ -9,7 +9,7 @@ internal import LVM
 internal import Sending
 internal import Wire
 
-struct VerifyCommand: ParsableCommand {
+struct VerifyCommand: ParsableCommand, NamingCommand {
     static let configuration = CommandConfiguration(
         commandName: "verify",
         abstract: "Compare a standby's copy with the generation that it should be.",
@@ -62,6 +62,8 @@ struct VerifyCommand: ParsableCommand {
             seconds = number * factor
         }
     }
+
+    var words: [String: String] { one.words("verify") }
 
     func validate() throws {
         guard one.source.paths.count <= 1 else { throw ValidationError("One source is verified.") }

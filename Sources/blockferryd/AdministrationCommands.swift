@@ -11,7 +11,7 @@ internal import Receiving
 internal import TLS
 internal import Wire
 
-struct InviteCommand: ParsableCommand {
+struct InviteCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "invite",
         abstract: "Register a volume and print an invitation for its source host.",
@@ -280,15 +280,15 @@ struct StatusCommand: ParsableCommand {
     }
 }
 
-struct PromoteCommand: ParsableCommand {
+struct PromoteCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "promote",
         abstract:
             "Take the copy into use: finish or drop what is pending, and refuse the source from now on.",
         discussion: """
             Needs no network. Afterwards the target may be mounted and written. Before, it is looked at: it must be the \
-            one that was registered, have the size of the generation, and hold it where some blocks are compared. \
-            --without-check hands over whatever is there, for emergencies.
+            one that was registered, have the size of the generation, and hold it where some blocks are compared, and nothing else \
+            may have it mounted or open for writing. --without-check hands over whatever is there, for emergencies.
             """)
 
     @Argument(help: "Name of the volume.") var volume: VolumeName
@@ -314,7 +314,7 @@ struct PromoteCommand: ParsableCommand {
     }
 }
 
-struct DemoteCommand: ParsableCommand {
+struct DemoteCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "demote",
         abstract: "Let one resync from the source host replace a promoted copy.",
@@ -342,7 +342,7 @@ struct DemoteCommand: ParsableCommand {
     }
 }
 
-struct ResetCommand: ParsableCommand {
+struct ResetCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "reset",
         abstract:

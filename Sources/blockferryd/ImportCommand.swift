@@ -7,7 +7,7 @@ internal import Platform
 internal import Receiving
 internal import Wire
 
-struct ImportCommand: ParsableCommand {
+struct ImportCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "import",
         abstract: "Bring the generation in an export file to its volume.",

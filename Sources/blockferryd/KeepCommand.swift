@@ -8,7 +8,7 @@ internal import Platform
 internal import Receiving
 internal import Wire
 
-struct KeepCommand: ParsableCommand {
+struct KeepCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "keep",
         abstract:

@@ -31,37 +31,19 @@ internal import Wire
             UnpairCommand.self,
             StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
             PromoteCommand.self, DemoteCommand.self, ResetCommand.self, RetargetCommand.self,
-            RenameCommand.self, RemoveCommand.self, IDCommand.self, WorkerCommand.self,
+            RenameCommand.self, RemoveCommand.self, IDCommand.self, RulesCommand.self,
+            WorkerCommand.self,
             RecoverCommand.self,
         ])
-
-    private static func status(_ error: TargetError) -> ExitStatus {
-        guard case .failed = error else { return .target }
-        return error.isLackOfRoom ? .space : .storage
-    }
 
     static func main() {
         ProgramRunner.run(Program.self) { error in
             switch error {
-            case let error as AdministrationError:
-                switch error {
-                case .badName: .usage
-                case .unknownVolume: .identity
-                case .busy: .busy
-                case .onlyInLog: .failed
-                case .nothingToPromote, .nothingToScrub, .notDemoted, .notPromoted: .lineage
-                case .cannotKeep, .notTheCopy, .notRetargeted: .target
-                case .notApplied(_, _, let error): status(error)
-                }
-            case let error as ImportError:
-                switch error {
-                case .damaged: .failed
-                case .noPeer, .otherPeer, .otherVolume, .otherStandby, .badSignature: .identity
-                case .refused(_, _, _, let refusal):
-                    // There is no session that the next one could go on from.
-                    refusal.code == .corrupt ? .failed : ExitStatus(refusal)
-                }
-            case let error as TargetError: status(error)
+            case AdministrationError.badName: .usage
+            case AdministrationError.notApplied(_, _, let error): ProgramRunner.common(error)
+            case ImportError.refused(_, _, _, let refusal):
+                // There is no session that the next one could go on from.
+                refusal.code == .corrupt ? .failed : ExitStatus(refusal)
             default: nil
             }
         }

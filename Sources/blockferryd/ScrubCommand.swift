@@ -6,7 +6,7 @@ internal import CommandLine
 internal import Receiving
 internal import Wire
 
-struct ScrubCommand: ParsableCommand {
+struct ScrubCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "scrub",
         abstract: "Read a target and compare it with what was committed; needs no source.",

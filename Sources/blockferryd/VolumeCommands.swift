@@ -8,7 +8,7 @@ internal import Platform
 internal import Receiving
 internal import Wire
 
-struct RetargetCommand: ParsableCommand {
+struct RetargetCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "retarget",
         abstract: "Say where the copy of a volume is now, and prove that it is there.",
@@ -64,7 +64,7 @@ struct RetargetCommand: ParsableCommand {
     }
 }
 
-struct RenameCommand: ParsableCommand {
+struct RenameCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "rename",
         abstract: "Give a volume another name.",
@@ -91,7 +91,7 @@ struct RenameCommand: ParsableCommand {
     }
 }
 
-struct RemoveCommand: ParsableCommand {
+struct RemoveCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "remove",
         abstract: "Forget a volume; its target and its kept generations stay as they are.",

@@ -7,9 +7,11 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -69,11 +71,48 @@ def end_listener(listener: socket.socket, thread: threading.Thread) -> None:
     listener.close()
 
 
+@functools.cache
+def rules() -> dict[str, dict]:
+    """What the programs say of each rule."""
+    said = subprocess.run([BIN / "blockferry", "rules", "--json"], check=True, capture_output=True, text=True).stdout
+    return {row["rule"]: row for row in json.loads(said)["rules"]}
+
+
 class Result:
     """What a program did."""
 
     def __init__(self, process: subprocess.CompletedProcess):
         self.code, self.out, self.error = process.returncode, process.stdout, process.stderr
+        if self.code and isinstance(self.error, str) and "(rule " in self.error:
+            self.check_next(process.args)
+
+    def check_next(self, arguments: list) -> None:
+        """A refusal by a rule has the next step that the rule has, and so has its JSON."""
+        rule = re.findall(r"\(rule ([a-z-]+)\)", self.error)[-1]
+        wanted = rules().get(rule)
+        if wanted is None:
+            return
+        *_, message, following = ["", *self.error.strip().splitlines()]
+        assert following.startswith("next: "), f"no next step: {self}"
+        pattern = re.sub(r"[A-Z]{2,}", lambda word: f"(?:{word.group()}|.+)", re.escape(wanted["next"]))
+        assert re.fullmatch(pattern, following.removeprefix("next: ")), f"not what {rule} has next: {self}"
+        if "--json" in arguments and self.out:
+            facts = json.loads(self.out)
+            assert facts["schema_version"] == 1, self
+            if "message" in facts:
+                told = (self.code, rule, following.removeprefix("next: "))
+                assert (facts["exit"], facts.get("rule"), facts.get("next")) == told, self
+
+    @property
+    def is_one_sentence(self) -> bool:
+        """An error, with what to do next if a rule is about it, and nothing else but the same as JSON."""
+        lines = self.error.splitlines()
+        said = [line for line in lines if not line.startswith("next: ")]
+        if self.out:
+            facts = json.loads(self.out)
+            if (facts["exit"], facts.get("next")) != (self.code, lines[1][6:] if len(lines) == 2 else None):
+                return False
+        return len(said) == 1 and len(lines) <= 2
 
     @property
     def json(self) -> dict:

@@ -72,7 +72,7 @@ class Case(unittest.TestCase):
             result = self.run_import(file, *more, volume=volume)
             self.assertEqual(result.code, code, result)
             self.assertIn(rule, result.error)
-            self.assertEqual(result.out, "")
+            self.assertTrue(result.is_one_sentence, result)
 
     def sent(self, *source, expect: str, volume: str = "vol") -> dict:
         result = self.site.send(volume, *source)

@@ -4,6 +4,8 @@
 
 import fcntl
 import os
+import pathlib
+import re
 import shutil
 import socket
 import ssl
@@ -12,11 +14,26 @@ import threading
 import time
 import unittest
 
-from harness import Proxy, Rogue, Site, sha256, until
+from harness import BIN, Proxy, Rogue, Site, rules, sha256, until
 
 import encode  # found by way of harness
 
 REFUSE = 12
+MANUAL = pathlib.Path(__file__).parents[2] / "docs/OPERATIONS.md"
+
+
+class Rules(unittest.TestCase):
+    def test_the_manual_says_what_the_programs_say(self) -> None:
+        """Of every rule: its exit code, what it means and what comes next, word by word."""
+        rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (.+?) \| (.+) \|$", MANUAL.read_text(), re.M)
+        said = {rule: (int(code), meaning, following.replace("`", "")) for rule, code, meaning, following in rows}
+        self.assertEqual(said, {row["rule"]: (row["exit"], row["meaning"], row["next"]) for row in rules().values()})
+        self.assertGreater(len(said), 60)
+
+    def test_both_programs_say_the_same(self) -> None:
+        one, other = (subprocess.run([BIN / program, "rules"], check=True, capture_output=True, text=True).stdout
+                      for program in ("blockferry", "blockferryd"))
+        self.assertEqual(one, other)
 
 
 class Refusals(unittest.TestCase):
@@ -39,8 +56,7 @@ class Refusals(unittest.TestCase):
 
     def refused(self, result, code: int, words: str) -> None:
         self.assertEqual(result.code, code, result)
-        self.assertEqual(result.out, "", result)
-        self.assertEqual(result.error.count("\n"), 1, result)
+        self.assertTrue(result.is_one_sentence, result)
         self.assertIn(words, result.error)
         self.assertEqual(sha256(self.target), self.before)
         self.assertEqual(self.site.status("vol")["generation"], 1)
@@ -264,7 +280,7 @@ class Refusals(unittest.TestCase):
         self.assertEqual(self.site.run("blockferryd", "unpair", known[:-2]).code, 2)
         self.assertEqual(self.site.run("blockferryd", "unpair", known).code, 0)
         again = self.site.run("blockferryd", "unpair", known)
-        self.assertEqual((again.code, again.error.count("\n")), (1, 1), again)
+        self.assertEqual((again.code, again.is_one_sentence), (1, True), again)
         self.change()
         self.refused(self.site.send("vol", self.plain), 6, "does not accept")
         other = self.site.path / "other"
@@ -429,7 +445,7 @@ class Refusals(unittest.TestCase):
         damaged[100] ^= 1
         pool.metadata.write_bytes(damaged)
         result = self.site.run("blockferry", "changes", "--thin-metadata", pool.metadata, "--from", 3, "--to", 5)
-        self.assertEqual((result.code, result.out, result.error.count("\n")), (1, "", 1), result)
+        self.assertEqual((result.code, result.is_one_sentence), (1, True), result)
         self.assertIn(str(pool.metadata), result.error)
         self.assertIn("block 0", result.error)
         self.assertEqual(self.site.run("blockferry", "changes").code, 2)

@@ -109,7 +109,7 @@ class Targets(unittest.TestCase):
                 file.write(b"somebody else")
         self.refused("diverged", 7)
         self.assertIn("at bytes 0, ", self.site.status("vol")["reason"])
-        self.daemon("promote", "vol", code=7)
+        self.daemon("promote", "vol", code=9)
         self.assertEqual(self.site.run("blockferry", "resync", self.source, "--to", "standby", "--volume", "vol").code, 0)
         self.assertEqual(sha256(self.target), sha256(self.source))
         self.sent()

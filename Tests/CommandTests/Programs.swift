@@ -106,7 +106,14 @@ struct Finished: CustomStringConvertible {
 
     /// Whether standard error holds one sentence and no more.
     var isOneSentence: Bool {
-        error.hasSuffix("\n") && error.split(separator: "\n").count == 1 && error.count < 600
+        let lines = error.split(separator: "\n")
+        return error.hasSuffix("\n") && error.count < 1200
+            && (lines.count == 1 || lines.count == 2 && lines[1].hasPrefix("next: "))
+    }
+
+    /// Whether it said nothing on standard output but, as JSON, why it failed.
+    var hasNoResult: Bool {
+        output.isEmpty || output.hasPrefix("{\"exit\":\(status),\"message\":")
     }
 }
 

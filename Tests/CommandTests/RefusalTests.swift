@@ -45,7 +45,7 @@ struct Refused {
         #expect(run.status == status, "\(run)", sourceLocation: location)
         #expect(run.error.contains(words), "\(run)", sourceLocation: location)
         #expect(run.isOneSentence, "\(run)", sourceLocation: location)
-        #expect(run.output.isEmpty, "\(run)", sourceLocation: location)
+        #expect(run.hasNoResult, "\(run)", sourceLocation: location)
         try #expect(digest(pair.target) == before, "target changed", sourceLocation: location)
         count += 1
     }
@@ -269,7 +269,7 @@ extension CommandTests {
                     accepted += 1
                 } else {
                     refusals += 1
-                    #expect(run.status == 1 && run.output.isEmpty && run.isOneSentence, "\(run)")
+                    #expect(run.status == 1 && run.hasNoResult && run.isOneSentence, "\(run)")
                 }
                 let changes = try pair.source.run([
                     "changes", "--thin-metadata", metadata, "--from", "3", "--to", "5",
@@ -295,7 +295,7 @@ extension CommandTests {
             ]
             for arguments in wrong {
                 let run = try Running(Programs.source, arguments).result()
-                #expect(run.status == 2 && run.output.isEmpty && !run.error.isEmpty, "\(run)")
+                #expect(run.status == 2 && run.hasNoResult && !run.error.isEmpty, "\(run)")
                 count += 1
             }
             let wrongOnStandby: [[String]] = [
@@ -305,7 +305,7 @@ extension CommandTests {
             ]
             for arguments in wrongOnStandby {
                 let run = try Running(Programs.standby, arguments).result()
-                #expect(run.status == 2 && run.output.isEmpty && !run.error.isEmpty, "\(run)")
+                #expect(run.status == 2 && run.hasNoResult && !run.error.isEmpty, "\(run)")
                 count += 1
             }
             withExtendedLifetime(source) {}

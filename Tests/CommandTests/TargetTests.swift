@@ -30,7 +30,7 @@ extension CommandTests {
             let after = try digest(device.path)
             _ = try ToolRun("/usr/bin/umount", place)
             #expect(run.status == 9 && run.error.contains("rule in-use"), "\(run)")
-            #expect(run.isOneSentence && run.output.isEmpty && before == after, "\(run)")
+            #expect(run.isOneSentence && run.hasNoResult && before == after, "\(run)")
             _ = try pair.source.mustSend([image], to: pair.volume)
             try #expect(digest(device.path) == digest(image))
             report("refusals: 1 of a mounted device")
@@ -46,7 +46,7 @@ extension CommandTests {
             let path = try folder.write([UInt8](repeating: 3, count: 2 << 20 + 512), as: "big.img")
             let run = try pair.source.send([path], to: pair.volume)
             #expect(run.status == 9 && run.error.contains("rule too-small"), "\(run)")
-            #expect(run.isOneSentence && run.output.isEmpty, "\(run)")
+            #expect(run.isOneSentence && run.hasNoResult, "\(run)")
             try #expect(digest(device.path) == before)
             #expect(try pair.standby.status(pair.volume)["state"].string == "empty")
             report("refusals: 1 of a small device")
@@ -67,7 +67,7 @@ extension CommandTests {
             for _ in 0..<2 {
                 let run = try pair.source.send([path], to: pair.volume)
                 #expect(run.status == 9 && run.error.contains("rule too-small"), "\(run)")
-                #expect(run.isOneSentence && run.output.isEmpty, "\(run)")
+                #expect(run.isOneSentence && run.hasNoResult, "\(run)")
                 #expect(
                     run.error.contains("2097152") && run.error.contains("3145728"), "\(run)")
                 #expect(run.error.contains("make \(device.path) that large"), "\(run)")
@@ -98,7 +98,7 @@ extension CommandTests {
             try setSize(file, 1 << 20)
             let other = try LoopDevice(file: file, readOnly: true)
             let run = try refused.pair.standby.run(["invite", "other", "--target", other.path])
-            #expect(run.status == 9 && run.output.isEmpty && run.isOneSentence, "\(run)")
+            #expect(run.status == 9 && run.hasNoResult && run.isOneSentence, "\(run)")
             report("refusals: \(refused.count + 1) of read-only devices")
         }
 

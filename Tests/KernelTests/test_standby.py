@@ -258,13 +258,13 @@ class GrowthTests(KernelTest):
         source.fill(SIZE - 4096, MIB)
         for _ in range(2):
             refused = self.assert_code(
-                site.send("db", source.path), 9, "too-small", str(SIZE), str(size), f"lvextend -L{size}b {path}")
+                site.send("db", source.path), 9, "too-small", str(SIZE), str(size), f"lvextend -L {size}b {path}")
             self.assertEqual(devices.sha256(target), before)
             now = site.status("db")
             for field in ("state", "generation", "generation_id", "committed"):
                 self.assertEqual(now[field], status[field], field)
         # The command that the refusal names, as it stands there.
-        words = refused.error[refused.error.index("lvextend"):].split()[:3]
+        words = refused.error[refused.error.index("lvextend"):].split(")")[0].split()
         command(*words)
         source.arrives(site, target, 2)
 

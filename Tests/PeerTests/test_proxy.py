@@ -94,7 +94,7 @@ class Network(unittest.TestCase):
                 self.unclear += 1
             elif result.code not in (UNREACHABLE, INTERRUPTED):
                 self.blamed.append((*case[:3], result.code, result.error.strip()))
-            self.assertEqual((result.out, result.error.count("\n")), ("", 1), case)
+            self.assertTrue(result.is_one_sentence, case)
         self.codes[result.code] += 1
         self.found["new" if now == new else "old"] += 1
         return result

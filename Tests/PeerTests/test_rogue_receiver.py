@@ -5,8 +5,10 @@ sentence, reads nothing outside of its plan, and the next send to the honest sta
 
 import contextlib
 import itertools
+import json
 import os
 import random
+import re
 import sqlite3
 import struct
 import subprocess
@@ -113,13 +115,15 @@ class HostileReceiver(unittest.TestCase):
         self.assertIsNone(self.receiver.error, case)
         codes = codes if isinstance(codes, tuple) else (codes,)
         self.assertIn(result.code, codes, case)
-        # One sentence, of printable characters, that fits on a screen. Of `verify`, what it has found (8) is its output.
-        found, other = (result.out, result.error) if result.code == 8 else (result.error, result.out)
-        self.assertEqual(other, b"", case)
-        text = found.decode()
+        # One sentence and what to do next, of printable characters, that fit on a screen. Of `verify`, what it has found (8)
+        # is its output.
         if result.code == 8:
-            text = text.replace("\n", " ").strip() + "\n"
-        self.assertTrue(text.endswith("\n") and text.count("\n") == 1 and 10 < len(text) < 1000, case)
+            self.assertEqual(result.error, b"", case)
+            text = result.out.decode().replace("\n", " ").strip() + "\n"
+        else:
+            text = re.sub(r"\nnext: (.+)\n$", r" \1\n", result.error.decode())
+            self.assertEqual(json.loads(result.out or b"{}").get("exit", result.code), result.code, case)
+        self.assertTrue(text.endswith("\n") and text.count("\n") == 1 and 10 < len(text) < 1500, case)
         self.assertTrue(all(ord(character) >= 32 and ord(character) != 127 for character in text[:-1]), case)
         # An answer that is wrong is noticed at once, and is nobody's time-out.
         self.assertLess(self.took, 15 + lasting, case)

@@ -44,7 +44,7 @@ struct SourceTests {
         do {
             try body()
             return nil
-        } catch SourceError.noProof(let reason) {
+        } catch SourceError.noProof(_, let reason) {
             return reason
         } catch {
             return "another error: \(error)"

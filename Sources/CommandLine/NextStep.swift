@@ -1,0 +1,183 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import Wire
+
+/// What an operator does next about a rule: the one place that names commands and options for that. The manual's table
+/// (docs/OPERATIONS.md 8) is held against it.
+package enum NextStep {
+    /// The next step as it stands in the manual. Words in capitals stand for what a case has: VOLUME, PEER, SOURCE, and
+    /// VERB for the command that was given.
+    package static func text(_ rule: RefusalRule) -> String {
+        let resync = "blockferry resync SOURCE --to PEER --volume VOLUME"
+        let again = "blockferry VERB SOURCE --to PEER --volume VOLUME"
+        return switch rule {
+        case .promoted:
+            "if the copy may be replaced, on the standby: blockferryd demote VOLUME; then here: \(resync) --overwrite-promoted"
+        case .notDemoted:
+            "if the copy may be replaced, on the standby: blockferryd demote VOLUME; then the same command again"
+        case .notEmpty:
+            "restore this host's state directory, if it was lost; else compare both sides: \(resync)"
+        case .targetWentBack:
+            "restore the standby's newer state and target, if there is one; else compare both sides: \(resync)"
+        case .diverged:
+            "find out who wrote to the target or sent to it (on the standby: blockferryd status VOLUME); then here: \(resync)"
+        case .sizeShrunk: "if that is meant: \(again) --allow-shrink"
+        case .suspect:
+            "on the standby: blockferryd status VOLUME says what failed; repair the disk, then here: \(resync)"
+        case .noMap: "compare what the target really holds, without --trust-map: \(resync)"
+        case .notCompared: "compare again: \(resync)"
+        case .prepared:
+            "send the whole group again; or give the prepared generation up by sending this volume alone: blockferry send "
+                + "SOURCE --to PEER --volume VOLUME"
+        case .baseMissing, .parentMismatch, .numberMismatch:
+            "see what each side holds: blockferry explain --to PEER --volume VOLUME"
+        case .missing:
+            "on the standby: activate or mount what PATH is on; if the copy is elsewhere now: blockferryd retarget VOLUME NEWPATH"
+        case .inUse:
+            "on the standby: unmount PATH, detach what is stacked on it, end what has it open (lsblk PATH; fuser -v PATH)"
+        case .suspended: "if nobody is at work on it, on the standby: dmsetup resume DEVICE"
+        case .readOnly:
+            "on the standby: make PATH writable (lvchange --permission rw, blockdev --setrw, mount -o remount,rw)"
+        case .foreign:
+            "on the standby: put the right one at PATH; if the copy is elsewhere now: blockferryd retarget VOLUME NEWPATH"
+        case .tooSmall:
+            "on the standby: make PATH that large (a logical volume: lvextend -L BYTESb PATH); then the same command again"
+        case .targetReplaced:
+            "on the standby: put the right one at PATH; or make what is there the copy: blockferryd retarget VOLUME PATH "
+                + "--for-resync, then on the source: \(resync)"
+        case .targetTaken: "take another target: blockferryd invite VOLUME --target NEWPATH"
+        case .occupied:
+            "if what PATH holds may be replaced, on the standby: blockferryd invite VOLUME --target PATH --overwrite"
+        case .otherSource:
+            "find out which is the right one; if it is SOURCE: \(again) --adopt-source"
+        case .baseLost, .listIncomplete: "compare both sides: \(resync)"
+        case .storeOverflowed:
+            "compare both sides, and make the next store larger: \(resync) --cow-size SIZE"
+        case .snapshotOverflowed: "the same with a larger store: \(again) --cow-size SIZE"
+        case .poolUnsound:
+            "repair the pool (lvconvert --repair); if the base is refused then: \(resync)"
+        case .poolExhausted:
+            "move the volume to a new pool, or restore the pool's metadata with its times reset (manual, 3)"
+        case .noList: "name two snapshots of one volume, the older one first, both active"
+        case .notThatGeneration:
+            "send first, then verify: blockferry send SOURCE --to PEER --volume VOLUME"
+        case .sourceInUse:
+            "unmount SOURCE or end what has it open, or send a snapshot of it; to send it as it is: \(again) --allow-in-use"
+        case .sourceChanged: "end what writes SOURCE, or send a snapshot of it; then: \(again)"
+        case .sourceIsTarget:
+            "wait until the standby is done (blockferryd status); or send a generation that it keeps (blockferryd keep)"
+        case .unknownPeer:
+            "see which there are: blockferry peers; to make one known: blockferry pair INVITATION"
+        case .interrupted: "the same command goes on: \(again)"
+        case .groupIncomplete: "send the whole group again"
+        case .outputExists: "give another --output, or remove PATH"
+        case .exported:
+            "ask the standby: blockferry send SOURCE --to PEER --volume VOLUME; or say it: blockferry export SOURCE --to PEER "
+                + "--volume VOLUME --output FILE --imported ID (which blockferryd import printed), or --discard"
+        case .inDoubt: "ask the standby: blockferry send SOURCE --to PEER --volume VOLUME"
+        case .unknownExport: "see which are waiting: blockferry status --json"
+        case .unfinishedResync: "finish it: \(resync)"
+        case .badExport, .badSignature:
+            "copy the file again; if it is the same, export again: blockferry export"
+        case .otherPeer:
+            "see which host the volume belongs to: blockferryd volumes, blockferryd peers"
+        case .otherVolume: "import it into its own volume: blockferryd import OTHER FILE"
+        case .otherStandby: "import it on the standby whose id it names: blockferryd id"
+        case .noPeer: "pair the volume with its source host: blockferryd invite VOLUME"
+        case .unknownVolume: "see which there are: blockferryd volumes"
+        case .alreadyPromoted:
+            "nothing is to be done; if a source may replace it again: blockferryd demote VOLUME"
+        case .noGeneration:
+            "on the source: blockferry send SOURCE --to PEER --volume VOLUME; a copy that is not trusted: \(resync)"
+        case .notApplied:
+            "mend the target or make room, then the same command again; if the copy is elsewhere now: blockferryd retarget "
+                + "VOLUME NEWPATH"
+        case .notWritten:
+            "if PATH is the target: blockferryd retarget VOLUME PATH; to write the generation whatever is there: blockferryd "
+                + "promote VOLUME --without-check; to give it up and resync: blockferryd retarget VOLUME PATH --for-resync "
+                + "--give-up-generation"
+        case .notTheCopy:
+            "put the right target there, or mend the copy, on the source: \(resync); in an emergency: blockferryd promote VOLUME "
+                + "--without-check"
+        case .onlyInLog:
+            "finish it: blockferryd promote VOLUME, or blockferryd retarget VOLUME NEWPATH; to give it up: blockferryd retarget "
+                + "VOLUME NEWPATH --for-resync --give-up-generation"
+        case .notRetargeted:
+            "to make it the copy by a resync: blockferryd retarget VOLUME PATH --for-resync; if a committed generation may "
+                + "replace what it holds: --overwrite"
+        case .notPromoted: "nothing is to be done, on the source: \(resync)"
+        case .cannotKeep: "move the copy to an LVM thin volume: blockferryd retarget VOLUME NEWPATH"
+        case .unreachable:
+            "see its address: blockferry peers; on the standby: systemctl status blockferryd; then the same command again"
+        case .keyNotAccepted:
+            "restore the identity.pem that was paired, on the side that lost it; or pair anew, on the standby: blockferryd unpair "
+                + "ID, blockferryd invite VOLUME; then here: blockferry pair INVITATION"
+        case .busy, .fenced, .sessions, .stopping: "the same command again, later"
+        case .metadataSnapshot:
+            "wait for the program that uses it; if nobody does: dmsetup message DEVICE 0 release_metadata_snap"
+        case .notAuthorised:
+            "on the standby: blockferryd volumes shows whose it is; to pair it with this host: blockferryd invite VOLUME"
+        case .invitation:
+            "on the standby: blockferryd invite VOLUME; if the volume's former key is lost, first: blockferryd unpair ID"
+        case .space: "make room, then the same command again"
+        case .storage:
+            "on the standby: blockferryd status VOLUME, journalctl -u blockferryd; repair the disk, then again"
+        case .corrupt: "the same command again"
+        case .rootMismatch: "the same command again; if it ends so once more: \(resync)"
+        case .groupMismatch: "send the whole group again"
+        case .limit: "see the limits in the specification (Protocol/Specification.md 10)"
+        case .unsupportedVersion: "install the newer version on both hosts"
+        case .malformed:
+            "install the same version on both hosts; if they have it, report this with both journals"
+        case .fault: "report this, with the output of: blockferry status --json, and both journals"
+        }
+    }
+
+    /// The same for one case. Words that are not known stay as they are.
+    ///
+    /// - Parameter words: values for the words in capitals, each as a shell takes it.
+    package static func text(_ rule: RefusalRule, _ words: [String: String]) -> String {
+        var result = ""
+        var word = ""
+        func flush() {
+            result += words[word] ?? word
+            word = ""
+        }
+        for character in text(rule) {
+            if character.isLetter, character.isUppercase {
+                word.append(character)
+            } else {
+                flush()
+                result.append(character)
+            }
+        }
+        flush()
+        return result
+    }
+
+    /// A text as a shell takes it for one word.
+    package static func quoted(_ text: String) -> String {
+        let isPlain = text.unicodeScalars.allSatisfy {
+            $0.properties.isAlphabetic || ("0"..."9").contains($0)
+                || "/._-+:@,=%".unicodeScalars.contains($0)
+        }
+        return isPlain && !text.isEmpty
+            ? text : "'" + text.replacing("'", with: "'\\''") + "'"
+    }
+}
+
+/// A command of the standby about one volume.
+package protocol OneVolumeCommand: NamingCommand {
+    var volume: VolumeName { get }
+}
+
+extension OneVolumeCommand {
+    package var words: [String: String] { ["VOLUME": volume.text] }
+}
+
+/// A command that knows what its errors are about.
+package protocol NamingCommand {
+    /// Values for the words in capitals of a next step: VERB, SOURCE, PEER, VOLUME, PATH; each as a shell takes it.
+    var words: [String: String] { get }
+}
