@@ -144,7 +144,7 @@ final class Pipeline: Sendable {
         _ source: any Source, _ plan: SendPlan, from first: UInt64, _ edgeReader: EdgeReader?,
         hasShrunk: Bool
     ) throws {
-        var cutter = SegmentCutter()
+        var cutter = SegmentCutter(plan.growth)
         var current = first
         try plan.forEach { change in
             try cutter.cut(change) { piece in
