@@ -67,8 +67,9 @@ def state(state: int = 0, target_kind: int = 1, target_size: int = 1 << 30, line
 def begin(transfer: bytes, kind: int, tag_algorithm: int, lineage: bytes, number: int, parent: bytes, volume_size: int,
           source_time: int = 0, planned_content: int = 0, planned_segments: int = 0, held_segments: int = 0,
           tag_key: bytes = ZEROS32, source_identity: str | bytes = "", *, flags: int = 0,
-          members: int = 0, group: bytes = ZEROS16, compared_root: bytes = ZEROS32) -> bytes:
-    return (transfer + struct.pack("<BBHI", kind, tag_algorithm, flags, members) + lineage + struct.pack("<Q", number) + parent
+          segment_growth: int = 0, members: int = 0, group: bytes = ZEROS16, compared_root: bytes = ZEROS32) -> bytes:
+    return (transfer + struct.pack("<BBBBI", kind, tag_algorithm, flags, segment_growth, members) + lineage
+            + struct.pack("<Q", number) + parent
             + struct.pack("<5Q", volume_size, source_time, planned_content, planned_segments, held_segments)
             + tag_key + group + compared_root + string(source_identity))
 

@@ -65,6 +65,9 @@ extension Input {
             plannedSegments: number(usually: 64), heldSegments: UInt64(choice & 7),
             tagKey: hasParent ? nil : Known.keys[1 + Int(choice >> 6) % 3],
             allowsShrink: head.kind != .full && choice & 8 == 8)
+        if choice & 7 == 7, let growth = SegmentGrowth(rawValue: choice >> 5) {
+            begin.segmentGrowth = growth
+        }
         if choice & 48 == 16 { begin.group = Group(id: id(), members: 2 + UInt32(choice & 3)) }
         if head.kind == .resync {
             begin.comparedRoot = Known.digests[1 + Int(byte() % 4)]

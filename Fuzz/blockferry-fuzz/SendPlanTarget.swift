@@ -36,7 +36,9 @@ struct SendPlanTarget: Sendable {
         }
         let count = UInt64(entries.count / Self.entryByteCount) &+ claimed
         var file = Array("BFPLAN01".utf8) + transfer.bytes
-        for number in [size, count, end, input.number()] { file.append(littleEndian: number) }
+        for number in [size, count, end] { file.append(littleEndian: number) }
+        file.append(littleEndian: UInt32(truncatingIfNeeded: input.number()) & 0xF_FFFF)
+        file += [style >> 5, 0, 0, 0]
         file.append(littleEndian: entries.withRawSpan { CRC32C.checksum($0) })
         file.append(littleEndian: UInt32(0))
         file += entries
@@ -70,7 +72,7 @@ struct SendPlanTarget: Sendable {
 
     private func checkEntries(_ plan: SendPlan) {
         var (end, entries) = (UInt64(0), UInt64(0))
-        var cut = Cut()
+        var cut = Cut(plan.growth)
         try? plan.forEach { change in
             precondition(change.extent.offset >= end && change.extent.offset % 512 == 0)
             end = change.extent.end
@@ -126,10 +128,16 @@ struct SendPlanTarget: Sendable {
 
 /// The rules for cutting (Protocol/SendPlan.md).
 private struct Cut {
-    private var cutter = SegmentCutter()
+    private var cutter: SegmentCutter
+    private let growth: UInt8
     private var segment: UInt64 = 0
     private var content: UInt64 = 0
     private var pieces = 0
+
+    init(_ growth: SegmentGrowth) {
+        cutter = SegmentCutter(growth)
+        self.growth = growth.rawValue
+    }
 
     mutating func add(_ change: Change) {
         var place = change.extent.offset
@@ -148,7 +156,7 @@ private struct Cut {
             }
             if change.kind == .data { content += extent.length }
             pieces += 1
-            precondition(content <= 16 << 20 && pieces <= 8192)
+            precondition(content <= 16_777_216 << growth && pieces <= 8192 << growth)
         }
         precondition(place == change.extent.end, "a part of an entry is not sent")
     }

@@ -72,14 +72,18 @@ private func checkSegment(_ block: [UInt8], _ choice: UInt8) {
     let id = StagingLogID(bytes: Array(block[8..<24])) ?? .none
     for mode in [StagingLogFormat.Mode.staged, .inPlace] {
         let available: UInt64 = choice & 32 == 0 ? 1 << 20 : 0
+        let growth = choice & 64 == 0 ? SegmentGrowth.none : .most
         let decoded = block.withRawSpan {
             try? StagingLogFormat.SegmentHeader(
-                decoding: $0, logID: id, mode: mode, index: 0, available: available)
+                decoding: $0, logID: id, mode: mode, growth: growth, index: 0,
+                available: available)
         }
         guard let segment = decoded else { continue }
         precondition(segment.encoded() == block && segment.seal.index == 0)
         precondition(segment.span % 4096 == 0 && segment.span >= 4096 + segment.recordBytes)
         precondition(segment.span <= 4096 + available)
+        precondition(segment.seal.content <= 33_554_432 << UInt64(growth.rawValue))
+        precondition(segment.seal.recordCount <= 65_536 << UInt32(growth.rawValue))
         precondition((mode == .inPlace) == (segment.recordBytes == 0))
     }
 }

@@ -16,6 +16,7 @@ RECORD_CONTENT = 1_048_576
 SEGMENT_CONTENT = 33_554_432
 SEGMENT_RECORDS = 65_536
 SEGMENTS = 1_048_576
+LARGEST_GROWTH = 7
 LARGEST_OFFSET = 1 << 62
 PAGE = 4096
 
@@ -42,6 +43,7 @@ class Context:
     full: bool = False
     tag_key: bytes | None = None
     tag_algorithm: int | None = None
+    segment_growth: int = 0
     values: Fields = field(default_factory=dict)           # further values by their name in the vectors
     unchecked: Counter[str] = field(default_factory=Counter)  # what could not be checked, never silently
 

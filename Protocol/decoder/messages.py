@@ -9,8 +9,8 @@ import re
 from typing import Callable
 
 from checksums import crc32c, xxh3
-from decoder.core import (LARGEST_OFFSET, PAGE, SEGMENT_CONTENT, SEGMENT_RECORDS, SEGMENTS, Context, Fields, Reader,
-                          require, volume_name)
+from decoder.core import (LARGEST_GROWTH, LARGEST_OFFSET, PAGE, SEGMENT_CONTENT, SEGMENT_RECORDS, SEGMENTS, Context, Fields,
+                          Reader, require, volume_name)
 from decoder.records import check_seal, decode_record
 
 MAGIC = b"BLKFERRY"
@@ -97,8 +97,10 @@ def begin(r: Reader, ctx: Context) -> Fields:
     f: Fields = {"transfer": r.bytes(16)}
     require(any(f["transfer"]), "zero-transfer")
     f["kind"], f["tag_algorithm"] = kind_and_algorithm(r)
-    f["flags"] = r.integer(2)
+    f["flags"] = r.integer(1)
     require(f["flags"] & ~FLAGS[f["kind"]] == 0, "reserved-bits", f"flags {f['flags']:#x}")
+    f["segment_growth"] = r.integer(1)
+    require(f["segment_growth"] <= LARGEST_GROWTH, "bad-segment-growth", str(f["segment_growth"]))
     f["members"] = r.integer(4)
     require(f["members"] == 0 or 2 <= f["members"] <= 256, "bad-members", str(f["members"]))
     f.update(lineage_to_size(r, f["kind"], bool(f["flags"] & IN_PLACE)))
@@ -122,10 +124,10 @@ def ready(r: Reader, ctx: Context) -> Fields:
 
 def seal(r: Reader, ctx: Context) -> Fields:
     f: Fields = {"segment_index": r.integer(8), "record_count": r.integer(4)}
-    require(1 <= f["record_count"] <= SEGMENT_RECORDS, "bad-record-count", str(f["record_count"]))
+    require(1 <= f["record_count"] <= SEGMENT_RECORDS << LARGEST_GROWTH, "bad-record-count", str(f["record_count"]))
     r.reserved(4)
     f["content"] = r.integer(8)
-    require(f["content"] <= SEGMENT_CONTENT, "content-limit", str(f["content"]))
+    require(f["content"] <= SEGMENT_CONTENT << LARGEST_GROWTH, "content-limit", str(f["content"]))
     f["end_offset"] = r.integer(8)
     f["segment_digest"] = r.bytes(32)
     return f

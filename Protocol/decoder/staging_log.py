@@ -44,11 +44,12 @@ def decode_segment(data: bytes | memoryview, mode: int, log_id: bytes, index: in
     require(r.bytes(16) == log_id, "log-id")
     f: Fields = {"segment_index": r.integer(8), "record_bytes": r.integer(8), "record_count": r.integer(4)}
     require(f["segment_index"] == index, "segment-index", f"{f['segment_index']}, expected {index}")
-    require(1 <= f["record_count"] <= SEGMENT_RECORDS, "bad-record-count", str(f["record_count"]))
+    records_limit, content_limit = SEGMENT_RECORDS << ctx.segment_growth, SEGMENT_CONTENT << ctx.segment_growth
+    require(1 <= f["record_count"] <= records_limit, "bad-record-count", str(f["record_count"]))
     r.reserved(4)
     f["content"], f["end_offset"], f["segment_digest"] = r.integer(8), r.integer(8), r.bytes(32)
     r.reserved(4092 - r.at)
-    require(f["content"] <= SEGMENT_CONTENT, "content-limit", str(f["content"]))
+    require(f["content"] <= content_limit, "content-limit", str(f["content"]))
 
     if mode == IN_PLACE:
         require(f["record_bytes"] == 0, "record-bytes", str(f["record_bytes"]))
@@ -58,12 +59,12 @@ def decode_segment(data: bytes | memoryview, mode: int, log_id: bytes, index: in
     first = start + PAGE
     end = first + f["record_bytes"]
     padded = end + -end % PAGE
-    require(32 * f["record_count"] <= f["record_bytes"] <= SEGMENT_RECORDS * 304 + SEGMENT_CONTENT
+    require(32 * f["record_count"] <= f["record_bytes"] <= records_limit * 304 + content_limit
             and padded <= len(data), "record-bytes", str(f["record_bytes"]))
     require(not any(data[end:padded]), "padding")
 
     # The records are checked against a copy: a segment that is not valid leaves the context as it was.
-    trial = Context(ctx.volume_size, ctx.previous_end, ctx.full, ctx.tag_key, ctx.tag_algorithm)
+    trial = Context(ctx.volume_size, ctx.previous_end, ctx.full, ctx.tag_key, ctx.tag_algorithm, ctx.segment_growth)
     segment, records, at = Segment(index), [], first
     while at < end:
         record = decode_record(data[at:end], trial, exact=False)
@@ -83,7 +84,7 @@ def decode_staging_log(data: bytes | mmap.mmap | memoryview, ctx: Context) -> Fi
     header = decode_log_header(data)
     begun = header["begin"]
     ctx.volume_size, ctx.previous_end, ctx.full = begun["volume_size"], 0, begun["kind"] == 1
-    ctx.tag_algorithm = begun["tag_algorithm"]
+    ctx.tag_algorithm, ctx.segment_growth = begun["tag_algorithm"], begun["segment_growth"]
     if any(begun["tag_key"]):
         ctx.tag_key = begun["tag_key"]
     segments: list[Fields] = []

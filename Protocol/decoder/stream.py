@@ -69,7 +69,7 @@ class Stream:
         if name == "BEGIN":
             self.begun, self.begin_payload = message, payload
             ctx.volume_size, ctx.full = message["volume_size"], message["kind"] == 1
-            ctx.tag_algorithm = message["tag_algorithm"]
+            ctx.tag_algorithm, ctx.segment_growth = message["tag_algorithm"], message["segment_growth"]
             if any(message["tag_key"]):
                 ctx.tag_key = message["tag_key"]
             if self.next_segment == 0:
@@ -80,8 +80,8 @@ class Stream:
         elif name == "RECORD":
             self.segment.add(message)
             ctx.previous_end = self.segment.end
-            require(self.segment.records <= SEGMENT_RECORDS, "bad-record-count", str(self.segment.records))
-            require(self.segment.content <= SEGMENT_CONTENT, "content-limit", str(self.segment.content))
+            require(self.segment.records <= SEGMENT_RECORDS << ctx.segment_growth, "bad-record-count", str(self.segment.records))
+            require(self.segment.content <= SEGMENT_CONTENT << ctx.segment_growth, "content-limit", str(self.segment.content))
         elif name == "SEAL":
             check_seal(message, self.segment.sealed())
             self.digests.append(message["segment_digest"])

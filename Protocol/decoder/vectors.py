@@ -50,7 +50,7 @@ def context_value(name: str, value: Any) -> Any:
 def vector_context(vector: Fields) -> Context:
     values = {name: context_value(name, value) for name, value in vector.get("context", {}).items()}
     return Context(values.get("volume_size"), values.get("previous_end"), values.get("full", False),
-                   values.get("tag_key"), values.get("tag_algorithm"), values)
+                   values.get("tag_key"), values.get("tag_algorithm"), values.get("segment_growth", 0), values)
 
 
 def decode_digest(vector: Fields) -> Fields:

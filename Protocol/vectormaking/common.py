@@ -84,7 +84,8 @@ PARENT, ROOT, SENDER, RECEIVER, SECRET = noise(5, 32), noise(6, 32), noise(7, 32
 TIME = 1_753_000_000_123_456_789
 
 FULL: dict[str, Any] = {
-    "transfer": TRANSFER, "kind": 1, "tag_algorithm": 1, "flags": 0, "members": 0, "lineage": LINEAGE, "number": 1, "parent": bytes(32),
+    "transfer": TRANSFER, "kind": 1, "tag_algorithm": 1, "flags": 0, "segment_growth": 0, "members": 0, "lineage": LINEAGE,
+    "number": 1, "parent": bytes(32),
     "volume_size": 1 << 30, "source_time": TIME, "planned_content": 1 << 29, "planned_segments": 16,
     "held_segments": 0, "tag_key": KEY, "group": bytes(16), "compared_root": bytes(32),
     "source_identity": "lvm:vg0/vm-disk uuid=0d3f",

@@ -170,6 +170,10 @@ def begins() -> None:
          RESYNC | {"members": 256, "group": b"\xff" * 16, "number": U64, "volume_size": TOP, "source_time": U64,
                    "planned_content": U64, "planned_segments": 1 << 20, "held_segments": U64,
                    "compared_root": b"\xff" * 32, "source_identity": "s" * 512})
+    good("begin-grown", "BEGIN", "17 TiB of content: segments of twice the size.",
+         FULL | {"volume_size": 17 << 40, "planned_content": 17 << 40, "planned_segments": 557_056, "segment_growth": 1})
+    good("begin-grown-most", "BEGIN", "The greatest growth, beside both flags.",
+         RESYNC_FIRST | {"flags": 3, "segment_growth": 7})
     good("begin-resync-first-later-number", "BEGIN", "As of a full generation: a decoder only asks for a number of at least 1.",
          RESYNC_FIRST | {"number": 9})
     breaks: list[Break] = [
@@ -177,6 +181,7 @@ def begins() -> None:
         ("kind-four", "bad-kind", {"kind": 4}),
         ("tag-algorithm-zero", "bad-tag-algorithm", {"tag_algorithm": 0}),
         ("flag-shrink", "reserved-bits", {"flags": 1}),
+        ("growth", "bad-segment-growth", {"segment_growth": 8}),
         ("members-one", "bad-members", {"members": 1, "group": GROUP}),
         ("lineage-zeros", "zero-lineage", {"lineage": bytes(16)}),
         ("number-zero", "bad-number", {"number": 0}),
@@ -197,7 +202,8 @@ def begins() -> None:
             ("delta-both-flags", "reserved-bits", "Bit 0 is a delta's, bit 1 is not.", DELTA | {"flags": 3}),
             ("flag-unknown", "reserved-bits", "Bit 2 says nothing yet.", DELTA | {"flags": 5}),
             ("resync-flag-unknown", "reserved-bits", "Bit 2 says nothing yet.", RESYNC_FIRST | {"flags": 6}),
-            ("resync-flag-highest", "reserved-bits", "Bit 15 says nothing yet.", RESYNC_FIRST | {"flags": 0x8000}),
+            ("resync-flag-highest", "reserved-bits", "Bit 7 says nothing yet.", RESYNC_FIRST | {"flags": 0x80}),
+            ("growth-highest", "bad-segment-growth", "The highest bit alone.", FULL | {"segment_growth": 0x80}),
             ("resync-in-place-parent", "bad-parent", "In place, but with a parent: reported where the parent stands.",
              RESYNC | {"flags": 2}),
             ("resync-number-zero", "bad-number", "Numbers begin at 1.", RESYNC_FIRST | {"number": 0}),
@@ -228,7 +234,7 @@ def begins() -> None:
              RESYNC | {"group": GROUP, "compared_root": bytes(32)}),
             ("resync-order-root-identity", "bad-compared-root", "No compared root, and too long an identity.",
              RESYNC | {"compared_root": bytes(32), "source_identity": "s" * 513}),
-            ("flag-highest", "reserved-bits", "Bit 15 says nothing yet.", DELTA | {"flags": 0x8000}),
+            ("flag-highest", "reserved-bits", "Bit 7 says nothing yet.", DELTA | {"flags": 0x80}),
             ("members-many", "bad-members", "A group has at most 256 members.", GROUPED | {"members": 257}),
             ("members-huge", "bad-members", "The highest bit alone.", GROUPED | {"members": 1 << 31}),
             ("group-no-members", "bad-group", "A group of nobody.", GROUPED | {"members": 0}),
@@ -253,16 +259,16 @@ def small_messages() -> None:
         bad_ends(lower, type_, e.ready(3))
 
     good("seal", "SEAL", "Two records.", SEAL)
-    good("seal-greatest", "SEAL", "The most records and content, the highest end.",
-         SEAL | {"segment_index": U64, "record_count": 65_536, "content": 33_554_432, "end_offset": TOP})
+    good("seal-greatest", "SEAL", "The most records and content of the greatest growth, the highest end.",
+         SEAL | {"segment_index": U64, "record_count": 65_536 << 7, "content": 33_554_432 << 7, "end_offset": TOP})
     good("seal-no-content", "SEAL", "One record, a zero or unmap.", SEAL | {"record_count": 1, "content": 0})
     bad_each("seal", "SEAL", SEAL, [
         ("records-zero", "bad-record-count", {"record_count": 0}),
         ("reserved", "reserved-bits", {"reserved": 1}),
-        ("content-limit", "content-limit", {"content": 33_554_433}),
+        ("content-limit", "content-limit", {"content": (33_554_432 << 7) + 1}),
     ])
-    bad("seal-records-too-many", "SEAL", "bad-record-count", "65,537 records.",
-        e.seal(**(SEAL | {"record_count": 65_537})))
+    bad("seal-records-too-many", "SEAL", "bad-record-count", "8,388,609 records.",
+        e.seal(**(SEAL | {"record_count": (65_536 << 7) + 1})))
     bad_ends("seal", "SEAL", e.seal(**SEAL))
     sealed = {"sealed": SEAL}
     good("seal-agrees", "SEAL", "What the receiver counted is what SEAL says.", SEAL, sealed)

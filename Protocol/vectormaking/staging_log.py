@@ -84,11 +84,11 @@ def log_segments() -> None:
     second = context | {"segment_index": 1, "previous_end": BLOCK}
 
     def right(name: str, note: str, data: bytes, records: list[bytes], content: int, end: int, where: dict[str, Any],
-              size: int, record_bytes: int | None = None) -> None:
+              size: int, record_bytes: int | None = None, record_count: int | None = None) -> None:
         put(f"segment-{name}", "staging-log-segment", note, data, context=where, fields={
             "segment_index": where["segment_index"],
             "record_bytes": len(b"".join(records)) if record_bytes is None else record_bytes,
-            "record_count": len(records), "content": content, "end_offset": end,
+            "record_count": record_count or len(records), "content": content, "end_offset": end,
             "segment_digest": e.segment_digest(where["segment_index"], records), "size": size})
 
     right("first", "Data and zeros.", e.log_segment(LOG_ID, 0, FIRST), FIRST, 1536, BLOCK, context, 8192)
@@ -103,7 +103,11 @@ def log_segments() -> None:
     many = [e.zero_record(512 * i, 512) for i in range(128)]
     right("no-padding", "128 records of 32 bytes: nothing to pad.", e.log_segment(LOG_ID, 0, many), many, 0, BLOCK,
           context, 8192)
+    grown = context | {"segment_growth": 1}
     place = context | {"mode": 2}
+    right("in-place-grown", "In place: the most records and content of growth 1.",
+          e.log_segment(LOG_ID, 0, FIRST, in_place=True, record_count=131_072, content=67_108_864), FIRST, 67_108_864, BLOCK,
+          place | {"segment_growth": 1}, 4096, 0, 131_072)
     right("in-place", "In place no records follow.", e.log_segment(LOG_ID, 0, FIRST, in_place=True), FIRST, 1536, BLOCK,
           place, 4096, 0)
 
@@ -126,6 +130,10 @@ def log_segments() -> None:
     change("index", "segment-index", "Segment 1 where 0 is expected.", index=1)
     change("count-zero", "bad-record-count", "No records.", record_count=0)
     change("count-too-many", "bad-record-count", "65,537 records.", record_count=65_537)
+    change("count-grown", "bad-record-count", "131,073 records of growth 1.", grown, record_count=131_073)
+    change("content-grown", "content-limit", "One byte above 64 MiB of growth 1.", grown, content=67_108_865)
+    change("bytes-grown", "record-bytes", "More than any segment of growth 1 has.", grown,
+           record_bytes=2 * (65_536 * 304 + 33_554_432) + 1)
     change("reserved", "reserved-bits", "The word at 44.", reserved=1)
     change("rest", "reserved-bits", "The last byte before the checksum.", rest=b"\1")
     change("content-limit", "content-limit", "One byte above 32 MiB.", content=33_554_433)
@@ -206,6 +214,10 @@ def logs() -> None:
     first_page, second_page = (e.log_segment(LOG_ID, i, r, in_place=True) for i, r in enumerate((FIRST, SECOND)))
     log("in-place", "In place: two segments without records.", place + first_page + second_page, 2, 12_288, "end-of-file",
         2)
+    grown = e.log_header(e.begin(**(LOG_BEGIN | {"segment_growth": 1})), LOG_ID, 2)
+    log("in-place-grown", "In place: the second segment has more content than growth 1 allows.",
+        grown + e.log_segment(LOG_ID, 0, FIRST, in_place=True, content=67_108_864)
+        + e.log_segment(LOG_ID, 1, SECOND, in_place=True, content=67_108_865), 1, 8192, "content-limit", 2)
     log("in-place-torn", "In place: the second segment was not written.", place + first_page + bytes(4096), 1, 8192,
         "header-checksum", 2)
     log("in-place-records", "In place: a segment with records is not valid.", place + first + second, 0, 4096,

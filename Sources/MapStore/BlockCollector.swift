@@ -23,16 +23,20 @@ package final class BlockCollector {
         package var load: (UInt64, Extent, AlignedBuffer) throws -> Void
         /// A block that is covered whole is about to get this entry.
         package var willReplace: (UInt64, Extent, Tag) throws -> Void
+        /// So many blocks are covered whole by zeros.
+        package var zero: (Range<UInt64>) throws -> Void
         /// A block's new entry.
         package var emit: (TagMapFormat.Update) throws -> Void
 
         package init(
             load: @escaping (UInt64, Extent, AlignedBuffer) throws -> Void,
             willReplace: @escaping (UInt64, Extent, Tag) throws -> Void = { _, _, _ in },
+            zero: @escaping (Range<UInt64>) throws -> Void,
             emit: @escaping (TagMapFormat.Update) throws -> Void
         ) {
             self.load = load
             self.willReplace = willReplace
+            self.zero = zero
             self.emit = emit
         }
     }
@@ -55,8 +59,17 @@ package final class BlockCollector {
         _ extent: Extent, _ content: (memory: AlignedBuffer, offset: Int)?, tags: [Tag]
     ) throws {
         let blocks = MapShape.blocks(of: extent)
-        for block in blocks {
+        var next = blocks.lowerBound
+        while next < blocks.upperBound {
+            let block = next
             guard let whole = shape.extent(ofBlock: block) else { return }
+            if content == nil, whole.offset >= extent.offset, whole.end <= extent.end {
+                try close()
+                next = shape.wholeBlocksEnd(extent)
+                try owner.zero(block..<next)
+                continue
+            }
+            next += 1
             let start = max(extent.offset, whole.offset)
             let count = Int(min(extent.end, whole.end) - start)
             let place = content.map { ($0.memory, $0.offset + Int(start - extent.offset)) }

@@ -6,8 +6,8 @@ package import Digests
 internal import TagMap
 package import Wire
 
-/// Finds the blocks in which two maps of the same shape differ, from the top of their trees down: what is equal is
-/// passed over at the highest level.
+/// Finds the blocks in which two maps differ, from the top of their trees down: what is equal is passed over at the highest
+/// level. The other map counts as one of the same shape: what it does not have is zeros.
 package struct MapDifference {
     /// Answers with what lies below pages or nodes of the other map: 4096 bytes for each.
     package typealias Other = (NodeRange) throws -> [UInt8]

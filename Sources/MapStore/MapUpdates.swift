@@ -75,6 +75,22 @@ package final class MapUpdateWriter {
         if page.count == TagMapFormat.pageUpdates { try flush() }
     }
 
+    /// Says of blocks that they are zeros from now on. What is zeros already costs nothing.
+    package func addZeros(_ blocks: Range<UInt64>) throws {
+        let first = max(blocks.lowerBound, lastBlock.map { $0 + 1 } ?? 0)
+        guard first < blocks.upperBound, old != nil || base == .parent else { return }
+        guard let old else {
+            // Nobody knows which of them are zeros already.
+            for block in first..<blocks.upperBound {
+                try add(TagMapFormat.Update(block: block, entry: .zero))
+            }
+            return
+        }
+        try old.forEachContent(in: first..<blocks.upperBound) { block, _ in
+            try add(TagMapFormat.Update(block: block, entry: .zero))
+        }
+    }
+
     private func flush() throws(MapError) {
         let bytes = TagMapFormat.encoded(page)
         try system { () throws(SystemCallError) in try file.write(bytes, at: position) }

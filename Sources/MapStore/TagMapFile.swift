@@ -16,7 +16,7 @@ package final class TagMapFile {
     package private(set) var header: TagMapFormat.Header
     package private(set) var shape: MapShape
     private let file: File
-    private var tree: MapTree
+    private(set) var tree: MapTree
     /// The digests of one strip's pages.
     private var strip: (index: UInt64, digests: [UInt8])?
     /// One page, proven.
@@ -65,7 +65,7 @@ package final class TagMapFile {
         }
         shape = MapShape(volumeByteCount: header.volumeSize)
         tree = MapTree(shape)
-        for strip in 0..<(try storedStripCount()) {
+        try forEachStoredStrip(.digests) { (strip) throws(MapError) in
             let digests = try read(at: TagMapFormat.position(ofStrip: strip))
             digests.withRawSpan { tree.set(strip: strip, $0) }
         }
@@ -80,13 +80,21 @@ package final class TagMapFile {
         (shape.pageCount - 1) / TagMapFormat.stripPages + 1
     }
 
-    /// How many strips the file reaches; all that follow are zeros.
-    private func storedStripCount() throws(MapError) -> UInt64 {
-        let size = try system { () throws(SystemCallError) in try file.status().byteCount }
-        let start = TagMapFormat.position(ofStrip: 0)
-        guard size > start else { return 0 }
-        let strip = TagMapFormat.position(ofStrip: 1) - start
-        return min(stripCount(shape), (size - start - 1) / strip + 1)
+    private func storedStrips(_ part: StoredStrips.Part) throws(MapError) -> StoredStrips {
+        try system { () throws(SystemCallError) in
+            try StoredStrips(file, part, end: stripCount(shape))
+        }
+    }
+
+    private func forEachStoredStrip(
+        _ part: StoredStrips.Part, _ body: (UInt64) throws(MapError) -> Void
+    ) throws(MapError) {
+        var strips = try storedStrips(part)
+        var next: UInt64 = 0
+        while let strip = try strips.following(next) {
+            try body(strip)
+            next = strip + 1
+        }
     }
 
     private func read(at position: UInt64) throws(MapError) -> [UInt8] {
@@ -132,13 +140,28 @@ package final class TagMapFile {
         return digests
     }
 
-    /// What lies below a page (level 0) or a node: 4096 bytes. It must exist (`MapShape.has`).
+    /// What lies below a page (level 0) or a node: 4096 bytes. What the map does not have is zeros: so it can be compared with
+    /// the map of a larger volume.
     package func children(level: Int, index: UInt64) throws(MapError) -> [UInt8] {
+        guard level <= shape.top else { return try childrenAboveTop(level: level, index: index) }
+        guard index < shape.levels[level] else { return Self.nothing }
         switch level {
-        case 0: try entries(ofPage: index)
-        case 1: try digests(ofStrip: index)
-        default: tree.children(level: level, index: index)
+        case 0: return try entries(ofPage: index)
+        case 1: return try digests(ofStrip: index)
+        default: return tree.children(level: level, index: index)
         }
+    }
+
+    /// The same of a level that the map of a larger volume has: everything lies below its first node's first digest.
+    private func childrenAboveTop(level: Int, index: UInt64) throws(MapError) -> [UInt8] {
+        guard index == 0 else { return Self.nothing }
+        var digest = shape.top == 0 ? try self.digest(ofPage: 0) : tree.top
+        var children = Self.nothing
+        for above in shape.top + 1...level {
+            children.replaceSubrange(0..<32, with: digest.bytes)
+            digest = children.withRawSpan { MapDigest.ofNode(0, level: UInt64(above), $0) }
+        }
+        return children
     }
 
     /// What lies below pages or nodes, which must exist: 4096 bytes for each.
@@ -155,10 +178,12 @@ package final class TagMapFile {
 
     /// Proves the whole file: each page by its digest, the digests by the root of the header (Protocol/TagMap.md, 3).
     package func prove() throws(MapError) {
-        let stored = try storedStripCount() * TagMapFormat.stripPages
-        for index in 0..<min(shape.pageCount, stored) {
-            let entries = try read(at: TagMapFormat.position(ofPage: index))
-            try prove(page: index, entries, try digest(ofPage: index))
+        try forEachStoredStrip(.all) { (strip) throws(MapError) in
+            let first = strip * TagMapFormat.stripPages
+            for index in first..<min(first + TagMapFormat.stripPages, shape.pageCount) {
+                let entries = try read(at: TagMapFormat.position(ofPage: index))
+                try prove(page: index, entries, try digest(ofPage: index))
+            }
         }
         try proveRoot()
     }
@@ -265,20 +290,24 @@ package final class TagMapFile {
             return update
         }
         var update = try nextUpdate()
-        let stored = try storedStripCount()
         // Of a volume that shrank the last page loses entries, and may have no update.
         let last = new.pageCount - 1
-        let isCut = size < shape.volumeByteCount && last / TagMapFormat.stripPages < stored
-        let cut = isCut ? last : nil
-        var strip: UInt64 = 0
-        while strip < stripCount(new) {
-            // What the file does not reach is zeros, unless there is an update.
-            if strip >= stored {
-                guard let update else { break }
-                strip = MapShape.place(ofBlock: update.block).page / TagMapFormat.stripPages
+        let isCut = size < shape.volumeByteCount
+        let cut = try isCut ? storedPage(last) : nil
+        var stored = try storedStrips(.digests)
+        var next: UInt64 = 0
+        while true {
+            // What the file does not hold is zeros, unless there is an update.
+            let touched = update.map {
+                MapShape.place(ofBlock: $0.block).page / TagMapFormat.stripPages
             }
+            guard let strip = [try stored.following(next), touched].compactMap({ $0 }).min(),
+                strip < stripCount(new)
+            else { break }
+            next = strip + 1
             let first = strip * TagMapFormat.stripPages
-            var digests = strip < stored ? try self.digests(ofStrip: strip) : Self.nothing
+            var digests =
+                strip < stripCount(shape) ? try self.digests(ofStrip: strip) : Self.nothing
             var isChanged = false
             if let cut, cut / TagMapFormat.stripPages == strip {
                 let end = Int(cut - first + 1) * 32
@@ -313,11 +342,17 @@ package final class TagMapFile {
             }
             if isChanged, writing { try write(digests, at: TagMapFormat.position(ofStrip: strip)) }
             digests.withRawSpan { merged.set(strip: strip, $0) }
-            strip += 1
         }
-        if writing, cut != nil { try cutFile(new) }
+        if writing, isCut { try cutFile(new) }
         merged.seal()
         return merged
+    }
+
+    /// The page, if the file holds something of its strip.
+    private func storedPage(_ page: UInt64) throws(MapError) -> UInt64? {
+        let strip = page / TagMapFormat.stripPages
+        var stored = try storedStrips(.digests)
+        return try stored.following(strip) == strip ? page : nil
     }
 
     /// The entries of a page before an update; zeros, if the map has no such page.
@@ -355,5 +390,12 @@ extension Tag {
     /// Entry `index` of a page's 4096 bytes.
     package init(entry index: Int, of page: RawSpan) {
         self = (try? Tag(page, at: 16 * index)) ?? .zero
+    }
+}
+
+extension StoredStrips {
+    /// `next`, with the error of a map.
+    fileprivate mutating func following(_ strip: UInt64) throws(MapError) -> UInt64? {
+        do { return try next(from: strip) } catch { throw .failed(error) }
     }
 }

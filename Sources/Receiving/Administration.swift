@@ -245,7 +245,7 @@ package struct Administration {
     /// - Parameter isChecked: whether the target must be there, be the registered one, have the size of the generation and
     ///   hold it where some blocks are compared.
     package func promote(
-        _ name: VolumeName, isChecked: Bool, _ progress: (Progress) -> Void = { _ in }
+        _ name: VolumeName, isChecked: Bool, _ progress: (Progress) throws -> Void = { _ in }
     ) throws -> StandbyVolume {
         let writer = try writer(name)
         writer.isForced = !isChecked

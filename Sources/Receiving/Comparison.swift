@@ -21,7 +21,7 @@ final class Comparison {
     var root: SHA256Digest { map.root }
 
     init(
-        _ compare: Compare, _ writer: VolumeWriter, _ progress: (Progress) -> Void
+        _ compare: Compare, _ writer: VolumeWriter, _ progress: (Progress) throws -> Void
     ) throws {
         let volume = writer.volume
         foundPath = writer.map.foundPath

@@ -17,6 +17,7 @@ package import Wire
 package final class IncomingTransfer {
     private let home: StandbyHome
     private let peer: KeyID
+    private let poll: () throws -> Void
     private let report: (Outcome) -> Void
     private var writer: VolumeWriter?
     private var staged: StagedTransfer?
@@ -63,9 +64,14 @@ package final class IncomingTransfer {
         }
     }
 
-    package init(_ home: StandbyHome, peer: KeyID, report: @escaping (Outcome) -> Void) {
+    /// - Parameter poll: called while a step takes long; what it throws ends the step, unless that applies a generation.
+    package init(
+        _ home: StandbyHome, peer: KeyID, poll: @escaping () throws -> Void = {},
+        report: @escaping (Outcome) -> Void
+    ) {
         self.home = home
         self.peer = peer
+        self.poll = poll
         self.report = report
     }
 
@@ -88,14 +94,21 @@ package final class IncomingTransfer {
     }
 
     func open(_ name: VolumeName) throws {
+        try poll()
         guard try home.catalog.volume(name, of: peer) != nil else {
             throw Refusal(.notAuthorised, "there is no volume \(name) for this peer")
         }
         guard let writer = try VolumeWriter(home, name) else {
             throw Refusal(.busy, "another session has the volume \(name)")
         }
+        writer.poll = poll
         self.writer = writer
         try stand(writer)
+    }
+
+    private func tell(_ progress: Progress) throws {
+        try poll()
+        report(.progress(progress))
     }
 
     /// Drops the unfinished transfer if it is the one named; then says where the volume stands.
@@ -120,8 +133,8 @@ package final class IncomingTransfer {
     /// Finishes what was left behind, and says where the volume stands.
     private func stand(_ writer: VolumeWriter) throws {
         try storing {
-            try writer.recover { report(.progress($0)) }
-            try writer.checkTarget { report(.progress($0)) }
+            try writer.recover(tell)
+            try writer.checkTarget(tell)
         }
         note(writer)
         try loadStaged(writer)
@@ -148,7 +161,8 @@ package final class IncomingTransfer {
         }
         do {
             let found = try StagedTransfer(
-                reading: writer.logPath, algorithm: transfer.begin.head.tagAlgorithm, key: key)
+                reading: writer.logPath, algorithm: transfer.begin.head.tagAlgorithm, key: key,
+                poll: poll)
             // Of a prepared generation no segment may be missing.
             let isWhole =
                 writer.volume.state != .prepared
@@ -166,7 +180,7 @@ package final class IncomingTransfer {
     /// Makes the map of the target, or takes the one that is kept.
     func compare(_ compare: Compare) throws {
         guard let writer else { return }
-        let made = try targeting { try Comparison(compare, writer) { report(.progress($0)) } }
+        let made = try targeting { try Comparison(compare, writer, tell) }
         comparison = made
         report(
             .compared(
@@ -247,7 +261,7 @@ package final class IncomingTransfer {
             active?.collection = try UpdateCollection(
                 writer.map, begin, key,
                 base: begin.comparedRoot.flatMap { writer.map.compared($0) },
-                target: writer.volume.targetPath, isChecked: false)
+                target: writer.volume.targetPath, isChecked: false, poll: poll)
         }
         report(.ready(Ready(nextSegment: 0)))
     }
@@ -337,11 +351,15 @@ package final class IncomingTransfer {
                         content.memory, from: content.offset, count: content.count,
                         at: record.offset)
                 } else {
-                    try active.target.zero(record.offset, count: record.length)
+                    try active.target.zero(record.offset, count: record.length) {
+                        (try? poll()) != nil
+                    }
                 }
             } catch {
                 try fail(error)
             }
+            // Zeros that were not written to their end are of a session that is gone.
+            try poll()
         }
     }
 
@@ -373,8 +391,7 @@ package final class IncomingTransfer {
             try storing {
                 isCommitted = try writer.commit(
                     record, on: active.target, isHeld: comparison?.target === active.target,
-                    root: root
-                ) { report(.progress($0)) }
+                    root: root, tell)
             }
         } catch let divergence as TargetDivergence {
             throw try refusal(divergence, writer)

@@ -41,7 +41,7 @@ extension Administration {
     /// Reads the whole target and compares it with the tag map of the committed generation. A difference makes the
     /// volume *diverged*, and so does a target for which there is neither a map nor a root. One that is diverged stays so.
     package func scrub(
-        _ name: VolumeName, _ progress: (Progress) -> Void = { _ in }
+        _ name: VolumeName, _ progress: (Progress) throws -> Void = { _ in }
     ) throws -> ScrubResult {
         let writer = try writer(name)
         try writer.recover()

@@ -23,7 +23,7 @@ extension VolumeWriter {
     /// 3. What names the object is brought up to date in the catalog.
     ///
     /// A promoted target is its operator's, and is not looked at, unless it was demoted.
-    func checkTarget(_ progress: (Progress) -> Void = { _ in }) throws {
+    func checkTarget(_ progress: (Progress) throws -> Void = { _ in }) throws {
         guard volume.state != .promoted || volume.isDemoted else { return }
         let object = try TargetObject(path: volume.targetPath)
         try object.compare(registered: volume.targetIdentity)
@@ -77,7 +77,8 @@ extension VolumeWriter {
     }
 
     /// Compares what a target holds with the committed generation.
-    private func checkContent(of object: TargetObject, _ progress: (Progress) -> Void) throws {
+    private func checkContent(of object: TargetObject, _ progress: (Progress) throws -> Void) throws
+    {
         guard let committed = volume.committed else { return }
         guard object.byteCount >= committed.head.volumeSize else {
             return try diverge(
@@ -97,7 +98,7 @@ extension VolumeWriter {
     }
 
     private func compare(
-        _ object: TargetObject, _ committed: GenerationRecord, _ progress: (Progress) -> Void
+        _ object: TargetObject, _ committed: GenerationRecord, _ progress: (Progress) throws -> Void
     ) throws {
         let key = try committedKey()
         let tagger = Tagger(committed.head.tagAlgorithm, key: key)
@@ -170,7 +171,7 @@ extension VolumeWriter {
     ///
     /// - Parameter isHeld: whether the target was held since it was compared.
     func checkAnchor(
-        on target: Target, isHeld: Bool, _ progress: (Progress) -> Void
+        on target: Target, isHeld: Bool, _ progress: (Progress) throws -> Void
     ) throws {
         if !isHeld, let begin = volume.transfer?.begin, begin.head.kind == .resync,
             let known = map.compared(begin.comparedRoot)
@@ -187,7 +188,7 @@ extension VolumeWriter {
         }
     }
 
-    private func compareAnchor(on target: Target, _ progress: (Progress) -> Void) throws {
+    private func compareAnchor(on target: Target, _ progress: (Progress) throws -> Void) throws {
         guard let begin = volume.transfer?.begin else { return }
         let known = try mapBefore(begin, progress)
         let tagger = Tagger(begin.head.tagAlgorithm, key: try tagKey())

@@ -84,15 +84,18 @@ struct TargetMap {
     /// Makes a map by reading a target. What lies past its end counts as zeros, but for the volume's last block, which is
     /// missing then.
     ///
+    /// - Parameter progress: told what was read; what it throws ends the reading, and leaves no map.
     /// - Returns: also the bytes read.
     static func scan(
         _ target: String, into path: String, _ tagger: Tagger, volumeByteCount: UInt64,
-        first: UInt64 = 0, count: UInt64 = 0, _ progress: (Progress) -> Void
+        first: UInt64 = 0, count: UInt64 = 0, _ progress: (Progress) throws -> Void
     ) throws -> (map: TagMapFile, read: UInt64) {
         let reader: AlignedReader
         do { reader = try AlignedReader(path: target) } catch { throw TargetError.failed(error) }
         let map = try TagMapFile(
             making: path, tagger.algorithm, volumeByteCount: volumeByteCount)
+        var isWhole = false
+        defer { if !isWhole { try? Directory.remove(path) } }
         var builder = MapBuilder(map, tagger, first: first, count: count)
         let memory = AlignedBuffer(byteCount: Limits.recordContent)
         let unit = MapShape.blockByteCount
@@ -123,11 +126,12 @@ struct TargetMap {
                 }
                 try builder.add(at: position, memory, count: wholeCount)
                 position += UInt64(wholeCount)
-                progress(Progress(phase: .reading, done: position, total: max(end, position)))
+                try progress(Progress(phase: .reading, done: position, total: max(end, position)))
             }
         }
         if reader.byteCount < volumeByteCount { try builder.missLastBlock() }
         try builder.finish()
+        isWhole = true
         return (map, builder.byteCount)
     }
 
@@ -159,7 +163,7 @@ struct TargetMap {
     /// it, and gets none.
     func rebuild(
         _ record: GenerationRecord, _ target: String, _ key: TagKey,
-        _ progress: (Progress) -> Void
+        _ progress: (Progress) throws -> Void
     ) throws {
         guard record.volumeRoot != .zero else {
             throw MapError.damaged(path, reason: "the generation has no root that would prove it")
@@ -175,7 +179,7 @@ struct TargetMap {
     /// - Throws: `TargetDivergence`.
     func rebuildProven(
         _ record: GenerationRecord, _ target: String, _ key: TagKey,
-        _ progress: (Progress) -> Void
+        _ progress: (Progress) throws -> Void
     ) throws {
         guard record.volumeRoot != .zero else { throw TargetDivergence.unproven }
         do { try rebuild(record, target, key, progress) } catch let error as MapError {
@@ -192,7 +196,7 @@ struct TargetMap {
     ///   - keep: is given the map and its path, which is removed afterwards.
     func compareAll(
         _ target: String, _ known: TagMapFile?, _ tagger: Tagger, volumeByteCount: UInt64,
-        _ progress: (Progress) -> Void,
+        _ progress: (Progress) throws -> Void,
         keep: (TagMapFile, String) throws -> Void = { _, _ in }
     ) throws -> WholeComparison {
         let path = path + ".scrub"
@@ -278,9 +282,10 @@ final class UpdateCollection {
     /// - Parameters:
     ///   - base: what the target holds now, if its content is to be compared with that; a full copy in place has none.
     ///   - isChecked: whether the target is compared with the base before a block is taken to be replaced.
+    ///   - poll: called while a run of zeros takes long; what it throws ends it.
     init(
         _ map: TargetMap, _ begin: Begin, _ key: TagKey, base: TagMapFile?, target: String,
-        isChecked: Bool
+        isChecked: Bool, poll: @escaping () throws -> Void
     ) throws {
         let tagger = Tagger(begin.head.tagAlgorithm, key: key)
         let writer = try MapUpdateWriter(
@@ -302,6 +307,14 @@ final class UpdateCollection {
                     }
                 },
                 willReplace: { block, _, entry in try check?.willReplace(block, entry) },
+                zero: { blocks in
+                    // Zeros that stay zeros are neither compared nor noted.
+                    try base?.forEachContent(in: blocks) { block, _ in
+                        try poll()
+                        try check?.willReplace(block, .zero)
+                    }
+                    try writer.addZeros(blocks)
+                },
                 emit: { try writer.add($0) }))
     }
 

@@ -24,7 +24,7 @@ extension VolumeWriter {
     ///   nothing has changed then. A block that was torn by a crash is neither, too.
     func checkAll(
         of path: String, _ begin: Begin, isTorn: Bool = false, mayReplace: Bool = false,
-        _ progress: (Progress) -> Void
+        _ progress: (Progress) throws -> Void
     ) throws {
         // An earlier attempt may have come as far as the map.
         var next = volume
@@ -68,9 +68,11 @@ extension VolumeWriter {
     private func hasUntouchedContent(_ known: TagMapFile) throws -> Bool {
         var updates = try MapUpdateReader(path: map.updatesPath)
         var update = try updates.next()
-        for block in 0..<known.shape.blockCount {
-            while let next = update, next.block < block { update = try updates.next() }
-            if update?.block != block, try !known.entry(ofBlock: block).isZero { return true }
+        var block: UInt64 = 0
+        while let found = try known.content(from: block) {
+            while let next = update, next.block < found.block { update = try updates.next() }
+            if update?.block != found.block { return true }
+            block = found.block + 1
         }
         return false
     }
@@ -122,7 +124,7 @@ extension VolumeWriter {
     /// Refuses a target that does not hold the generation already: of a first copy, and without a map, as a crash leaves it
     /// that comes while the map is changed.
     func checkWritten(
-        _ path: String, _ begin: Begin, _ progress: (Progress) -> Void
+        _ path: String, _ begin: Begin, _ progress: (Progress) throws -> Void
     ) throws {
         let found = try map.compareAll(
             path, nil, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
@@ -134,7 +136,7 @@ extension VolumeWriter {
 
     /// The same of a copy in place, whose content is complete: nothing else may be there.
     func checkWhole(
-        _ path: String, _ record: GenerationRecord, _ progress: (Progress) -> Void
+        _ path: String, _ record: GenerationRecord, _ progress: (Progress) throws -> Void
     ) throws {
         do { try map.rebuild(record, path, try tagKey(), progress) } catch MapError.damaged {
             let mayBeOther = try volume.isRestored || isUnnamed(path)

@@ -52,7 +52,7 @@ extension Administration {
     package func retarget(
         _ name: VolumeName, to path: String, isForResync: Bool, givesUpGeneration: Bool,
         mayReplace: Bool, isDryRun: Bool,
-        _ progress: (Progress) -> Void = { _ in }
+        _ progress: (Progress) throws -> Void = { _ in }
     ) throws -> RetargetResult {
         let writer = try writer(name)
         // What is pending belongs on the old target, if that is there.
@@ -120,7 +120,7 @@ extension Administration {
     /// generation does not touch, or, of a first copy, all of it.
     private func proveUnfinished(
         _ writer: VolumeWriter, _ object: TargetObject, _ mayReplace: Bool,
-        _ progress: (Progress) -> Void
+        _ progress: (Progress) throws -> Void
     ) throws {
         let volume = writer.volume
         if !volume.isRestored, let registered = ObjectIdentity(volume.targetIdentity),
@@ -165,7 +165,7 @@ extension Administration {
     /// - Returns: bytes read.
     private func prove(
         _ committed: GenerationRecord, _ volume: StandbyVolume, _ object: TargetObject,
-        _ map: TargetMap, _ isDryRun: Bool, _ progress: (Progress) -> Void
+        _ map: TargetMap, _ isDryRun: Bool, _ progress: (Progress) throws -> Void
     ) throws -> UInt64 {
         let size = committed.head.volumeSize
         func refuse(_ reason: String) -> AdministrationError {

@@ -15,7 +15,7 @@ extension VolumeWriter {
     ///
     /// - Returns: the root that the target will have.
     func proveAndCollect(
-        _ record: GenerationRecord, _ room: Room, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, _ room: Room, _ progress: (Progress) throws -> Void
     ) throws -> SHA256Digest {
         do { return try collect(record, room, progress) } catch MapError.damaged {
             // It is made anew from the target, and its root tells whether that is what it should be.
@@ -25,27 +25,24 @@ extension VolumeWriter {
     }
 
     private func collect(
-        _ record: GenerationRecord, _ room: Room, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, _ room: Room, _ progress: (Progress) throws -> Void
     ) throws -> SHA256Digest {
         guard let begin = volume.transfer?.begin else {
             throw Refusal(.storage, "the catalog has no transfer to commit")
         }
         let collection = try UpdateCollection(
             map, begin, try tagKey(), base: try mapBefore(begin, progress),
-            target: volume.targetPath, isChecked: true)
-        var failure: (any Error)?
+            target: volume.targetPath, isChecked: true, poll: poll)
         try prove(try redo(record), progress) { record, content in
-            guard failure == nil else { return }
             room.reserve(record)
-            do { try collection.add(record, content) } catch { failure = error }
+            try collection.add(record, content)
         }
-        if let failure { throw failure }
         return try collection.finish(map, begin)
     }
 
     /// The map of what the target holds before the generation. One that was lost is made anew from the target.
     func mapBefore(
-        _ begin: Begin, _ progress: (Progress) -> Void
+        _ begin: Begin, _ progress: (Progress) throws -> Void
     ) throws -> TagMapFile {
         if let found = map.committed(volume) {
             if begin.head.kind == .delta || found.root == begin.comparedRoot { return found }
@@ -79,7 +76,7 @@ extension VolumeWriter {
     /// The same where the content is on the target already. After an interruption nobody has the entries of the
     /// segments before it: the target is read.
     func checkInPlace(
-        _ record: GenerationRecord, _ root: SHA256Digest?, _ progress: (Progress) -> Void
+        _ record: GenerationRecord, _ root: SHA256Digest?, _ progress: (Progress) throws -> Void
     ) throws {
         if let root { return try checkRoot(root, record) }
         do { try map.rebuild(record, volume.targetPath, try tagKey(), progress) } catch let error

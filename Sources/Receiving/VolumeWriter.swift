@@ -21,6 +21,8 @@ package final class VolumeWriter {
     package private(set) var keepingProblem: String?
     /// Whether a committed generation is written although nobody knows what its target holds by now.
     var isForced = false
+    /// Called while something takes long; what it throws ends that. What is being applied is not ended.
+    var poll: () throws -> Void = {}
     private let lock: FileLock
     let map: TargetMap
 
@@ -73,7 +75,7 @@ package final class VolumeWriter {
     /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. An error leaves it
     ///    *applying*, with the reason; an attempt after a failed one is proven by reading the target. If the log is damaged,
     ///    or the proof fails: *suspect*.
-    package func recover(_ progress: (Progress) -> Void = { _ in }) throws {
+    package func recover(_ progress: (Progress) throws -> Void = { _ in }) throws {
         switch volume.state {
         case _ where volume.hasUntouchedTransfer:
             if !Directory.exists(logPath) { try abandon() }
@@ -145,7 +147,7 @@ package final class VolumeWriter {
     /// - Returns: whether the target holds the generation; if not, it waits for its group.
     func commit(
         _ record: GenerationRecord, on target: Target, isHeld: Bool, root: SHA256Digest?,
-        _ progress: (Progress) -> Void
+        _ progress: (Progress) throws -> Void
     ) throws -> Bool {
         let transfer = volume.transfer
         if transfer?.inPlace == false {
@@ -185,7 +187,7 @@ package final class VolumeWriter {
     ///
     /// It is committed whatever happens here: what is not done now is done at the next chance, and an error is found
     /// in the volume's state, or by whoever tries again.
-    private func finish(_ name: VolumeName, _ progress: (Progress) -> Void) {
+    private func finish(_ name: VolumeName, _ progress: (Progress) throws -> Void) {
         guard let writer = try? VolumeWriter.soon(home, name) else { return }
         try? writer.recover(progress)
     }
@@ -228,25 +230,26 @@ package final class VolumeWriter {
     }
 
     func prove(
-        _ redo: Redo, _ progress: (Progress) -> Void,
-        _ body: (RecordHeader, ContentProof.Content?) -> Void = { _, _ in }
+        _ redo: Redo, _ progress: (Progress) throws -> Void,
+        _ body: (RecordHeader, ContentProof.Content?) throws -> Void = { _, _ in }
     ) throws {
         let total = volume.transfer?.begin.plannedContent ?? 0
         var done: UInt64 = 0
         try redo.prove { record, content in
-            body(record, content)
+            try body(record, content)
             done += UInt64(content?.count ?? 0)
-            progress(Progress(phase: .proving, done: min(done, total), total: total))
+            try progress(Progress(phase: .proving, done: min(done, total), total: total))
         }
     }
 
     /// Brings the committed generation to the target. It may be done any number of times, and is done until it has
-    /// worked: what the log holds is the only whole generation that is left.
+    /// worked: what the log holds is the only whole generation that is left. Nobody who waits can stop it.
     ///
     /// - Parameter proven: the target, open already, if the log was just proven.
     private func finishApplying(
-        _ progress: (Progress) -> Void, onProven proven: Target? = nil
+        _ told: (Progress) throws -> Void, onProven proven: Target? = nil
     ) throws {
+        let progress: (Progress) -> Void = { try? told($0) }
         guard let record = volume.applying, let transfer = volume.transfer else {
             throw Refusal(.storage, "the catalog says applying, but not what")
         }
@@ -268,7 +271,7 @@ package final class VolumeWriter {
             switch error {
             case .target(.failed(let failure)), .log(.failed(let failure)):
                 try failedToApply(failure, inPlace: transfer.inPlace)
-            case .target: break
+            case .target, .stopped: break
             case .log, .otherGeneration: try suspect("\(error)")
             }
             if case .target(let refused) = error { throw refused }

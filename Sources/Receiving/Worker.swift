@@ -7,6 +7,7 @@ internal import Connection
 internal import Digests
 package import Platform
 internal import Session
+internal import Synchronization
 internal import TLS
 internal import Wire
 
@@ -27,6 +28,9 @@ package struct Worker {
         self.software = software
         self.log = log
     }
+
+    /// Nobody waits for what a step would come to.
+    private struct SessionGone: Error {}
 
     private enum Job: Sendable {
         case step(ReceiverSession.Action)
@@ -92,8 +96,12 @@ package struct Worker {
             notifier.notify()
         }
         let peer = connection.peer
+        let isGone = Atomic(false)
         let volumes = Thread("volume") { [home] in
-            let transfer = IncomingTransfer(home, peer: peer, report: report)
+            let transfer = IncomingTransfer(
+                home, peer: peer,
+                poll: { if isGone.load(ordering: .relaxed) { throw SessionGone() } }, report: report
+            )
             while let job = jobs.pop() {
                 do {
                     try Self.perform(job, transfer)
@@ -107,9 +115,14 @@ package struct Worker {
                 }
             }
         }
-        defer {
-            // The volume's thread finishes the step it is in: an apply that has begun is best ended.
+        // The volume's thread ends the step it is in, but for an apply that has begun. Done before the peer hears of the end, so
+        // that it finds the volume free when it comes again.
+        func leave() {
+            isGone.store(true, ordering: .relaxed)
             jobs.close(discarding: true)
+        }
+        defer {
+            leave()
             outcomes.close(discarding: true)
             volumes.join()
         }
@@ -118,12 +131,14 @@ package struct Worker {
         var isGreeted = false
         while true {
             while let outcome = outcomes.tryPop() {
+                if case .refuse = outcome { leave() }
                 if let ended = try tell(outcome, &session, connection) { return ended }
             }
             let incoming: FrameConnection.Incoming?
             do {
                 incoming = try connection.receive { buffers.tryPop() }
             } catch let error as WireError {
+                leave()
                 return try end(.broken(Refusal(.malformed, "\(error)")), connection)
             }
             guard let incoming else {
@@ -134,11 +149,13 @@ package struct Worker {
             }
             do throws(SessionError) {
                 guard try take(incoming, &session, jobs, connection) else {
+                    leave()
                     connection.close()
                     return session.isDone ? "done" : "the sender closed early"
                 }
                 isGreeted = true
             } catch {
+                leave()
                 return try end(error, connection)
             }
         }

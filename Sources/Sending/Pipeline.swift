@@ -144,7 +144,7 @@ final class Pipeline: Sendable {
         _ source: any Source, _ plan: SendPlan, from first: UInt64, _ edgeReader: EdgeReader?,
         hasShrunk: Bool
     ) throws {
-        var cutter = SegmentCutter()
+        var cutter = SegmentCutter(plan.growth)
         var current = first
         try plan.forEach { change in
             try cutter.cut(change) { piece in
@@ -195,7 +195,7 @@ final class Pipeline: Sendable {
             case .endOfSegment:
                 try send(.seal(checker.seal()))
             case .unmapped(let extent, let edges):
-                try note(extent, edges, updates) { _ in .zero }
+                try noteZeros(extent, edges, updates)
                 if edges.isSent { continue }
                 let record = RecordHeader(.unmap, offset: extent.offset, length: extent.length)
                 try checker.add(record)
@@ -232,6 +232,21 @@ final class Pipeline: Sendable {
             let edge = edges.updates.first { $0.block == block }
             try updates.add(edge ?? TagMapFormat.Update(block: block, entry: tag(block)))
         }
+    }
+
+    /// The same of an extent that is zeros, however long.
+    private func noteZeros(
+        _ extent: Extent, _ edges: Edges, _ updates: MapUpdateWriter?
+    ) throws {
+        guard let updates else { return }
+        let blocks = MapShape.blocks(of: extent)
+        var next = blocks.lowerBound
+        for edge in edges.updates {
+            try updates.addZeros(next..<max(next, edge.block))
+            try updates.add(edge)
+            next = edge.block + 1
+        }
+        try updates.addZeros(next..<max(next, blocks.upperBound))
     }
 
     private static func tags(

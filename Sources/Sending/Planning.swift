@@ -66,7 +66,7 @@ extension Sender {
             tagKey: isFull(decision) ? .random() : nil,
             allowsShrink: !isFull(decision)
                 && source.volumeByteCount < replica.committed?.head.volumeSize ?? 0,
-            group: group)
+            group: group, segmentGrowth: plan.growth)
         try start(begin, source, scan)
         return (begin, plan)
     }
@@ -115,7 +115,11 @@ extension Sender {
             writing: home.planPath(planName(transfer)), transfer: transfer,
             volumeByteCount: source.volumeByteCount, list)
         guard plan.segmentCount <= Limits.segments else {
-            throw SendError.brokenProtocol("the change has more segments than a transfer may have")
+            throw SourceError.invalid(
+                path: source.name,
+                reason:
+                    "the change is in more pieces than one transfer can have (\(plan.segmentCount) segments, at most "
+                    + "\(Limits.segments)). Nothing was sent, and the copy is as it was")
         }
         return plan
     }

@@ -138,7 +138,7 @@ extension Sender {
             plannedSegments: plan.segmentCount, heldSegments: 0,
             tagKey: goesOn ? nil : comparison.key,
             allowsShrink: compared.difference.cutByteCount > 0, comparedRoot: compared.root,
-            inPlace: options.inPlace)
+            inPlace: options.inPlace, segmentGrowth: plan.growth)
         try start(begin, source, compared.map)
         do {
             let outcome = try transfer(source, begin, plan, dialogue, began).outcome

@@ -90,21 +90,9 @@ extension Sender {
             * MapShape.blockByteCount
         let hasGrown = source.volumeByteCount > known.shape.volumeByteCount
         var blocks = BlockRuns(scan.shape)
-        for page in 0..<scan.shape.pageCount {
-            let old = page < known.shape.pageCount ? try known.digest(ofPage: page) : .zero
-            if try scan.digest(ofPage: page) == old { continue }
-            let new = try scan.entries(ofPage: page)
-            for entry in 0..<MapShape.pageEntries {
-                let block = page * UInt64(MapShape.pageEntries) + UInt64(entry)
-                guard block < scan.shape.blockCount,
-                    !hasGrown || block * MapShape.blockByteCount < oldEnd
-                else { break }
-                if try known.entry(ofBlock: block)
-                    != new.withRawSpan({ Tag(entry: entry, of: $0) })
-                {
-                    try blocks.add(block, body)
-                }
-            }
+        try MapDifference(scan) { try known.children($0) }.forEach { block, _ in
+            if hasGrown, block * MapShape.blockByteCount >= oldEnd { return }
+            try blocks.add(block, body)
         }
         try blocks.finish(body)
         if hasGrown {

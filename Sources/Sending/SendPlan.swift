@@ -22,13 +22,15 @@ package struct SendPlan: Sendable {
     package let content: UInt64
     /// Number of segments.
     package let segmentCount: UInt64
+    /// How large they are: as little as lets the plan get along with the segments of one transfer.
+    package let growth: SegmentGrowth
 
     private static let magic = Array("BFPLAN01".utf8)
     private static let headerByteCount = 64
     private static let entryByteCount = 16
     private static let bufferEntries = 4096
 
-    /// Writes a plan; `list` calls back with each entry.
+    /// Writes a plan; `list` calls back with each entry. It may have more segments than a transfer may have.
     ///
     /// 1. Entries, then the header are written and synced. A crash leaves a file that no catalog names; it is
     ///    removed when the next plan is made.
@@ -38,7 +40,7 @@ package struct SendPlan: Sendable {
         _ list: ((Change) throws -> Void) throws -> Void
     ) throws {
         let file = try File(path: path, [.write, .createNew])
-        var cutter = SegmentCutter()
+        var cutter = SegmentCutter(.none)
         var buffer: [UInt8] = []
         var position = UInt64(Self.headerByteCount)
         var checksum = UInt32.max
@@ -60,12 +62,23 @@ package struct SendPlan: Sendable {
             if buffer.count >= Self.bufferEntries * Self.entryByteCount { try flush() }
         }
         try flush()
+        var growth = cutter.growth.next
+        while cutter.segmentCount > Limits.segments, let next = growth {
+            growth = next.next
+            // So much content does not fit, however it lies.
+            if growth != nil, content / Limits.segments > next.content / 2 { continue }
+            cutter = SegmentCutter(next)
+            try Self.forEachBuffer(path, entries) { bytes in
+                for case let change? in Self.changes(in: bytes) { cutter.cut(change) { _ in } }
+            }
+        }
         var header = Self.magic
         header.append(contentsOf: transfer.bytes)
         header.append(littleEndian: volumeByteCount)
         header.append(littleEndian: entries)
         header.append(littleEndian: content)
-        header.append(littleEndian: cutter.segmentCount)
+        header.append(littleEndian: UInt32(clamping: cutter.segmentCount))
+        header.append(contentsOf: [cutter.growth.rawValue, 0, 0, 0])
         header.append(littleEndian: ~checksum)
         header.append(littleEndian: header.withRawSpan { CRC32C.checksum($0) })
         try file.write(header, at: 0)
@@ -77,6 +90,7 @@ package struct SendPlan: Sendable {
         entryCount = entries
         self.content = content
         segmentCount = cutter.segmentCount
+        self.growth = cutter.growth
     }
 
     /// Opens a plan, or returns nothing if it is not there or not whole.
@@ -91,26 +105,34 @@ package struct SendPlan: Sendable {
         volumeByteCount = fields.numbers[0]
         entryCount = fields.numbers[1]
         content = fields.numbers[2]
-        segmentCount = fields.numbers[3]
+        segmentCount = fields.segments
+        growth = fields.growth
         guard (try? checkEntries(fields.checksum)) == true else { return nil }
     }
 
     private static func fields(
         _ bytes: RawSpan
-    ) -> (transfer: TransferID, numbers: [UInt64], checksum: UInt32)? {
+    ) -> (
+        transfer: TransferID, numbers: [UInt64], segments: UInt64, growth: SegmentGrowth,
+        checksum: UInt32
+    )? {
         guard bytes.byteCount == headerByteCount,
             CRC32C.checksum(bytes.extracting(0..<60)) == (try? bytes.littleEndian(at: 60)),
             (try? bytes.copyBytes(at: 0, count: 8)) == magic,
             let id = try? bytes.copyBytes(at: 8, count: 16), let transfer = TransferID(bytes: id),
             let checksum: UInt32 = try? bytes.littleEndian(at: 56)
         else { return nil }
-        let numbers = [24, 32, 40, 48].compactMap { offset -> UInt64? in
+        guard let segments: UInt32 = try? bytes.littleEndian(at: 48), segments <= Limits.segments,
+            let rest = try? bytes.copyBytes(at: 52, count: 4),
+            let growth = SegmentGrowth(rawValue: rest[0]), rest[1...].allSatisfy({ $0 == 0 })
+        else { return nil }
+        let numbers = [24, 32, 40].compactMap { offset -> UInt64? in
             try? bytes.littleEndian(at: offset)
         }
-        guard numbers.count == 4, (1...Limits.volumeSize).contains(numbers[0]),
+        guard numbers.count == 3, (1...Limits.volumeSize).contains(numbers[0]),
             numbers[1] <= 1 << 40
         else { return nil }
-        return (transfer, numbers, checksum)
+        return (transfer, numbers, UInt64(segments), growth, checksum)
     }
 
     private func checkEntries(_ expected: UInt32) throws -> Bool {
@@ -137,18 +159,24 @@ package struct SendPlan: Sendable {
     }
 
     private func forEachBuffer(_ body: ([UInt8]) throws -> Void) throws {
+        try Self.forEachBuffer(path, entryCount, body)
+    }
+
+    private static func forEachBuffer(
+        _ path: String, _ entryCount: UInt64, _ body: ([UInt8]) throws -> Void
+    ) throws {
         let file = try File(path: path, .noFollow)
         var left = Int(entryCount)
-        var position = UInt64(Self.headerByteCount)
+        var position = UInt64(headerByteCount)
         while left > 0 {
-            let count = min(left, Self.bufferEntries) * Self.entryByteCount
+            let count = min(left, bufferEntries) * entryByteCount
             let bytes = try file.readBytes(at: position, count: count)
             guard bytes.count == count else {
                 throw SourceError.invalid(path: path, reason: "the plan ends early")
             }
             try body(bytes)
             position += UInt64(count)
-            left -= count / Self.entryByteCount
+            left -= count / entryByteCount
         }
     }
 
@@ -168,17 +196,23 @@ package struct SendPlan: Sendable {
 
 /// Cuts entries into pieces and pieces into segments (Protocol/SendPlan.md, Cutting).
 package struct SegmentCutter {
+    /// How large the segments are.
+    package let growth: SegmentGrowth
     /// Content of a segment at most; half of what the protocol allows, so that one segment can be sent while
     /// the one before waits to be acknowledged.
-    package static let segmentContent = Limits.segmentContent / 2
+    package let segmentContent: UInt64
     /// Pieces of a segment at most.
-    package static let segmentPieces = 8192
+    package let segmentPieces: Int
 
     private var index: UInt64 = 0
     private var content: UInt64 = 0
     private var pieces = 0
 
-    package init() {}
+    package init(_ growth: SegmentGrowth) {
+        self.growth = growth
+        segmentContent = growth.content / 2
+        segmentPieces = 8192 << Int(growth.rawValue)
+    }
 
     /// A part of an entry that is read and sent at once.
     package struct Piece: Equatable, Sendable {
@@ -200,7 +234,7 @@ package struct SegmentCutter {
                 return
             }
             let more = change.kind == .data ? extent.length : 0
-            if pieces == Self.segmentPieces || content + more > Self.segmentContent {
+            if pieces == segmentPieces || content + more > segmentContent {
                 index += 1
                 content = 0
                 pieces = 0

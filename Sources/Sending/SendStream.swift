@@ -18,6 +18,8 @@ struct SendStream {
     private var window: (start: UInt64, bytes: UInt64)
     /// Segments that are durable on the standby.
     private(set) var acknowledged: UInt64
+    /// Their content in bytes.
+    private var acknowledgedContent: UInt64
     /// Whether the generation waits on the standby for its group.
     private(set) var isPrepared = false
 
@@ -34,6 +36,7 @@ struct SendStream {
         self.plan = plan
         self.report = report
         acknowledged = UInt64(seals.seals.count)
+        acknowledgedContent = seals.seals.reduce(0) { $0 + $1.content }
         window = (Clock.monotonic(), dialogue.connection.byteCount)
     }
 
@@ -78,9 +81,12 @@ struct SendStream {
     private mutating func note(_ action: SenderSession.Action) throws {
         switch action {
         case .acknowledged(let count):
+            let known = Int(clamping: acknowledged)
+            let more = seals.seals.prefix(Int(clamping: count)).dropFirst(known)
+            acknowledgedContent += more.reduce(0) { $0 + $1.content }
             acknowledged = count
-            let done = seals.seals.prefix(Int(count)).reduce(0) { $0 + $1.content }
-            report(Sender.Report(phase: .sending, done: done, total: plan.content))
+            report(
+                Sender.Report(phase: .sending, done: acknowledgedContent, total: plan.content))
         case .progress(let progress):
             report(
                 Sender.Report(

@@ -15,9 +15,12 @@ package struct StagedTransfer {
     private let starts: [UInt64]
 
     /// Reads and proves a log from its first byte; the first segment that is not valid ends it.
+    ///
+    /// - Parameter poll: called with each record; what it throws ends the reading.
     package init(
-        reading path: String, algorithm: TagAlgorithm, key: TagKey
-    ) throws(StagingLogError) {
+        reading path: String, algorithm: TagAlgorithm, key: TagKey,
+        poll: () throws -> Void = {}
+    ) throws {
         let reader = try StagingLogReader(path: path)
         header = reader.header
         let proof = ContentProof(algorithm: algorithm, key: key)
@@ -26,16 +29,19 @@ package struct StagedTransfer {
         var seals: [Seal] = []
         var starts = [position.byte]
         walking: while true {
-            do throws(StagingLogReader.WalkError<Never>) {
+            do throws(StagingLogReader.WalkError<any Error>) {
                 let (seal, next) = try reader.walk(position, proof, &checker) {
-                    (_, _) throws(Never) in
+                    (_, _) throws(any Error) in try poll()
                 }
                 seals.append(seal)
                 starts.append(next.byte)
                 position = next
             } catch {
-                guard case .log(.failed(let failure)) = error else { break walking }
-                throw .failed(failure)
+                switch error {
+                case .body(let stop): throw stop
+                case .log(.failed(let failure)): throw StagingLogError.failed(failure)
+                case .log: break walking
+                }
             }
         }
         self.seals = seals
@@ -76,6 +82,8 @@ package struct Redo {
         case target(TargetError)
         /// The log is valid, but not the log of this generation.
         case otherGeneration(WireError)
+        /// The caller wanted no more.
+        case stopped(any Error)
 
         package var description: String {
             switch self {
@@ -83,17 +91,25 @@ package struct Redo {
             case .target(let error): error.description
             case .otherGeneration(let error):
                 "the staging log does not hold the generation: \(error)"
+            case .stopped(let error): "\(error)"
             }
         }
     }
 
     /// Reads the whole log and proves that it holds exactly the generation, without touching the target.
     ///
-    /// - Parameter body: gets each record with its proven content; zeros and unmapped ranges have none.
+    /// - Parameter body: gets each record with its proven content; zeros and unmapped ranges have none. What it throws ends
+    ///   the proof.
+    /// - Throws: `Failure`, or what the body throws.
     package func prove(
-        _ body: (_ record: RecordHeader, _ content: ContentProof.Content?) -> Void
-    ) throws(Failure) {
-        try walk { (record, content) throws(TargetError) in body(record, content) }
+        _ body: (_ record: RecordHeader, _ content: ContentProof.Content?) throws -> Void
+    ) throws {
+        do throws(Failure) {
+            try walk({ .stopped($0) }, body)
+        } catch {
+            if case .stopped(let reason) = error { throw reason }
+            throw error
+        }
     }
 
     /// Writes the generation to the target and flushes it.
@@ -101,7 +117,7 @@ package struct Redo {
         to target: Target, _ progress: (_ done: UInt64) -> Void
     ) throws(Failure) {
         do { try target.prepare(for: record.head.volumeSize) } catch { throw .target(error) }
-        try walk { (record, content) throws(TargetError) in
+        try walk({ .target($0) }) { (record, content) throws(TargetError) in
             if let content {
                 try target.write(
                     content.memory, from: content.offset, count: content.count, at: record.offset)
@@ -118,7 +134,9 @@ package struct Redo {
         }
     }
 
-    private func walk(_ body: StagingLogReader.RecordBody<TargetError>) throws(Failure) {
+    private func walk<Problem: Error>(
+        _ failure: (Problem) -> Failure, _ body: StagingLogReader.RecordBody<Problem>
+    ) throws(Failure) {
         do {
             let reader = try StagingLogReader(path: path)
             let proof = ContentProof(algorithm: algorithm, key: key)
@@ -130,10 +148,10 @@ package struct Redo {
             try checker.check(record, sender: record.senderKey)
         } catch let error as StagingLogError {
             throw .log(error)
-        } catch let error as StagingLogReader.WalkError<TargetError> {
+        } catch let error as StagingLogReader.WalkError<Problem> {
             switch error {
             case .log(let error): throw .log(error)
-            case .body(let error): throw .target(error)
+            case .body(let error): throw failure(error)
             }
         } catch let error as WireError {
             throw .otherGeneration(error)

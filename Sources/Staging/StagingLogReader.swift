@@ -111,7 +111,8 @@ package final class StagingLogReader {
         return try window.withBytes(at: position.byte, count: StagingLogFormat.unit, path) {
             (bytes) throws(WireError) in
             try StagingLogFormat.SegmentHeader(
-                decoding: bytes, logID: header.id, mode: header.mode, index: position.index,
+                decoding: bytes, logID: header.id, mode: header.mode,
+                growth: header.begin.segmentGrowth, index: position.index,
                 available: byteCount > behind ? byteCount - behind : 0)
         }
     }

@@ -193,14 +193,18 @@ package final class Target {
     }
 
     /// Makes a range read as zeros.
-    package func zero(_ offset: UInt64, count: UInt64) throws(TargetError) {
+    ///
+    /// - Parameter isWanted: asked while it takes long; if not, a part of the range stays as it is.
+    package func zero(
+        _ offset: UInt64, count: UInt64, while isWanted: () -> Bool = { true }
+    ) throws(TargetError) {
         try guarded { () throws(SystemCallError) in
             let parts = split(offset, count)
             for part in [parts.head, parts.tail].compactMap({ $0 }) {
                 try patch(part) { edge, place, count in edge.zero(at: place, count: count) }
             }
             guard !parts.middle.isEmpty else { return }
-            try zeroing.zero(parts.middle)
+            try zeroing.zero(parts.middle, while: isWanted)
         }
     }
 

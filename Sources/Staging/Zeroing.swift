@@ -26,6 +26,8 @@ package final class Zeroing {
     package private(set) var method: Method
     private let file: File
     private let memory = AlignedBuffer(byteCount: Limits.recordContent)
+    /// Bytes that the kernel is asked to zero at once.
+    private static let step: UInt64 = 1 << 30
 
     /// For a target that is open for writing.
     package init(_ file: File, _ status: FileStatus) {
@@ -40,23 +42,32 @@ package final class Zeroing {
     }
 
     /// Zeroes a range of whole logical blocks.
-    package func zero(_ range: Range<UInt64>) throws(SystemCallError) {
+    ///
+    /// - Parameter isWanted: asked between the parts of a long range; if not, the rest of the range stays as it is.
+    package func zero(
+        _ range: Range<UInt64>, while isWanted: () -> Bool = { true }
+    ) throws(SystemCallError) {
         switch method {
         case .hole:
             if try !file.punchHole(range.lowerBound, count: range.length) {
-                try writeZeros(range)
+                try writeZeros(range, while: isWanted)
             }
         case .write:
-            try file.zeroOut(range.lowerBound, count: range.length)
+            var offset = range.lowerBound
+            while offset < range.upperBound, isWanted() {
+                let count = min(range.upperBound - offset, Self.step)
+                try file.zeroOut(offset, count: count)
+                offset += count
+            }
         case .discard(let unit):
             let inner = Self.whole(units: unit, in: range)
             if !inner.isEmpty, try !file.discard(inner.lowerBound, count: inner.length) {
                 // Somebody has turned discards off.
                 method = .write
-                return try zero(range)
+                return try zero(range, while: isWanted)
             }
             // The ragged ends were left alone, and whatever the pool kept is there still.
-            try writeWhereNotZero(range)
+            try writeWhereNotZero(range, while: isWanted)
         }
     }
 
@@ -72,10 +83,12 @@ package final class Zeroing {
     ///
     /// What has no storage is read at the speed of memory, and gets none by this: a pool's blocks are whole multiples
     /// of 64 KiB.
-    private func writeWhereNotZero(_ range: Range<UInt64>) throws(SystemCallError) {
+    private func writeWhereNotZero(
+        _ range: Range<UInt64>, while isWanted: () -> Bool
+    ) throws(SystemCallError) {
         let block = UInt64(Limits.blockByteCount)
         var offset = range.lowerBound
-        while offset < range.upperBound {
+        while offset < range.upperBound, isWanted() {
             let count = min(range.upperBound - offset, UInt64(memory.byteCount))
             let got = UInt64(try file.read(at: offset, into: memory, count: Int(count)))
             var start = offset
@@ -93,10 +106,12 @@ package final class Zeroing {
         }
     }
 
-    private func writeZeros(_ range: Range<UInt64>) throws(SystemCallError) {
+    private func writeZeros(
+        _ range: Range<UInt64>, while isWanted: () -> Bool
+    ) throws(SystemCallError) {
         memory.zero(at: 0, count: memory.byteCount)
         var offset = range.lowerBound
-        while offset < range.upperBound {
+        while offset < range.upperBound, isWanted() {
             let count = min(range.upperBound - offset, UInt64(memory.byteCount))
             try file.write(memory, count: Int(count), at: offset)
             offset += count

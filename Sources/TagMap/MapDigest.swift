@@ -104,6 +104,18 @@ package struct MapTree: Sendable {
         return bytes
     }
 
+    /// The first node from `index` on of a level from 1 to the top that is not zeros. The tree must be sealed.
+    package func content(level: Int, from index: UInt64) -> UInt64? {
+        let unit = UInt64(MapShape.nodeDigests)
+        let (digests, count) = (upper[level - 1], shape.levels[level])
+        func first(_ range: Range<UInt64>) -> UInt64? { range.first { digests[$0] != nil } }
+        guard index < count else { return nil }
+        if let found = first(index..<min((index / unit + 1) * unit, count)) { return found }
+        guard level < shape.top, let above = content(level: level + 1, from: index / unit + 1)
+        else { return nil }
+        return first(above * unit..<min((above + 1) * unit, count))
+    }
+
     /// The digest of the top.
     package var top: SHA256Digest {
         guard let last = upper.last else { return only }

@@ -50,6 +50,11 @@ package struct MapShape: Equatable, Sendable {
         extent.offset / blockByteCount..<(extent.end - 1) / blockByteCount + 1
     }
 
+    /// The end of the blocks that an extent of the volume covers whole, if it covers one.
+    package func wholeBlocksEnd(_ extent: Extent) -> UInt64 {
+        extent.end >= volumeByteCount ? blockCount : extent.end / Self.blockByteCount
+    }
+
     /// The page of a block, and the entry's place in it.
     package static func place(ofBlock block: UInt64) -> (page: UInt64, entry: Int) {
         (block / UInt64(pageEntries), Int(block % UInt64(pageEntries)))

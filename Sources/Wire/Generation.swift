@@ -63,11 +63,14 @@ package struct Begin: Message {
     package var comparedRoot: SHA256Digest?
     /// Of a resync without parent: nothing on the target is to be protected.
     package var inPlace: Bool
+    /// How large its segments may be.
+    package var segmentGrowth: SegmentGrowth
 
     package init(
         transfer: TransferID, head: GenerationHead, plannedContent: UInt64, plannedSegments: UInt64,
         heldSegments: UInt64, tagKey: TagKey?, allowsShrink: Bool = false, group: Group? = nil,
-        comparedRoot: SHA256Digest? = nil, inPlace: Bool = false
+        comparedRoot: SHA256Digest? = nil, inPlace: Bool = false,
+        segmentGrowth: SegmentGrowth = .none
     ) {
         self.transfer = transfer
         self.head = head
@@ -79,14 +82,15 @@ package struct Begin: Message {
         self.group = group
         self.comparedRoot = comparedRoot
         self.inPlace = inPlace
+        self.segmentGrowth = segmentGrowth
     }
 
     /// Bits of the flags.
-    private static let shrinkAllowed: UInt16 = 1
-    private static let inPlaceWanted: UInt16 = 2
+    private static let shrinkAllowed: UInt8 = 1
+    private static let inPlaceWanted: UInt8 = 2
 
     /// The flags that a kind of generation may have.
-    private static func flags(of kind: GenerationKind) -> UInt16 {
+    private static func flags(of kind: GenerationKind) -> UInt8 {
         switch kind {
         case .full: 0
         case .delta: shrinkAllowed
@@ -99,10 +103,14 @@ package struct Begin: Message {
         transfer = try reader.identifier(bytes)
         guard !transfer.isNone else { throw reader.error(.zeroTransfer) }
         let (kind, algorithm) = try reader.kindAndAlgorithm(bytes)
-        let flags = try reader.integer(UInt16.self, bytes)
+        let flags = try reader.integer(UInt8.self, bytes)
         guard flags & ~Self.flags(of: kind) == 0 else { throw reader.error(.reservedBits) }
         allowsShrink = flags & Self.shrinkAllowed != 0
         inPlace = flags & Self.inPlaceWanted != 0
+        guard let growth = SegmentGrowth(rawValue: try reader.integer(UInt8.self, bytes)) else {
+            throw reader.error(.badSegmentGrowth)
+        }
+        segmentGrowth = growth
         let members = try reader.integer(UInt32.self, bytes)
         guard members == 0 || Group.sizes.contains(members) else {
             throw reader.error(.badMembers)
@@ -136,8 +144,8 @@ package struct Begin: Message {
         bytes.append(head.kind.rawValue)
         bytes.append(head.tagAlgorithm.rawValue)
         bytes.append(
-            littleEndian: (allowsShrink ? Self.shrinkAllowed : 0)
-                | (inPlace ? Self.inPlaceWanted : 0))
+            (allowsShrink ? Self.shrinkAllowed : 0) | (inPlace ? Self.inPlaceWanted : 0))
+        bytes.append(segmentGrowth.rawValue)
         bytes.append(littleEndian: group?.members ?? 0)
         bytes.append(contentsOf: head.lineage.bytes)
         bytes.append(littleEndian: head.number)

@@ -23,9 +23,9 @@ package enum Limits {
     package static let nodes: UInt32 = 16
     /// Payload of NODES.
     package static let nodesPayload = 24 + Int(nodes) * 4096
-    /// Data content of one segment in bytes; also what may be sent and not acknowledged.
+    /// Data content of one segment in bytes, without growth; also what may be sent and not acknowledged.
     package static let segmentContent: UInt64 = 33_554_432
-    /// Records of one segment.
+    /// Records of one segment, without growth.
     package static let segmentRecords: UInt32 = 65_536
     /// Segments of one transfer.
     package static let segments: UInt64 = 1_048_576
@@ -45,4 +45,30 @@ package enum Limits {
     package static let greetingSeconds = 5
     /// Sessions that one peer may have at once.
     package static let peerSessions = 8
+}
+
+/// How much larger the segments of a transfer may be than usual, so that it gets along with the segments that a transfer may
+/// have (Specification 5.5): by a power of two.
+package struct SegmentGrowth: RawRepresentable, Equatable, Sendable {
+    /// The exponent.
+    package let rawValue: UInt8
+
+    package init?(rawValue: UInt8) {
+        guard rawValue <= 7 else { return nil }
+        self.rawValue = rawValue
+    }
+
+    private init(known: UInt8) { rawValue = known }
+
+    /// That of all transfers but the largest.
+    package static let none = SegmentGrowth(known: 0)
+    package static let most = SegmentGrowth(known: 7)
+
+    /// The one above, if there is one.
+    package var next: SegmentGrowth? { SegmentGrowth(rawValue: rawValue + 1) }
+
+    /// Data content of one segment in bytes; also what may be sent and not acknowledged.
+    package var content: UInt64 { Limits.segmentContent << UInt64(rawValue) }
+    /// Records of one segment.
+    package var records: UInt32 { Limits.segmentRecords << UInt32(rawValue) }
 }

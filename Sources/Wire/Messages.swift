@@ -284,12 +284,12 @@ package struct Seal: Message {
         var reader = FieldReader("SEAL")
         index = try reader.integer(UInt64.self, bytes)
         recordCount = try reader.integer(UInt32.self, bytes)
-        guard (1...Limits.segmentRecords).contains(recordCount) else {
+        guard (1...SegmentGrowth.most.records).contains(recordCount) else {
             throw reader.error(.badRecordCount)
         }
         try reader.reserved(4, bytes)
         content = try reader.integer(UInt64.self, bytes)
-        guard content <= Limits.segmentContent else { throw reader.error(.contentLimit) }
+        guard content <= SegmentGrowth.most.content else { throw reader.error(.contentLimit) }
         endOffset = try reader.integer(UInt64.self, bytes)
         digest = try reader.digest(bytes)
         try reader.finish(bytes)

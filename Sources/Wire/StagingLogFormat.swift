@@ -18,8 +18,9 @@ package enum StagingLogFormat {
     }
 
     /// The greatest length of a segment's records.
-    package static let recordBytesLimit =
-        UInt64(Limits.segmentRecords) * UInt64(Limits.recordPrefix) + Limits.segmentContent
+    private static func recordBytesLimit(_ growth: SegmentGrowth) -> UInt64 {
+        UInt64(growth.records) * UInt64(Limits.recordPrefix) + growth.content
+    }
 
     /// Rounds a length up to the unit.
     package static func padded(_ length: UInt64) -> UInt64 {
@@ -105,11 +106,11 @@ package enum StagingLogFormat {
         /// Bytes from the beginning of this header to the next one.
         package var span: UInt64 { UInt64(unit) + padded(recordBytes) }
 
-        /// Decodes the header of segment `index` of the log `id`; `available` is what the file holds behind
-        /// the header.
+        /// Decodes the header of segment `index` of the log `id`, whose BEGIN says `growth`; `available` is what the file
+        /// holds behind the header.
         package init(
-            decoding bytes: RawSpan, logID: StagingLogID, mode: Mode, index: UInt64,
-            available: UInt64
+            decoding bytes: RawSpan, logID: StagingLogID, mode: Mode, growth: SegmentGrowth,
+            index: UInt64, available: UInt64
         ) throws(WireError) {
             var reader = FieldReader("staging-log-segment")
             try reader.checkBlock(bytes)
@@ -123,7 +124,7 @@ package enum StagingLogFormat {
             }
             recordBytes = try reader.integer(UInt64.self, bytes)
             let count = try reader.integer(UInt32.self, bytes)
-            guard (1...Limits.segmentRecords).contains(count) else {
+            guard (1...growth.records).contains(count) else {
                 throw reader.error(.badRecordCount)
             }
             try reader.reserved(4, bytes)
@@ -131,13 +132,13 @@ package enum StagingLogFormat {
             let end = try reader.integer(UInt64.self, bytes)
             let digest = try reader.digest(bytes)
             try reader.reserved(unit - 4 - reader.offset, bytes)
-            guard content <= Limits.segmentContent else { throw reader.error(.contentLimit) }
+            guard content <= growth.content else { throw reader.error(.contentLimit) }
             switch mode {
             case .inPlace:
                 guard recordBytes == 0 else { throw reader.error(.recordBytes) }
             case .staged:
                 guard recordBytes >= UInt64(Limits.recordHeader) * UInt64(count),
-                    recordBytes <= recordBytesLimit, padded(recordBytes) <= available
+                    recordBytes <= recordBytesLimit(growth), padded(recordBytes) <= available
                 else { throw reader.error(.recordBytes) }
             }
             seal = Seal(

@@ -11,9 +11,17 @@ package enum TagMapFormat {
     /// Pages of a strip.
     package static let stripPages: UInt64 = 128
 
+    /// Bytes of a strip: its digests and its pages.
+    package static let stripByteCount = UInt64(unit) * (stripPages + 1)
+
     /// Where the digests of a strip's pages stand.
     package static func position(ofStrip strip: UInt64) -> UInt64 {
-        UInt64(unit) * (1 + strip * (stripPages + 1))
+        UInt64(unit) + strip * stripByteCount
+    }
+
+    /// The strip in which a byte of the file lies; of the header's, the first.
+    package static func strip(at position: UInt64) -> UInt64 {
+        (max(position, UInt64(unit)) - UInt64(unit)) / stripByteCount
     }
 
     /// Where a page stands.

@@ -38,11 +38,11 @@ package struct TransferChecker: ~Copyable {
         try record.check(
             volumeSize: begin.head.volumeSize, previousEnd: previousEnd,
             isFull: begin.head.kind == .full)
-        guard current.recordCount < Limits.segmentRecords else {
+        guard current.recordCount < begin.segmentGrowth.records else {
             throw WireError("SEAL", .badRecordCount)
         }
         if record.kind == .data {
-            guard current.content <= Limits.segmentContent - record.length else {
+            guard current.content <= begin.segmentGrowth.content - record.length else {
                 throw WireError("SEAL", .contentLimit)
             }
         }

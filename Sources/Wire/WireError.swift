@@ -37,6 +37,7 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case badVolumeSize = "bad-volume-size"
         case badTagKey = "bad-tag-key"
         case badMembers = "bad-members"
+        case badSegmentGrowth = "bad-segment-growth"
         case badGroup = "bad-group"
         case badComparedRoot = "bad-compared-root"
         case zeroRoot = "zero-root"

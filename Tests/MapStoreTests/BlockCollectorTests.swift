@@ -119,6 +119,14 @@ func entry(of content: ArraySlice<UInt8>, _ tagger: Tagger) -> Entry {
                         #expect(entry == wanted(block))
                         replaced.append(block)
                     },
+                    zero: { blocks in
+                        #expect(!blocks.isEmpty)
+                        for block in blocks {
+                            #expect(wanted(block) == .zero)
+                            replaced.append(block)
+                            found.append(TagMapFormat.Update(block: block, entry: .zero))
+                        }
+                    },
                     emit: { update in
                         found.append(update)
                     }))
@@ -169,7 +177,7 @@ func entry(of content: ArraySlice<UInt8>, _ tagger: Tagger) -> Entry {
                     load: { _, extent, memory in
                         loads += 1
                         memory.zero(at: 0, count: Int(extent.length))
-                    }, emit: { found.append($0) }))
+                    }, zero: { _ in }, emit: { found.append($0) }))
             var borders = Set((0..<Int.random(in: 1...20)).map { _ in Int.random(in: 1..<131_072) })
             borders.formUnion([0, 131_072])
             let sorted = borders.sorted()
@@ -200,10 +208,9 @@ func entry(of content: ArraySlice<UInt8>, _ tagger: Tagger) -> Entry {
         let tagger = Tagger(.poly1305, key: .random())
         let shape = MapShape(volumeByteCount: 3 * 65_536)
         let owners: [BlockCollector.Owner] = [
-            .init(load: { _, _, _ in throw Refused() }, emit: { _ in }),
-            .init(load: { _, _, _ in }, emit: { _ in throw Refused() }),
-            .init(
-                load: { _, _, _ in }, willReplace: { _, _, _ in throw Refused() }, emit: { _ in }),
+            .init(load: { _, _, _ in throw Refused() }, zero: { _ in }, emit: { _ in }),
+            .init(load: { _, _, _ in }, zero: { _ in }, emit: { _ in throw Refused() }),
+            .init(load: { _, _, _ in }, zero: { _ in throw Refused() }, emit: { _ in }),
         ]
         for owner in owners {
             let collector = BlockCollector(shape, tagger, owner)

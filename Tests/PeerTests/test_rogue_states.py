@@ -161,7 +161,7 @@ class States(Standby):
         return True
 
     def committed_unless(self, state: str, look: bool) -> None:
-        """A COMMIT that was whole is carried out, whatever came after it: then the target holds the new content."""
+        """A COMMIT that was whole may be carried out, whatever came after it: then the target holds the new content."""
         if state == "committing" and (not look or self.volume.target.read_bytes() == self.transfer.result()):
             if self.volume.id != self.transfer.begin["parent"]:
                 return

@@ -292,11 +292,100 @@ struct PlanTests {
         #expect(flips == 300)
     }
 
+    /// What a plan is cut into, by the text (Protocol/SendPlan.md): the content and the number of pieces of each segment.
+    private func segments(
+        _ changes: [Change], growth: UInt64
+    ) -> [(content: UInt64, pieces: UInt64)] {
+        var segments: [(content: UInt64, pieces: UInt64)] = []
+        for change in changes {
+            var start = change.extent.offset
+            while start < change.extent.end {
+                let isData = change.kind == .data
+                let border = (start / 1_048_576 + 1) * 1_048_576
+                let end = isData ? min(border, change.extent.end) : change.extent.end
+                let more = isData ? end - start : 0
+                if let last = segments.last, last.content + more <= 16_777_216 << growth,
+                    last.pieces < 8192 << growth
+                {
+                    segments[segments.count - 1].content += more
+                    segments[segments.count - 1].pieces += 1
+                } else {
+                    segments.append((more, 1))
+                }
+                start = end
+            }
+        }
+        return segments
+    }
+
+    @Test(
+        "segments grow with the plan, by as little as lets it fit, and it is read as it was written"
+    )
+    func growth() throws {
+        let folder = try TemporaryFolder()
+        func data(_ offset: UInt64, _ length: UInt64) throws -> Change {
+            Change(try #require(Extent(offset: offset, length: length)), .data)
+        }
+        let tebibyte: UInt64 = 1 << 40
+        // 16 TiB of whole pieces fit to the last segment; one sector more does not.
+        let plans: [(name: String, changes: [Change], growth: UInt8, segments: UInt64?)] = [
+            ("empty", [], 0, 0),
+            ("16 TiB", [try data(0, 16 * tebibyte)], 0, 1 << 20),
+            ("a sector more", [try data(0, 16 * tebibyte + 512)], 1, nil),
+            ("17 TiB", [try data(0, 17 * tebibyte)], 1, 557_056),
+        ]
+        for (name, changes, growth, segments) in plans {
+            let path = "\(folder.path)/\(name)"
+            let size = max(changes.last?.extent.end ?? 1, 1)
+            let plan = try SendPlan(
+                writing: path, transfer: .random(), volumeByteCount: size
+            ) { for change in changes { try $0(change) } }
+            #expect(plan.growth.rawValue == growth, "\(name)")
+            let naive = self.segments(changes, growth: UInt64(growth))
+            #expect(plan.segmentCount == naive.count, "\(name)")
+            #expect(segments.map { $0 == plan.segmentCount } ?? true, "\(name)")
+            let read = try #require(SendPlan(reading: path), "\(name)")
+            #expect(read.growth == plan.growth && read.segmentCount == plan.segmentCount)
+            #expect(read.content == changes.reduce(0) { $0 + $1.extent.length })
+        }
+    }
+
+    @Test("every growth has its bound of pieces, and there is none above the greatest")
+    func pieces() throws {
+        let folder = try TemporaryFolder()
+        // Every other sector of a volume.
+        var cutter = SegmentCutter(.none)
+        var counts: [UInt64] = []
+        for growth in 0...UInt8(7) {
+            cutter = SegmentCutter(try #require(SegmentGrowth(rawValue: growth)))
+            for piece in 0..<UInt64(300_000) {
+                guard let extent = Extent(offset: piece * 1024, length: 512) else { continue }
+                cutter.cut(Change(extent, piece % 2 == 0 ? .data : .unmapped)) { _ in }
+            }
+            counts.append(cutter.segmentCount)
+        }
+        #expect(counts == [37, 19, 10, 5, 3, 2, 1, 1])
+        #expect(SegmentGrowth(rawValue: 8) == nil && SegmentGrowth.most.next == nil)
+        // Growth 8, in a header that is otherwise right.
+        let path = "\(folder.path)/plan"
+        _ = try SendPlan(writing: path, transfer: .random(), volumeByteCount: 1 << 20) { _ in }
+        var bytes = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
+        for (growth, isRead) in [(UInt8(7), true), (8, false)] {
+            bytes[52] = growth
+            let checksum = bytes.withRawSpan { CRC32C.checksum($0.extracting(0..<60)) }
+            for byte in 0..<4 {
+                bytes[60 + byte] = UInt8(truncatingIfNeeded: checksum >> (8 * byte))
+            }
+            try Data(bytes).write(to: URL(fileURLWithPath: path))
+            #expect((SendPlan(reading: path) != nil) == isRead)
+        }
+    }
+
     @Test("the cut keeps every bound, loses nothing, and is the same each time")
     func cutIsABoundedPartition() throws {
         var generator = SystemRandomNumberGenerator()
         for _ in 0..<200 {
-            var cutter = SegmentCutter()
+            var cutter = SegmentCutter(.none)
             var position: UInt64 = 0
             var content: [UInt64: UInt64] = [:]
             var pieces: [UInt64: Int] = [:]
@@ -322,8 +411,8 @@ struct PlanTests {
                 #expect(end == extent.end)
                 position = extent.end
             }
-            #expect(content.values.allSatisfy { $0 <= SegmentCutter.segmentContent })
-            #expect(pieces.values.allSatisfy { $0 <= SegmentCutter.segmentPieces })
+            #expect(content.values.allSatisfy { $0 <= 16 << 20 })
+            #expect(pieces.values.allSatisfy { $0 <= 8192 })
             #expect(cutter.segmentCount == last + 1)
         }
     }

@@ -91,6 +91,29 @@ struct StagingLogTests {
         }
     }
 
+    @Test("who wants no more ends a proof and a reading, and neither changes the log")
+    func stops() throws {
+        struct Enough: Error {}
+        let sample = try Sample()
+        let redo = Redo(path: sample.path, record: sample.record, key: sample.key)
+        for wanted in 1...Sample.blocks + 1 {
+            var count = 0
+            func more() throws {
+                count += 1
+                if count == wanted { throw Enough() }
+            }
+            #expect(throws: Enough.self) { try redo.prove { _, _ in try more() } }
+            #expect(count == wanted)
+            count = 0
+            #expect(throws: Enough.self) {
+                try StagedTransfer(
+                    reading: sample.path, algorithm: .poly1305, key: sample.key, poll: more)
+            }
+            #expect(count == wanted)
+        }
+        #expect(try sample.staged().seals.count == 2)
+    }
+
     @Test("a log takes no more room than its generation may need")
     func reservesWhatIsNeeded() throws {
         let sample = try Sample()

@@ -203,6 +203,7 @@ enum VectorMessages {
         members["transfer"] = Value(bytes: begin.transfer.bytes)
         members["flags"] = Value(
             integer: UInt16((begin.allowsShrink ? 1 : 0) + (begin.inPlace ? 2 : 0)))
+        members["segment_growth"] = Value(integer: begin.segmentGrowth.rawValue)
         members["compared_root"] = Value(bytes: (begin.comparedRoot ?? .zero).bytes)
         members["members"] = Value(integer: begin.group?.members ?? 0)
         members["group"] = Value(bytes: (begin.group?.id ?? .none).bytes)

@@ -127,6 +127,9 @@ enum VectorRecords {
             TagAlgorithm(rawValue: UInt8($0))
         }
         let key = context.key("tag_key") ?? .random()
+        guard
+            let growth = SegmentGrowth(rawValue: UInt8(context.integer("segment_growth") ?? 0))
+        else { throw FixtureFailure("a segment of no growth") }
         let begin = Begin(
             transfer: .random(),
             head: GenerationHead(
@@ -136,7 +139,7 @@ enum VectorRecords {
                 volumeSize: context.integer("volume_size") ?? Limits.volumeSize, sourceTime: 0,
                 sourceIdentity: ""),
             plannedContent: 0, plannedSegments: Limits.segments, heldSegments: 0,
-            tagKey: isFull ? key : nil)
+            tagKey: isFull ? key : nil, segmentGrowth: growth)
         let folder = try TemporaryFolder()
         let header = StagingLogFormat.Header(mode: mode, id: id, begin: begin)
         let reader = try StagingLogReader(
@@ -156,7 +159,8 @@ enum VectorRecords {
         guard case .object(var fields) = VectorMessages.fields(seal) else { throw Unreadable() }
         let stored = try bytes.withRawSpan {
             try StagingLogFormat.SegmentHeader(
-                decoding: $0, logID: id, mode: mode, index: index, available: .max >> 1)
+                decoding: $0, logID: id, mode: mode, growth: begin.segmentGrowth, index: index,
+                available: .max >> 1)
         }
         fields["record_bytes"] = Value(integer: stored.recordBytes)
         fields["size"] = Value(integer: span)
