@@ -90,6 +90,10 @@ struct Columns {
         try optional(name) { TagKey(bytes: $0) }
     }
 
+    func exportKey(_ name: String) throws(CatalogError.Kind) -> X25519Key? {
+        try optional(name) { X25519Key(bytes: $0) }
+    }
+
     func tagAlgorithm(_ name: String) throws(CatalogError.Kind) -> TagAlgorithm? {
         guard let value = try optionalNumber(name) else { return nil }
         return try require(name, UInt8(exactly: value).flatMap(TagAlgorithm.init(rawValue:)))
@@ -143,6 +147,10 @@ extension SHA256Digest {
 
 extension KeyID {
     var stored: Data { Data(digest.bytes) }
+}
+
+extension X25519Key {
+    var stored: Data { Data(bytes) }
 }
 
 extension RandomID {

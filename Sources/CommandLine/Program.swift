@@ -54,7 +54,7 @@ package enum ProgramRunner {
             case .timedOut, .truncated, .closed, .reset, .system, .damaged: .unreachable
             case .alert, .protocolFailure: .identity
             }
-        case is IdentityFileError: .identity
+        case is IdentityFileError, is ExportKeyFileError: .identity
         case let error as CatalogError:
             if case .fenced = error.kind { .busy } else { .failed }
         default: .failed

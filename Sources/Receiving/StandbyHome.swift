@@ -3,6 +3,7 @@
 
 package import Catalog
 internal import Digests
+package import HPKE
 internal import Platform
 package import TLS
 package import Wire
@@ -46,6 +47,11 @@ package struct StandbyHome: Sendable {
     /// This standby's identity, made at first use.
     package func identity() throws -> Identity {
         try IdentityFile.readOrCreate(path + "/identity.pem")
+    }
+
+    /// The key to which export files for this standby are encrypted, made at first use.
+    package func exportKey() throws -> RecipientKey {
+        try ExportKeyFile.readOrCreate(path + "/export-key.pem")
     }
 
     /// Where the staging log of a volume is, while it has an unfinished generation.

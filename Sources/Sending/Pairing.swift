@@ -49,6 +49,9 @@ package struct Pairing {
             try home.catalog.addReceiver(
                 receiverName, key: invitation.receiver, address: invitation.address)
         }
+        if let receiver = try home.catalog.receiver(receiverName) {
+            try home.note(dialogue.session.exportKey, of: receiver)
+        }
         dialogue.connection.close()
         return volume
     }

@@ -57,7 +57,10 @@ struct PeersCommand: ParsableCommand {
             blockferry peers                                   list them
             blockferry peers --rename OLD NEW                  what was sent there stays known
             blockferry peers --address NAME HOST:PORT          it is reached there from now on
+            blockferry peers --contact NAME                    hear the key that export files for it are encrypted to
             blockferry peers --remove NAME                     forget it, and what was sent to it
+
+            Every other contact brings that key too: pair, send, verify, resync.
             """)
 
     @Option(
@@ -70,6 +73,8 @@ struct PeersCommand: ParsableCommand {
     var address: [String] = []
     @Option(help: ArgumentHelp("Forget a standby.", valueName: "name"))
     var remove: ReceiverName?
+    @Option(help: ArgumentHelp("Greet a standby.", valueName: "name"))
+    var contact: ReceiverName?
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
     @Flag(help: "Print JSON.") var json = false
@@ -84,13 +89,17 @@ struct PeersCommand: ParsableCommand {
             }
             _ = try Socket.split(address[1])
         }
-        let changes = [!rename.isEmpty, !address.isEmpty, remove != nil].filter { $0 }.count
+        let changes = [!rename.isEmpty, !address.isEmpty, remove != nil, contact != nil]
+            .filter { $0 }.count
         guard changes <= 1 else { throw ValidationError("One change at a time.") }
-        if dryRun, changes == 0 { throw ValidationError("--dry-run goes with a change.") }
+        if dryRun, changes == 0 || contact != nil {
+            throw ValidationError("--dry-run goes with a change.")
+        }
     }
 
     private struct Entry: Encodable {
         let name, address, id, added: String
+        let exportKey: Bool
     }
 
     /// - Returns: whether there was something to change.
@@ -101,6 +110,14 @@ struct PeersCommand: ParsableCommand {
         } else if address.count == 2, let name = ReceiverName(address[0]) {
             if !dryRun { try home.catalog.setAddress(name, address[1]) }
             Terminal.out("\(name) \(dryRun ? "would be" : "is") reached at \(address[1])\n")
+        } else if let contact {
+            let hasKey = try home.contactPeer(contact, software: software)
+            Terminal.out(
+                "\(contact) answers; "
+                    + (hasKey
+                        ? "files for it can be exported\n"
+                        : "it is of an older version, for which nothing can be exported: upgrade it\n")
+            )
         } else if let remove {
             let volumes = try home.removePeer(remove, isDryRun: dryRun)
             let sent = volumes.isEmpty ? "" : ", with what was sent of \(list(volumes))"
@@ -122,7 +139,7 @@ struct PeersCommand: ParsableCommand {
         let entries = try state.home().catalog.receivers().map {
             Entry(
                 name: $0.name.text, address: $0.address, id: "\($0.key)",
-                added: Format.time($0.addedAt))
+                added: Format.time($0.addedAt), exportKey: $0.exportKey != nil)
         }
         if json {
             struct List: Encodable {

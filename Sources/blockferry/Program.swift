@@ -55,8 +55,9 @@ internal import Wire
             }
         case let error as ExportError:
             switch error {
-            case .exists: .failed
+            case .exists, .cut: .failed
             case .busy: .busy
+            case .noExportKey, .badExportKey: .identity
             case .exported, .inDoubt, .otherGeneration, .unfinishedResync: .lineage
             }
         case SourceError.noProof, SourceError.refused(.otherSource, _, _): .lineage

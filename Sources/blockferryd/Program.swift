@@ -55,8 +55,9 @@ internal import Wire
                 }
             case let error as ImportError:
                 switch error {
-                case .damaged: .failed
-                case .noPeer, .otherPeer, .otherVolume, .otherStandby, .badSignature: .identity
+                case .damaged, .otherFormat: .failed
+                case .noPeer, .otherPeer, .otherVolume, .otherStandby, .otherKey, .badSignature:
+                    .identity
                 case .refused(_, _, _, let refusal):
                     // There is no session that the next one could go on from.
                     refusal.code == .corrupt ? .failed : ExitStatus(refusal)
