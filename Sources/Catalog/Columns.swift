@@ -78,6 +78,10 @@ struct Columns {
         KeyID(try digest(name))
     }
 
+    func optionalKey(_ name: String) throws(CatalogError.Kind) -> KeyID? {
+        try optional(name) { SHA256Digest(bytes: $0).map { KeyID($0) } }
+    }
+
     func volumeName(_ name: String) throws(CatalogError.Kind) -> VolumeName {
         try require(name, VolumeName(try text(name)))
     }

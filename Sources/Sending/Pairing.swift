@@ -36,7 +36,10 @@ package struct Pairing {
         } catch TLSError.wrongALPN {
             // A standby offers pairing as long as it has an open invitation.
             throw SendError.refused(
-                Refusal(.invitation, "the invitation is used or expired; make a new one there"))
+                Refusal(
+                    .invitation,
+                    "the invitation is used or expired; if this host has not used it, see there whose key the volume has "
+                        + "now (blockferryd volumes), and make a new one"))
         }
         guard case .pair(let pair) = try dialogue.next() else {
             throw SendError.brokenProtocol("no greeting")

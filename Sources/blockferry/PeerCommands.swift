@@ -16,10 +16,20 @@ struct PairCommand: ParsableCommand {
         abstract: "Make a standby known by an invitation.",
         discussion: """
             On the standby: blockferryd invite VOLUME --target DEVICE prints the invitation. It is good for one \
-            volume, once, for some minutes.
+            volume, once, for some minutes, for whoever has it: it is asked for at the terminal, or read from standard \
+            input or a file. As an argument every user of this host can read it while the command runs, and use it first.
+
+              blockferry pair --name standby1
+              ssh standby1 blockferryd invite home --target /dev/backup/home | blockferry pair --invitation - --name standby1
             """)
 
-    @Argument(help: "The invitation, beginning with bf1.") var invitation: String
+    @Argument(help: "The invitation, beginning with bf1. Shown to all users of this host, by ps.")
+    var invitation: String?
+    @Option(
+        name: .customLong("invitation"),
+        help: ArgumentHelp(
+            "Read the invitation from a file; -: from standard input.", valueName: "file"))
+    var invitationFile: String?
     @Option(
         help: ArgumentHelp("What the standby is to be called here.", valueName: "peer"))
     var name = "standby"
@@ -34,18 +44,51 @@ struct PairCommand: ParsableCommand {
             throw ValidationError("--name takes 1 to 64 of a-z, 0-9, '.', '_', '-'.")
         }
         let parsed: Invitation
-        do { parsed = try Invitation(text: invitation) } catch {
+        do { parsed = try Invitation(text: try invitationText()) } catch let error as WireError {
             throw ValidationError("This is no invitation (\(error)); copy the whole line.")
         }
+        let home = try state.home()
         let own = ownName ?? ProcessInfo.processInfo.hostName
-        let volume = try Pairing(try state.home(), software: software).pair(
+        let volume = try Pairing(home, software: software).pair(
             parsed, receiverName: peer, ownName: Format.escaped(own.isEmpty ? "source" : own))
         Terminal.out(
             """
             paired with \(name) (\(parsed.receiver)) for volume \(volume)
+            by this host's key \(try home.identity().keyID)
             next: blockferry send SOURCE --to \(name) --volume \(volume)
 
             """)
+    }
+}
+
+extension PairCommand {
+    /// The invitation, from wherever it comes.
+    fileprivate func invitationText() throws -> String {
+        guard invitation == nil || invitationFile == nil else {
+            throw ValidationError("Give the invitation once: as an argument, or by --invitation.")
+        }
+        if let invitation, invitation != "-" { return invitation }
+        if let invitationFile, invitationFile != "-" {
+            // A pipe has no size.
+            guard let file = FileHandle(forReadingAtPath: invitationFile) else {
+                throw ValidationError("The file \(invitationFile) cannot be read.")
+            }
+            let bytes = try file.read(upToCount: 4096) ?? Data()
+            return Self.line(String(decoding: bytes, as: UTF8.self))
+        }
+        if invitation == nil, invitationFile == nil {
+            guard StandardStream.isInputTerminal else {
+                throw ValidationError(
+                    "There is no terminal to ask for the invitation: give it by --invitation FILE, or --invitation -."
+                )
+            }
+            Terminal.report("Invitation: ")
+        }
+        return Self.line(readLine() ?? "")
+    }
+
+    private static func line(_ text: String) -> String {
+        text.trimmingCharacters(in: .whitespacesAndNewlines)
     }
 }
 

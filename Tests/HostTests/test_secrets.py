@@ -4,8 +4,8 @@
 
 What is looked for: the private key of each side and the secret of an invitation, as bytes, in hex, in base64, in
 base32, and the lines of the PEM files. Where: command lines and environments of all processes during a pairing and a
-send, everything they say, every file of the state directories but the identity itself. The invitation is an argument
-of `pair` by design: it is good once and for ten minutes. LD_PRELOAD, LD_AUDIT and LD_LIBRARY_PATH take effect before
+send, everything they say, every file of the state directories but the identity itself. The invitation is given to `pair` as an
+argument here, which is allowed: it is good once and for ten minutes. LD_PRELOAD, LD_AUDIT and LD_LIBRARY_PATH take effect before
 the first line of a program: nothing here can test that they do nothing; deploy/systemd unsets them."""
 
 from __future__ import annotations
