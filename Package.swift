@@ -77,6 +77,7 @@ let package = Package(
         module("Blocks", ["CChecksum"]),
         module("Digests", ["Blocks", "COpenSSL", "CXXHash"]),
         module("Objects"),
+        module("HPKE", ["Blocks", "Digests", "COpenSSL"]),
         linuxModule("Platform", ["Blocks", "Objects", "CLinux"]),
         // MARK: Pure
         module("SnapshotStore", ["Blocks"]),
@@ -85,7 +86,7 @@ let package = Package(
         module("Session", ["Blocks", "Digests", "Wire"]),
         module("TagMap", ["Blocks", "Digests"]),
         // MARK: Effects
-        module("TLS", ["Blocks", "Digests", "Platform", "COpenSSL"]),
+        module("TLS", ["Blocks", "Digests", "Platform", "HPKE", "COpenSSL"]),
         module("Compression", ["Blocks", "CZstd"]),
         module(
             "Catalog",
@@ -104,13 +105,13 @@ let package = Package(
             "Sending",
             [
                 "Blocks", "Objects", "Digests", "Platform", "SnapshotStore", "ThinMetadata",
-                "Wire", "Session", "TLS", "Connection", "Compression", "Catalog", "LVM", "TagMap",
-                "MapStore", "Staging",
+                "Wire", "Session", "HPKE", "TLS", "Connection", "Compression", "Catalog", "LVM",
+                "TagMap", "MapStore", "Staging",
             ]),
         linuxModule(
             "Receiving",
             [
-                "Blocks", "Objects", "Digests", "Platform", "Wire", "Session", "TLS",
+                "Blocks", "Objects", "Digests", "Platform", "Wire", "Session", "HPKE", "TLS",
                 "Connection", "Catalog", "Staging", "LVM", "Signatures", "TagMap", "MapStore",
                 "ThinMetadata",
             ]),
@@ -156,7 +157,8 @@ let package = Package(
         tests(
             "MapStoreTests", ["Blocks", "Digests", "Platform", "TagMap", "Wire", "MapStore"]),
         tests("SessionTests", ["Blocks", "Digests", "Wire", "Session"]),
-        tests("TLSTests", ["Blocks", "Digests", "Platform", "TLS"]),
+        tests("HPKETests", ["Blocks", "Digests", "HPKE"]),
+        tests("TLSTests", ["Blocks", "Digests", "Platform", "HPKE", "TLS"]),
         tests("LVMTests", ["Blocks", "LVM", "Platform"]),
         tests("SendingTests", ["Blocks", "Objects", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
@@ -185,7 +187,7 @@ if let sanitizers = Context.environment["FUZZ"] {
     let helpers = ["Blocks", "Platform", "blockferry-fuzz"]
     let parsers = [
         "Objects", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap",
-        "MapStore", "LVM", "TLS", "Compression", "Sending",
+        "MapStore", "LVM", "HPKE", "TLS", "Compression", "Sending",
     ]
     for target in package.targets where parsers.contains(target.name) {
         target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags([sanitize])]

@@ -10,7 +10,8 @@ lists the checks. The reasons are listed in Vectors/README.md.
     decode.py vectors [DIR]                check every vector
     decode.py frames FILE                  decode the captured plaintext of one direction
     decode.py staging-log FILE             decode and verify a staging log
-    decode.py export FILE                  decode and verify an export file, but for its signature
+    decode.py export FILE [--export-key F] decode and verify an export file, but for its signatures; without the standby's
+                                           key the header alone
     decode.py tag-map FILE                 decode and verify a tag map
     decode.py tag-map-update FILE          decode the updates of a tag map
     decode.py map-root --volume FILE --key HEX --algorithm N [--size BYTES]
@@ -18,7 +19,7 @@ lists the checks. The reasons are listed in Vectors/README.md.
     decode.py generation FILE|HEX          decode a generation record, show its id
     decode.py invitation STRING            decode an invitation
     decode.py peer-id HEX|STRING           convert and check a peer id
-    decode.py selftest                     prove the checksums
+    decode.py selftest                     prove the checksums, and HPKE by the vectors of its RFC
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hpke
 from checksums import crc32c, poly1305, xxh3
 from decoder.core import LARGEST_OFFSET, Context, Fields, Refused, printable, require
 from decoder.enrolment import base32_decode, base32_encode, decode_invitation, decode_peer_id, format_peer_id
-from decoder.export_file import decode_export_file
+from decoder.export_file import decode_export_file, decode_export_header
 from decoder.messages import decode_frame, decode_message
 from decoder.records import decode_record
 from decoder.staging_log import STAGED, decode_log_header, decode_segment, decode_staging_log
@@ -46,7 +48,7 @@ from decoder.tag_map import decode_tag_map, decode_tag_map_update, map_of_volume
 from decoder.vectors import decode_vector, run_vectors
 
 # What a test or a tool imports from here.
-__all__ = ["Context", "Refused", "Stream", "decode_export_file", "decode_frame", "decode_invitation",
+__all__ = ["Context", "Refused", "Stream", "decode_export_file", "decode_export_header", "decode_frame", "decode_invitation",
            "decode_log_header", "decode_message", "decode_peer_id", "decode_record", "decode_segment",
            "decode_staging_log", "decode_stream", "decode_tag_map", "decode_tag_map_update", "decode_vector",
            "format_peer_id", "map_of_volume", "printable"]
@@ -71,6 +73,7 @@ def run_selftest() -> int:
         "Poly1305, a block at once and word by word": poly1305(rfc_key, bytes(range(256)) * 256)
         == poly1305_by_words(rfc_key, bytes(range(256)) * 256),
         "base32 of foobar": base32_encode(b"foobar") == "mzxw6ytboi" and base32_decode("mzxw6ytboi") == b"foobar",
+        "HPKE, RFC 9180": hpke.check_vectors(Path(__file__).parent / "hpke-vectors.json") >= 32,
     }
     name = ctypes.util.find_library("xxhash")
     if name is None:
@@ -161,15 +164,22 @@ def run_staging_log(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     data, ctx = map_file(arguments.file), tag_context(arguments)
-    found = decode_export_file(data, ctx)
-    header, trailer = found["header"], found["trailer"]
+    header = decode_export_header(data)
+    if arguments.export_key is None:
+        print(json.dumps(printable(header), indent=1))
+        print("NOT CHECKED: the content, without --export-key")
+        return 0
+    found = decode_export_file(data, ctx, hpke.private_key(Path(arguments.export_key).read_bytes()))
+    trailer = found["trailer"]
+    del found["content"], found["tags"]
     if arguments.json:
-        shown_header = {**header, "begin": shown(header["begin"]), "begin_payload": "(not shown)"}
-        print(json.dumps(printable({**found, "header": shown_header, "unchecked": dict(ctx.unchecked)}), indent=1))
+        frames = [frame for frame in found["frames"] if frame["type"] != "BEGIN"]
+        print(json.dumps(printable({**found, "begin": shown(found["begin"]), "frames": frames,
+                                    "unchecked": dict(ctx.unchecked)}), indent=1))
     else:
         print(f"volume {header['volume']} from {format_peer_id(header['sender_key_id'])}\n"
               f"for {format_peer_id(header['standby'])}")
-        print(f"BEGIN {json.dumps(shown(header['begin']))}")
+        print(f"BEGIN {json.dumps(shown(found['begin']))}")
         kinds = [frame["type"] for frame in found["frames"]]
         print(f"{kinds.count('RECORD')} records in {kinds.count('SEAL')} segments, {trailer['length']} bytes")
         print(f"generation {found['generation']['number']}, id {trailer['generation_id'].hex()}")
@@ -235,6 +245,8 @@ def main() -> int:
         command.add_argument("file")
         command.add_argument("--json", action="store_true")
         command.add_argument("--tag-key", metavar="HEX", help="the lineage's key, which a delta does not carry")
+        if name == "export":
+            command.add_argument("--export-key", metavar="FILE", help="the standby's export-key.pem")
         if name == "frames":
             command.add_argument("--next-segment", type=int, default=0, help="what READY said (default 0)")
     for name in ("tag-map", "tag-map-update"):

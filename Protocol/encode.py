@@ -12,6 +12,7 @@ import hashlib
 import struct
 from base64 import b32encode
 
+import hpke
 from checksums import crc32c, tag, xxh3
 
 BLOCK = 65_536
@@ -29,7 +30,7 @@ def string(text: str | bytes, length: int | None = None) -> bytes:
 
 TYPE = {name: number for number, name in enumerate(
     ("HELLO", "WELCOME", "OPEN", "STATE", "BEGIN", "READY", "RECORD", "SEAL", "ACK", "COMMIT", "COMMITTED", "REFUSE",
-     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON", "COMPARE", "COMPARED", "ASK", "NODES"), start=1)}
+     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON", "COMPARE", "COMPARED", "ASK", "NODES", "EXPORTKEY"), start=1)}
 
 
 def frame(type_: str | int, payload: bytes = b"", sequence: int = 0, *, length: int | None = None, flags: int = 0,
@@ -138,11 +139,15 @@ def generation(kind: int, tag_algorithm: int, lineage: bytes, number: int, paren
             + string(source_identity))
 
 
+def export_key(key: bytes) -> bytes:
+    return key
+
+
 MESSAGES = {
     "HELLO": hello, "WELCOME": welcome, "OPEN": open_, "STATE": state, "BEGIN": begin, "READY": ready, "SEAL": seal,
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
     "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon, "COMPARE": compare,
-    "COMPARED": compared, "ASK": ask, "NODES": nodes,
+    "COMPARED": compared, "ASK": ask, "NODES": nodes, "EXPORTKEY": export_key,
 }
 
 
@@ -331,13 +336,22 @@ def sealed(body: bytes, size: int, checksum: int | None = None, rest: bytes = b"
     return data + struct.pack("<I", crc32c(data) if checksum is None else checksum)
 
 
-def export_header(standby: bytes, key: bytes, begin_payload: bytes, volume: str | bytes, *, magic: bytes = b"BFEXPORT",
-                  format: int = 1, key_length: int | None = None, begin_length: int | None = None, reserved: int = 0,
-                  rest: bytes = b"", checksum: int | None = None) -> bytes:
-    lengths = (len(key) if key_length is None else key_length,
-               len(begin_payload) if begin_length is None else begin_length)
-    return sealed(magic + struct.pack("<IIII", format, *lengths, reserved) + standby + key + begin_payload
-                  + string(volume), 4096, checksum, rest)
+def export_envelope(standby: bytes, recipient: bytes, encapsulated: bytes, key: bytes, volume: str | bytes) -> bytes:
+    return standby + recipient + encapsulated + key + string(volume)
+
+
+def export_header(envelope: bytes, key_length: int, signature: bytes, *, magic: bytes = b"BFEXPORT", format: int = 2,
+                  signature_length: int | None = None, reserved: int = 0, rest: bytes = b"",
+                  checksum: int | None = None) -> bytes:
+    length = len(signature) if signature_length is None else signature_length
+    return sealed(magic + struct.pack("<IIII", format, key_length, length, reserved) + envelope + signature, 1024, checksum,
+                  rest)
+
+
+def export_chunks(content: bytes, envelope: bytes, recipient: bytes, ephemeral: bytes) -> bytes:
+    context = hpke.sender(recipient, ephemeral, b"blockferry export 2" + envelope)
+    starts = range(0, len(content), BLOCK)
+    return b"".join(context.seal(bytes([start + BLOCK >= len(content)]), content[start:start + BLOCK]) for start in starts)
 
 
 def export_statement(length: int, digest: bytes, generation_id: bytes, *, magic: bytes = b"BFEXPEND") -> bytes:

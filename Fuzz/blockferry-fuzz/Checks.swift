@@ -36,6 +36,7 @@ func check(_ type: FrameType, _ bytes: [UInt8]) {
     case .compared: check(Compared.self, bytes)
     case .ask: check(Ask.self, bytes)
     case .nodes: check(Nodes.self, bytes)
+    case .exportKey: check(ExportKey.self, bytes)
     }
 }
 

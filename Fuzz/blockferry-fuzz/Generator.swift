@@ -140,13 +140,13 @@ extension Input {
         case .hello:
             Hello(
                 lowestVersion: UInt16(truncatingIfNeeded: number(usually: 1)),
-                highestVersion: UInt16(truncatingIfNeeded: number(usually: 1)), features: 0,
-                software: text()
+                highestVersion: UInt16(truncatingIfNeeded: number(usually: 1)),
+                features: UInt32(byte() & 3), software: text()
             ).encoded()
         case .welcome:
             Welcome(
                 version: UInt16(truncatingIfNeeded: number(usually: 1)),
-                features: UInt32(truncatingIfNeeded: number(usually: 0)), software: text()
+                features: UInt32(truncatingIfNeeded: number(usually: 1)), software: text()
             ).encoded()
         case .open: Open(volume: volume()).encoded()
         case .state: standby().encoded()
@@ -175,7 +175,17 @@ extension Input {
                 .encoded()
         case .ask: Ask(range: range()).encoded()
         case .nodes: nodes(range()).encoded()
+        case .exportKey: ExportKey(key: key()).encoded()
         }
+    }
+
+    /// A public key that is none, but for its length.
+    mutating func key() -> X25519Key {
+        guard
+            let key = X25519Key(bytes: digest().bytes)
+                ?? X25519Key(bytes: [1] + [UInt8](repeating: 0, count: 31))
+        else { fatalError("32 bytes are no key") }
+        return key
     }
 
     mutating func nodes(_ range: NodeRange) -> Nodes {

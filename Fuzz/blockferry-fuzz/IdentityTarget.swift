@@ -11,7 +11,7 @@ struct IdentityTarget: Sendable {
     private let key: [UInt8]
     private let pem: [UInt8]
     private let signature: [UInt8]
-    private let message = Array("blockferry export 1".utf8)
+    private let message = Array("blockferry export 2".utf8)
 
     init() {
         guard let identity = try? Identity(pem: Self.file) else {

@@ -141,6 +141,8 @@ private struct ReceiverRun: ~Copyable {
         case .stopped: return false
         case .welcome(let welcome):
             precondition(phase == .greeting && welcome.version == 1)
+            guard case .hello(let hello) = message else { preconditionFailure("welcome to whom") }
+            precondition(welcome.features == hello.features & 1)
             phase = isPairing ? .pairing : .opening
         case .open:
             precondition(phase == .opening)

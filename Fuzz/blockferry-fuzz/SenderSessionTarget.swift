@@ -25,7 +25,8 @@ import Wire
 /// and what each answer was an answer to.
 private struct SenderRun {
     private enum Phase {
-        case greeting, opening, deciding, pairing, comparing, compared, asking, beginning
+        case greeting, hearingKey, opening, deciding, pairing, comparing, compared, asking,
+            beginning
         case sending, committing, done
     }
 
@@ -75,7 +76,8 @@ private struct SenderRun {
                 self.record = record
                 phase = .committing
             }
-        case .greeting, .opening, .pairing, .comparing, .asking, .beginning, .committing, .done:
+        case .greeting, .hearingKey, .opening, .pairing, .comparing, .asking, .beginning,
+            .committing, .done:
             break
         }
     }
@@ -118,6 +120,7 @@ private struct SenderRun {
     private var expected: FrameType {
         switch phase {
         case .greeting: .welcome
+        case .hearingKey: .exportKey
         case .opening: .state
         case .pairing: .paired
         case .comparing: .compared
@@ -144,15 +147,28 @@ private struct SenderRun {
         }
     }
 
+    /// Whether this message may be the last one of the greeting.
+    private func hasGreeted(_ message: ReceiverMessage) -> Bool {
+        switch message {
+        case .welcome(let welcome): phase == .greeting && welcome.features == 0
+        case .exportKey(let said): phase == .hearingKey && session.exportKey == said.key
+        default: false
+        }
+    }
+
     private mutating func take(_ action: SenderSession.Action, _ message: ReceiverMessage) {
         switch action {
-        case .none: precondition(message == .ping)
+        case .none:
+            guard case .welcome = message else { return precondition(message == .ping) }
+            precondition(phase == .greeting && session.exportKey == nil)
+            phase = .hearingKey
         case .open:
-            precondition(phase == .greeting && !isPairing)
+            precondition(hasGreeted(message) && !isPairing)
             phase = .opening
         case .pair:
-            precondition(phase == .greeting && isPairing)
+            precondition(hasGreeted(message) && isPairing)
             phase = .pairing
+        case .greeted: preconditionFailure("nobody greets for its own sake here")
         case .decide:
             precondition(phase == .opening)
             phase = .deciding

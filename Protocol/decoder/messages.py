@@ -242,11 +242,17 @@ def check_commit(f: Fields, values: Fields) -> None:
         require(values["last_end"] == f["volume_size"], "volume-not-covered", str(values["last_end"]))
 
 
+def export_key(r: Reader, ctx: Context) -> Fields:
+    key = r.bytes(32)
+    require(any(key), "zero-key")
+    return {"key": key}
+
+
 MESSAGES: dict[str, Callable[[Reader, Context], Fields]] = {
     "HELLO": hello, "WELCOME": welcome, "OPEN": open_, "STATE": state, "BEGIN": begin, "READY": ready, "SEAL": seal,
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
     "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon, "COMPARE": compare,
-    "COMPARED": compared, "ASK": ask, "NODES": nodes,
+    "COMPARED": compared, "ASK": ask, "NODES": nodes, "EXPORTKEY": export_key,
 }
 
 
@@ -266,7 +272,8 @@ def decode_message(name: str, payload: bytes, ctx: Context) -> Fields:
 
 TYPES = {1: "HELLO", 2: "WELCOME", 3: "OPEN", 4: "STATE", 5: "BEGIN", 6: "READY", 7: "RECORD", 8: "SEAL", 9: "ACK",
          10: "COMMIT", 11: "COMMITTED", 12: "REFUSE", 13: "PING", 14: "PROGRESS", 15: "PAIR", 16: "PAIRED",
-         17: "PREPARED", 18: "ABANDON", 19: "COMPARE", 20: "COMPARED", 21: "ASK", 22: "NODES"}
+         17: "PREPARED", 18: "ABANDON", 19: "COMPARE", 20: "COMPARED", 21: "ASK", 22: "NODES",
+         23: "EXPORTKEY"}
 
 
 def payload_limit(name: str) -> int:

@@ -14,7 +14,7 @@ from decoder.records import Segment, check_seal, delta_digest
 FROM_SENDER = {"HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "REFUSE", "PING", "ABANDON",
                "COMPARE", "ASK"}
 FROM_RECEIVER = {"WELCOME", "STATE", "READY", "ACK", "COMMITTED", "REFUSE", "PING", "PROGRESS", "PAIRED", "PREPARED",
-                 "COMPARED", "NODES"}
+                 "COMPARED", "NODES", "EXPORTKEY"}
 ANSWERS = {"ACK", "PROGRESS", "COMMITTED", "PREPARED"}
 COMPARING = {"PROGRESS", "COMPARED"}
 
@@ -23,7 +23,7 @@ FOLLOWS: dict[str, set[str]] = {
     "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN", "ABANDON", "COMPARE"},
     "ABANDON": {"BEGIN", "ABANDON", "COMPARE"}, "COMPARE": {"ASK", "BEGIN"}, "ASK": {"ASK", "BEGIN"}, "PAIR": set(),
     "BEGIN": {"RECORD", "COMMIT"}, "RECORD": {"RECORD", "SEAL"}, "SEAL": {"RECORD", "COMMIT"}, "COMMIT": set(),
-    "WELCOME": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE"} | COMPARING,
+    "WELCOME": {"STATE", "PAIRED", "EXPORTKEY"}, "EXPORTKEY": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE"} | COMPARING,
     "PROGRESS of COMPARE": COMPARING, "COMPARED": {"NODES", "READY"}, "NODES": {"NODES", "READY"},
     "READY": ANSWERS, "ACK": ANSWERS, "PROGRESS": ANSWERS, "COMMITTED": set(), "PREPARED": set(),
     "PAIRED": set(), "REFUSE": set(),

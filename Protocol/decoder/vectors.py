@@ -120,7 +120,7 @@ def decode_vector(vector: Fields, ctx: Context) -> Fields:
         return summary(decode_tag_map_update(data))
     if structure == "export-header":
         found = decode_export_header(data)
-        return {name: value for name, value in found.items() if name not in ("sender_key_id", "begin_payload")}
+        return {name: value for name, value in found.items() if name not in ("sender_key_id", "envelope")}
     if structure == "export-trailer":
         return decode_export_trailer(data, ctx.values.get("length"))
     if structure == "staging-log":

@@ -93,6 +93,12 @@ def volumes() -> None:
     bad("paired-name-capital", "PAIRED", "bad-string-characters", "The rule of OPEN holds here too.", e.open_("VM"))
     bad_ends("paired", "PAIRED", e.open_())
 
+    key = bytes(range(1, 33))
+    good("exportkey", "EXPORTKEY", "A key.", {"key": key})
+    good("exportkey-last-bit", "EXPORTKEY", "All but the last bit is zero.", {"key": bytes(31) + b"\x80"})
+    bad("exportkey-zeros", "EXPORTKEY", "zero-key", "Zeros are no key.", bytes(32))
+    bad_ends("exportkey", "EXPORTKEY", key)
+
     good("pair", "PAIR", "A secret and a name.", {"secret": SECRET, "name": "host-a"})
     good("pair-longest", "PAIR", "A name of 64 bytes with spaces and accents.",
          {"secret": SECRET, "name": "é" * 31 + " b"})

@@ -10,6 +10,7 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
 #include <openssl/params.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
@@ -49,6 +50,31 @@ static inline long blockferry_ctx_set_max_cert_list(SSL_CTX *ctx, long bytes) {
 // A variadic-free way to make an Ed25519 key (EVP_PKEY_Q_keygen is variadic).
 static inline EVP_PKEY *blockferry_make_ed25519(void) {
     return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+}
+static inline EVP_PKEY *blockferry_make_x25519(void) {
+    return EVP_PKEY_Q_keygen(NULL, NULL, "X25519");
+}
+
+// One half of HKDF with SHA-256 (RFC 5869). The parameters are an array of structures that functions return.
+static inline int blockferry_hkdf_sha256(int mode, const unsigned char *key, size_t key_length,
+                                         const unsigned char *other, size_t other_length,
+                                         unsigned char *out, size_t out_length) {
+    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+    EVP_KDF_CTX *context = EVP_KDF_CTX_new(kdf);
+    EVP_KDF_free(kdf);
+    const char *name =
+        mode == EVP_KDF_HKDF_MODE_EXTRACT_ONLY ? OSSL_KDF_PARAM_SALT : OSSL_KDF_PARAM_INFO;
+    char digest[] = "SHA256";
+    OSSL_PARAM parameters[] = {
+        OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
+        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)key, key_length),
+        OSSL_PARAM_construct_octet_string(name, (void *)other, other_length),
+        OSSL_PARAM_construct_end(),
+    };
+    int result = context != NULL && EVP_KDF_derive(context, out, out_length, parameters) == 1;
+    EVP_KDF_CTX_free(context);
+    return result;
 }
 
 #endif

@@ -78,6 +78,10 @@ struct Columns {
         KeyID(try digest(name))
     }
 
+    func optionalKey(_ name: String) throws(CatalogError.Kind) -> KeyID? {
+        try optional(name) { SHA256Digest(bytes: $0).map { KeyID($0) } }
+    }
+
     func volumeName(_ name: String) throws(CatalogError.Kind) -> VolumeName {
         try require(name, VolumeName(try text(name)))
     }
@@ -88,6 +92,10 @@ struct Columns {
 
     func tagKey(_ name: String) throws(CatalogError.Kind) -> TagKey? {
         try optional(name) { TagKey(bytes: $0) }
+    }
+
+    func exportKey(_ name: String) throws(CatalogError.Kind) -> X25519Key? {
+        try optional(name) { X25519Key(bytes: $0) }
     }
 
     func tagAlgorithm(_ name: String) throws(CatalogError.Kind) -> TagAlgorithm? {
@@ -143,6 +151,10 @@ extension SHA256Digest {
 
 extension KeyID {
     var stored: Data { Data(digest.bytes) }
+}
+
+extension X25519Key {
+    var stored: Data { Data(bytes) }
 }
 
 extension RandomID {

@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+package import Digests
 internal import GRDB
 package import Wire
 
@@ -38,6 +39,15 @@ extension SourceCatalog {
             try db.execute(
                 sql: "UPDATE receiver SET address = ? WHERE name = ?",
                 arguments: [address, name.text])
+        }
+    }
+
+    /// Remembers the key to which export files for the owner of `key` are encrypted.
+    package func setExportKey(_ exportKey: X25519Key, of key: KeyID) throws(CatalogError) {
+        try store.write("remember the export key of \(key)") { db in
+            try db.execute(
+                sql: "UPDATE receiver SET export_key = ? WHERE key = ?",
+                arguments: [exportKey.stored, key.stored])
         }
     }
 

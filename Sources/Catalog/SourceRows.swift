@@ -20,7 +20,8 @@ extension Receiver {
         let columns = Columns(row)
         self.init(
             name: try columns.receiverName("name"), key: try columns.key("key"),
-            address: try columns.text("address"), addedAt: try columns.number("added_at"))
+            address: try columns.text("address"), addedAt: try columns.number("added_at"),
+            exportKey: try columns.exportKey("export_key"))
     }
 
     static func find(_ name: ReceiverName, in db: Database) throws -> Receiver? {

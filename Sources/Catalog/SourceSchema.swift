@@ -13,6 +13,7 @@ enum SourceSchema {
         migrator.registerMigration("source-3") { db in try db.execute(sql: version3) }
         migrator.registerMigration("source-4") { db in try db.execute(sql: version4) }
         migrator.registerMigration("source-snapshots") { db in try db.execute(sql: snapshots) }
+        migrator.registerMigration("source-export-key") { db in try db.execute(sql: exportKey) }
         return migrator
     }
 
@@ -91,5 +92,9 @@ enum SourceSchema {
             SELECT receiver, volume, base FROM replica WHERE base LIKE 'lvm-%';
         INSERT INTO snapshot (receiver, volume, proof)
             SELECT receiver, volume, transfer_base FROM replica WHERE transfer_base LIKE 'lvm-%';
+        """
+    // The key to which export files for the standby are encrypted; none before it has told it.
+    private static let exportKey = """
+        ALTER TABLE receiver ADD COLUMN export_key BLOB CHECK (length(export_key) = 32)
         """
 }

@@ -39,11 +39,18 @@ package struct Receiver: Hashable, Sendable {
     /// Nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
 
-    package init(name: ReceiverName, key: KeyID, address: String, addedAt: UInt64) {
+    /// The key to which export files for it are encrypted; nil before it has told it.
+    package var exportKey: X25519Key?
+
+    package init(
+        name: ReceiverName, key: KeyID, address: String, addedAt: UInt64,
+        exportKey: X25519Key? = nil
+    ) {
         self.name = name
         self.key = key
         self.address = address
         self.addedAt = addedAt
+        self.exportKey = exportKey
     }
 }
 

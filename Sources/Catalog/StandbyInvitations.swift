@@ -57,8 +57,8 @@ extension StandbyCatalog {
             let match = try invitations(db).first { $0.secretHash == secretHash }
             guard let invitation = match, invitation.isOpen(now) else { return nil }
             try db.execute(
-                sql: "UPDATE invitation SET used = 1 WHERE secret_hash = ?",
-                arguments: [secretHash.stored])
+                sql: "UPDATE invitation SET used = 1, used_by = ? WHERE secret_hash = ?",
+                arguments: [peerKey.stored, secretHash.stored])
             var volume = try StandbyVolume.require(invitation.volume, in: db)
             guard volume.peer == nil || volume.peer == peerKey else { return nil }
             if try !hasPeer(peerKey, db) {
@@ -72,6 +72,13 @@ extension StandbyCatalog {
         }
     }
 
+    /// Whose key has used a secret; nothing if nobody has, or if the secret is unknown.
+    package func redeemer(of secretHash: SHA256Digest) throws(CatalogError) -> KeyID? {
+        try store.read("look for an invitation") { db in
+            try invitations(db).first { $0.secretHash == secretHash }?.usedBy
+        }
+    }
+
     private func invitations(_ db: Database) throws -> [StoredInvitation] {
         try Row.fetchAll(db, sql: "SELECT * FROM invitation").map { try StoredInvitation($0) }
     }
@@ -82,6 +89,7 @@ private struct StoredInvitation {
     let volume: VolumeName
     let expiresAt: UInt64
     let used: Bool
+    let usedBy: KeyID?
 
     init(_ row: Row) throws {
         let columns = Columns(row)
@@ -89,6 +97,7 @@ private struct StoredInvitation {
         volume = try columns.volumeName("volume")
         expiresAt = try columns.number("expires_at")
         used = try columns.flag("used")
+        usedBy = try columns.optionalKey("used_by")
     }
 
     func isOpen(_ now: UInt64) -> Bool { !used && now < expiresAt }

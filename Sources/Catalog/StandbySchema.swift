@@ -13,6 +13,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-demoted") { db in try db.execute(sql: demoted) }
         migrator.registerMigration("standby-targets") { db in try db.execute(sql: targets) }
         migrator.registerMigration("standby-place") { db in try db.execute(sql: place) }
+        migrator.registerMigration("standby-redeemers") { db in try db.execute(sql: redeemers) }
         return migrator
     }
 
@@ -100,5 +101,9 @@ enum StandbySchema {
     private static let place = """
         CREATE TABLE place (file TEXT NOT NULL) STRICT;
         ALTER TABLE volume ADD COLUMN is_restored INTEGER NOT NULL DEFAULT FALSE;
+        """
+    // Whose key has used an invitation; none where that was not kept yet.
+    private static let redeemers = """
+        ALTER TABLE invitation ADD COLUMN used_by BLOB CHECK (length(used_by) = 32)
         """
 }

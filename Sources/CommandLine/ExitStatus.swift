@@ -49,6 +49,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
                 .occupied, .notWritten, .notTheCopy, .notRetargeted, .cannotKeep:
                 .target
             case .unknownPeer, .otherPeer, .otherVolume, .otherStandby, .noPeer, .badSignature,
+                .noExportKey, .badExportKey, .otherKey, .used,
                 .unknownVolume,
                 .notAuthorised, .invitation, .keyNotAccepted:
                 .identity
@@ -59,7 +60,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
             case .storage: .storage
             case .rootMismatch: .mismatch
             case .poolExhausted, .snapshotOverflowed, .sourceInUse, .sourceIsTarget,
-                .groupIncomplete, .outputExists, .badExport,
+                .groupIncomplete, .outputExists, .badExport, .badFormat, .exportCut,
                 .notApplied, .onlyInLog, .groupMismatch, .limit, .unsupportedVersion, .malformed,
                 .fault:
                 .failed

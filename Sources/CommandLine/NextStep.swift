@@ -78,6 +78,17 @@ package enum NextStep {
         case .inDoubt: "ask the standby: blockferry send SOURCE --to PEER --volume VOLUME"
         case .unknownExport: "see which are waiting: blockferry status --json"
         case .unfinishedResync: "finish it: \(resync)"
+        case .exportCut: "the same command again"
+        case .noExportKey:
+            "it comes with the next contact: blockferry peers --contact PEER; a standby of an older version has none: upgrade it"
+        case .badExportKey:
+            "on the standby: move export-key.pem away and restart blockferryd; then here: blockferry peers --contact PEER"
+        case .badFormat:
+            "an old file: destroy it; then, or for one of a later version with the version that runs on the standby: blockferry "
+                + "export SOURCE --to PEER --volume VOLUME --output FILE --discard"
+        case .otherKey:
+            "restore export-key.pem on the standby from a backup; or, on the source: blockferry peers --contact PEER, then "
+                + "blockferry export SOURCE --to PEER --volume VOLUME --output FILE --discard"
         case .badExport, .badSignature:
             "copy the file again; if it is the same, export again: blockferry export"
         case .otherPeer:
@@ -120,6 +131,8 @@ package enum NextStep {
             "on the standby: blockferryd volumes shows whose it is; to pair it with this host: blockferryd invite VOLUME"
         case .invitation:
             "on the standby: blockferryd invite VOLUME; if the volume's former key is lost, first: blockferryd unpair ID"
+        case .used:
+            "if that key is not yours, on the standby: blockferryd unpair ID; then a new invitation: blockferryd invite VOLUME"
         case .space: "make room, then the same command again"
         case .storage:
             "on the standby: blockferryd status VOLUME, journalctl -u blockferryd; repair the disk, then again"

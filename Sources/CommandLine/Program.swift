@@ -87,7 +87,7 @@ package enum ProgramRunner {
     package static func common(_ error: any Error) -> ExitStatus {
         if let refusal = error as? Refusal { return ExitStatus(refusal) }
         if let rule = rule(of: error) { return ExitStatus(rule) }
-        return error is IdentityFileError ? .identity : .failed
+        return error is IdentityFileError || error is ExportKeyFileError ? .identity : .failed
     }
 
     /// The rule that explains an error, if one does.

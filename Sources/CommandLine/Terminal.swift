@@ -20,6 +20,11 @@ package enum Terminal {
         try? FileHandle.standardError.write(contentsOf: Data((Format.escaped(line) + "\n").utf8))
     }
 
+    /// Writes to standard error what else goes to standard output, where that is taken.
+    package static func report(_ text: String) {
+        try? FileHandle.standardError.write(contentsOf: Data(text.utf8))
+    }
+
     /// Ends the program.
     package static func exit(_ status: ExitStatus) -> Never {
         Foundation.exit(status.rawValue)

@@ -4,111 +4,118 @@
 internal import Blocks
 internal import Connection
 internal import Digests
+internal import HPKE
 internal import Platform
 internal import TLS
 internal import Wire
 
-/// Reads an export file (Protocol/ExportFile.md), from which nothing is taken before all of it is proven.
-final class ExportFileReader {
-    let path: String
-    let header: ExportFormat.Header
-    let trailer: ExportFormat.Trailer
-    /// Size of the whole file.
-    let byteCount: UInt64
-    private let file: File
-    /// Where the trailer begins.
-    private var end: UInt64 { trailer.statement.length }
+/// Where an export comes from.
+package enum ExportSource: Equatable, Sendable, CustomStringConvertible {
+    case file(String)
+    case standardInput
 
-    /// What stands between header and trailer.
+    package var description: String {
+        switch self {
+        case .file(let path): path
+        case .standardInput: "standard input"
+        }
+    }
+}
+
+/// Reads an export file (Protocol/ExportFile.md): its header, and then, any number of times if it is a file, its content,
+/// of which nothing is handed out before it is proven to be the sender's.
+final class ExportFileReader {
+    let header: ExportFormat.Header
+    private let headerBytes: [UInt8]
+    private let input: ExportInput
+    private var source: ExportSource { input.source }
+
+    /// What stands in the content.
     enum Frame {
+        case begin(Begin)
         case record(RecordHeader, RecordMemory, start: Int)
         case seal(Seal)
+        /// Comes only when all bytes are those that the sender has signed, and nothing follows them.
         case commit(GenerationRecord)
     }
 
-    /// Opens a file and checks its size, its trailer and its header.
-    init(path: String) throws {
-        self.path = path
-        file = try File(path: path)
-        let status = try file.status()
-        guard status.kind == .regular else { throw ImportError.damaged(path, "it is no file") }
-        byteCount = status.byteCount
-        let least = ExportFormat.headerByteCount + ExportFormat.trailerByteCount
-        guard byteCount >= UInt64(least), byteCount <= Limits.volumeSize else {
-            throw ImportError.damaged(path, "it has \(byteCount) bytes, which no export has")
+    /// Opens a file, or begins to read standard input, and checks the header.
+    init(_ source: ExportSource) throws {
+        input = try ExportInput(source)
+        let memory = AlignedBuffer(byteCount: ExportFormat.headerByteCount)
+        let count = try input.read(into: memory, at: 0, count: memory.byteCount)
+        let bytes = memory.withBytes(count: count) { $0.copied }
+        if let format = bytes.withRawSpan({ ExportFormat.Header.format(of: $0) }), format != 2 {
+            throw ImportError.otherFormat(source, format)
         }
-        let length = byteCount - UInt64(ExportFormat.trailerByteCount)
-        let last = try file.readBytes(at: length, count: ExportFormat.trailerByteCount)
-        let first = try file.readBytes(at: 0, count: ExportFormat.headerByteCount)
+        guard count == memory.byteCount else {
+            throw ImportError.damaged(
+                source, "it has \(count) bytes, which no export has (truncated)")
+        }
         do throws(WireError) {
-            trailer = try last.withRawSpan { (span) throws(WireError) in
-                try ExportFormat.Trailer(decoding: span, length: length)
-            }
-            header = try first.withRawSpan { (span) throws(WireError) in
+            header = try bytes.withRawSpan { (span) throws(WireError) in
                 try ExportFormat.Header(decoding: span)
             }
         } catch {
-            let isEnd = error.structure == "export-trailer"
-            throw ImportError.damaged(
-                path,
-                (isEnd ? "it was cut, or is no export (" : "it is no whole export (") + "\(error))")
+            throw ImportError.damaged(source, "it is no whole export (\(error))")
         }
+        headerBytes = bytes
     }
+
+    /// Whether the content can be read more than once.
+    var isRepeatable: Bool { source != .standardInput }
+
+    /// Bytes of the file; of standard input those that were read.
+    var byteCount: UInt64 { input.byteCount }
 
     /// Whose file it is, if its key is one that an identity can have.
-    var sender: KeyID? { KeyID(ofPublicKeyInfo: header.publicKeyInfo) }
+    var sender: KeyID? { KeyID(ofPublicKeyInfo: header.envelope.publicKeyInfo) }
 
-    /// Checks that the file is whole, and is what the owner of the key has signed. The key itself is judged by the
-    /// caller before.
-    func verify(_ progress: (_ done: UInt64) -> Void) throws {
-        guard
-            Signatures.isValid(
-                trailer.signature, of: trailer.statement.signed,
-                publicKeyInfo: header.publicKeyInfo)
-        else { throw ImportError.badSignature(path) }
-        let memory = AlignedBuffer(byteCount: 1 << 20)
-        var hasher = SHA256Hasher()
-        var position: UInt64 = 0
-        while position < end {
-            let wanted = Int(min(UInt64(memory.byteCount), end - position))
-            let got = try file.read(at: position, into: memory, count: wanted)
-            guard got == wanted else { throw changed() }
-            memory.withBytes(count: got) { hasher.update($0) }
-            position += UInt64(got)
-            progress(position)
-        }
-        guard hasher.finish() == trailer.statement.digest else {
-            throw ImportError.damaged(
-                path, "it was damaged: its content is not what was signed (file-digest)")
-        }
+    /// Checks that the owner of the key in the header has signed it, and so that only it and the standby can have made
+    /// the chunks. The key itself is judged by the caller before.
+    func checkSignature() throws {
+        try check(header.signature, of: header.envelope.signed)
     }
 
-    // MARK: Frames
+    private func check(_ signature: [UInt8], of message: [UInt8]) throws {
+        guard
+            Signatures.isValid(
+                signature, of: message, publicKeyInfo: header.envelope.publicKeyInfo)
+        else { throw ImportError.badSignature(source) }
+    }
 
-    /// Calls back with each frame in order; with COMMIT only once all bytes were those that were verified.
-    func forEach(_ body: (Frame) throws -> Void) throws {
+    /// Calls back with each frame in order.
+    ///
+    /// - Parameter progress: bytes of the file that were read.
+    func forEach(
+        _ key: RecipientKey, _ progress: (UInt64) -> Void = { _ in },
+        _ body: (Frame) throws -> Void
+    ) throws {
+        guard
+            let opener = HPKE.open(
+                header.envelope.encapsulated, with: key, info: header.envelope.info)
+        else { throw ImportError.damaged(source, "its encapsulated key is none (bad-chunk)") }
+        let content = ExportContent(try input.chunks(opener), source)
+        content.hasher.update(headerBytes)
         let memory = RecordMemory()
         var order = ExportFormat.FrameOrder()
-        var hasher = SHA256Hasher()
-        hasher.update(header.encoded())
-        var position = UInt64(ExportFormat.headerByteCount)
-        while !order.isComplete {
-            let bytes = try read(at: position, count: Limits.frameHeader)
+        while true {
+            let bytes = try content.bytes(Limits.frameHeader)
             let frame = try decoding {
                 try bytes.withRawSpan { (span) throws(WireError) in
                     try FrameHeader(decoding: span, expecting: order.sequence)
                 }
             }
             guard order.take(frame.type) else {
-                throw ImportError.damaged(path, "frame \(frame.sequence): wrong-state")
+                throw ImportError.damaged(source, "frame \(frame.sequence): wrong-state")
             }
-            hasher.update(bytes)
-            position += UInt64(Limits.frameHeader)
-            guard UInt64(frame.payloadLength) <= end - position else { throw ended() }
-            let next = position + UInt64(frame.payloadLength)
             switch frame.type {
+            case .begin:
+                let begin: Begin = try message(frame, content)
+                try decoding { try ExportFormat.check(begin) }
+                try body(.begin(begin))
             case .record:
-                let start = try readRecord(frame, at: position, memory, &hasher)
+                let start = try readRecord(frame, memory, content)
                 let record = try decoding {
                     try memory.memory.withBytes(at: start, count: frame.payloadLength) {
                         (span) throws(WireError) in
@@ -117,27 +124,44 @@ final class ExportFileReader {
                 }
                 try body(.record(record, memory, start: start))
             case .seal:
-                try body(.seal(try message(frame, at: position, &hasher)))
+                try body(.seal(try message(frame, content)))
             default:
-                let record: GenerationRecord = try message(frame, at: position, &hasher)
-                guard next == end else {
-                    throw ImportError.damaged(path, "frame \(frame.sequence): trailing-bytes")
-                }
-                guard record.id == trailer.statement.generation else {
-                    throw ImportError.damaged(path, "frame \(frame.sequence): generation-id")
-                }
-                guard hasher.finish() == trailer.statement.digest else { throw changed() }
-                try body(.commit(record))
+                let record: GenerationRecord = try message(frame, content)
+                try checkEnd(content, record)
+                progress(byteCount)
+                return try body(.commit(record))
             }
-            position = next
+            progress(input.position)
         }
     }
 
+    /// Checks the trailer, and that it is the end.
+    private func checkEnd(_ content: ExportContent, _ record: GenerationRecord) throws {
+        let length = content.byteCount
+        let digest = content.hasher.finish()
+        let bytes = try content.bytes(ExportFormat.trailerByteCount)
+        let trailer = try decoding {
+            try bytes.withRawSpan { (span) throws(WireError) in
+                try ExportFormat.Trailer(decoding: span, length: length)
+            }
+        }
+        guard try content.isAtEnd() else {
+            throw ImportError.damaged(source, "something follows the trailer (trailing-bytes)")
+        }
+        guard trailer.statement.generation == record.id else {
+            throw ImportError.damaged(
+                source, "the trailer is of another generation (generation-id)")
+        }
+        guard trailer.statement.digest == digest else {
+            throw ImportError.damaged(source, "its content is not what was signed (file-digest)")
+        }
+        try check(trailer.signature, of: trailer.statement.signed)
+    }
+
     private func message<Value: Message>(
-        _ frame: FrameHeader, at position: UInt64, _ hasher: inout SHA256Hasher
+        _ frame: FrameHeader, _ content: ExportContent
     ) throws -> Value {
-        let payload = try read(at: position, count: frame.payloadLength)
-        hasher.update(payload)
+        let payload = try content.bytes(frame.payloadLength)
         return try decoding {
             try payload.withRawSpan { (span) throws(WireError) in
                 try frame.check(payload: span)
@@ -150,48 +174,27 @@ final class ExportFileReader {
     ///
     /// - Returns: where the record begins in the memory.
     private func readRecord(
-        _ frame: FrameHeader, at position: UInt64, _ memory: RecordMemory,
-        _ hasher: inout SHA256Hasher
+        _ frame: FrameHeader, _ memory: RecordMemory, _ content: ExportContent
     ) throws -> Int {
-        let first = try read(
-            at: position, count: min(frame.payloadLength, Limits.recordHeader))
+        let first = try content.bytes(min(frame.payloadLength, Limits.recordHeader))
         // Not checked yet; a wrong count of tags only moves the bytes, within the memory.
         let tags = first.withRawSpan { (try? $0.littleEndian(at: 2, as: UInt16.self)) ?? 0 }
         let start =
             RecordMemory.contentStart - Limits.recordHeader - min(Int(tags), Limits.recordTags) * 16
-        let got = try file.read(
-            at: position, into: memory.memory, at: start, count: frame.payloadLength)
-        guard got == frame.payloadLength else { throw changed() }
-        memory.memory.withBytes(at: start, count: got) { hasher.update($0) }
+        first.withRawSpan { memory.memory.store($0, at: start) }
+        try content.read(
+            into: memory.memory, at: start + first.count, count: frame.payloadLength - first.count)
         try decoding {
-            try memory.memory.withBytes(at: start, count: got) { (span) throws(WireError) in
-                try frame.check(payload: span)
+            try memory.memory.withBytes(at: start, count: frame.payloadLength) {
+                (span) throws(WireError) in try frame.check(payload: span)
             }
         }
         return start
     }
 
-    private func read(at position: UInt64, count: Int) throws -> [UInt8] {
-        guard UInt64(count) <= end - position else { throw ended() }
-        let bytes = try file.readBytes(at: position, count: count)
-        guard bytes.count == count else { throw changed() }
-        return bytes
-    }
-
     private func decoding<Value>(_ body: () throws -> Value) throws -> Value {
         do { return try body() } catch let error as WireError {
-            throw ImportError.damaged(path, "\(error)")
+            throw ImportError.damaged(source, "\(error)")
         }
-    }
-
-    private func ended() -> ImportError {
-        .damaged(path, "its frames do not end where the trailer begins (truncated)")
-    }
-
-    private func changed() -> ImportError {
-        .damaged(
-            path,
-            "it was changed or cannot be read as before, after it was found whole; nothing was committed"
-        )
     }
 }

@@ -4,6 +4,7 @@
 internal import Blocks
 internal import Catalog
 package import Digests
+internal import HPKE
 internal import Platform
 internal import Session
 internal import Staging
@@ -13,45 +14,57 @@ package import Wire
 /// Why a file was not imported.
 package enum ImportError: RuledError, CustomStringConvertible {
     /// It is no export file, or not a whole one.
-    case damaged(String, String)
+    case damaged(ExportSource, String)
+    /// It is of another format than this version reads.
+    case otherFormat(ExportSource, UInt32)
     /// No source host may send this volume yet.
     case noPeer(VolumeName)
     /// It is signed by another key than the volume's.
-    case otherPeer(String, KeyID, VolumeName)
+    case otherPeer(ExportSource, KeyID, VolumeName)
     /// It is for another volume.
-    case otherVolume(String, VolumeName, VolumeName)
+    case otherVolume(ExportSource, VolumeName, VolumeName)
     /// It is for another standby.
-    case otherStandby(String)
+    case otherStandby(ExportSource)
+    /// It is encrypted to a key that this standby does not have.
+    case otherKey(ExportSource)
     /// The owner of the key has not signed it.
-    case badSignature(String)
+    case badSignature(ExportSource)
     /// The generation does not follow, or could not be written.
-    case refused(String, GenerationHead, VolumeName, Refusal)
+    case refused(ExportSource, GenerationHead, VolumeName, Refusal)
 
     package var description: String {
         switch self {
-        case .damaged(let path, let reason): "\(path) was not imported: \(reason)"
+        case .damaged(let source, let reason): "\(source) was not imported: \(reason)"
+        case .otherFormat(let source, let format) where format < 2:
+            "\(source) was not imported: it is of format \(format), which did not encrypt the content (bad-format)"
+        case .otherFormat(let source, let format):
+            "\(source) was not imported: it is of format \(format), which a later version writes (bad-format)"
         case .noPeer(let name):
             "volume \(name) belongs to no source host yet"
-        case .otherPeer(let path, let key, let name):
-            "\(path) is not from the source host that volume \(name) belongs to, but from \(key)"
-        case .otherVolume(let path, let found, let name):
-            "\(path) holds volume \(found), not \(name)"
-        case .otherStandby(let path):
-            "\(path) was exported for another standby than this one"
-        case .badSignature(let path):
-            "\(path) was not imported: it is not what its source host has signed (bad-signature)"
-        case .refused(let path, let head, let name, let refusal):
-            "generation \(head.number) of \(path) was not imported into volume \(name): \(refusal)"
+        case .otherPeer(let source, let key, let name):
+            "\(source) is not from the source host that volume \(name) belongs to, but from \(key)"
+        case .otherVolume(let source, let found, let name):
+            "\(source) holds volume \(found), not \(name)"
+        case .otherStandby(let source):
+            "\(source) was exported for another standby than this one"
+        case .otherKey(let source):
+            "\(source) is encrypted to a key that this standby does not have any more"
+        case .badSignature(let source):
+            "\(source) was not imported: it is not what its source host has signed (bad-signature)"
+        case .refused(let source, let head, let name, let refusal):
+            "generation \(head.number) of \(source) was not imported into volume \(name): \(refusal)"
         }
     }
 
     package var refusalRule: RefusalRule? {
         switch self {
         case .damaged: .badExport
+        case .otherFormat: .badFormat
         case .noPeer: .noPeer
         case .otherPeer: .otherPeer
         case .otherVolume: .otherVolume
         case .otherStandby: .otherStandby
+        case .otherKey: .otherKey
         case .badSignature: .badSignature
         case .refused(_, _, _, let refusal): refusal.refusalRule
         }
@@ -77,7 +90,8 @@ package struct ImportResult: Sendable {
         case upToDate
     }
     package var kind: Kind
-    package var head: GenerationHead
+    fileprivate var begin: Begin
+    package var head: GenerationHead { begin.head }
     package var id: SHA256Digest
     /// Bytes of data in the change list.
     package var changedByteCount: UInt64
@@ -89,13 +103,12 @@ package struct ImportResult: Sendable {
     /// What the operator should know although it went well.
     package var notes: [String] = []
 
-    fileprivate init(_ file: ExportFileReader) {
-        let begin = file.header.begin
+    fileprivate init(_ begin: Begin, _ id: SHA256Digest) {
         kind = begin.head.kind == .full ? .full : .delta(from: begin.head.number - 1)
-        head = begin.head
-        id = file.trailer.statement.generation
+        self.begin = begin
+        self.id = id
         changedByteCount = begin.plannedContent
-        fileByteCount = file.byteCount
+        fileByteCount = 0
         plannedSegments = begin.plannedSegments
     }
 }
@@ -103,14 +116,14 @@ package struct ImportResult: Sendable {
 extension Administration {
     /// Brings the generation in a file to a volume, as a session with the source host would.
     ///
-    /// 1. The file is checked as a whole: its key is that of the volume's peer, and has signed every byte. *Nothing of
-    ///    the volume was changed.*
-    /// 2. From here on it is a session (`IncomingTransfer`), and a crash leaves what one leaves. The file can be
-    ///    imported again: what is durable is not written again.
+    /// 1. The header is checked: its key is that of the volume's peer, which has signed it; so only this peer can have
+    ///    made the chunks. A file is read as a whole, and every byte is proven. *Nothing of the volume was changed.*
+    /// 2. From here on it is a session (`IncomingTransfer`), and a crash leaves what one leaves: also the end of standard
+    ///    input before that of the export. The file can be imported again: what is durable is not written again.
     ///
     /// - Parameter isDryRun: ends after 1, and after asking whether the generation would be admitted.
     package func importFile(
-        _ path: String, into name: VolumeName, isDryRun: Bool,
+        _ source: ExportSource, into name: VolumeName, isDryRun: Bool,
         _ progress: @escaping (ImportProgress) -> Void
     ) throws -> ImportResult {
         let began = Clock.monotonic()
@@ -118,93 +131,164 @@ extension Administration {
             throw AdministrationError.unknownVolume(name)
         }
         guard let peer = volume.peer else { throw ImportError.noPeer(name) }
-        let file = try ExportFileReader(path: path)
-        guard let sender = file.sender else { throw ImportError.badSignature(path) }
-        guard sender == peer else { throw ImportError.otherPeer(path, sender, name) }
-        guard file.header.volume == name else {
-            throw ImportError.otherVolume(path, file.header.volume, name)
+        let file = try ExportFileReader(source)
+        let envelope = file.header.envelope
+        guard let sender = file.sender else { throw ImportError.badSignature(source) }
+        guard sender == peer else { throw ImportError.otherPeer(source, sender, name) }
+        guard envelope.volume == name else {
+            throw ImportError.otherVolume(source, envelope.volume, name)
         }
-        guard file.header.standby == (try home.identity().keyID) else {
-            throw ImportError.otherStandby(path)
+        guard envelope.standby == (try home.identity().keyID) else {
+            throw ImportError.otherStandby(source)
         }
-        try file.verify { progress(.checking($0, file.byteCount)) }
-        var result = ImportResult(file)
+        try file.checkSignature()
+        let key = try home.exportKey()
+        guard envelope.recipient == key.publicKey else { throw ImportError.otherKey(source) }
+        let transfer = FileTransfer(home, peer, file, key, source, progress)
+        var result: ImportResult
         do {
             if isDryRun {
-                try admit(file, volume, &result)
+                result = try transfer.check()
+                try admit(&result, volume)
             } else {
-                try transfer(file, peer, &result, progress)
+                if file.isRepeatable { _ = try transfer.check() }
+                result = try transfer.run()
             }
         } catch let refusal as Refusal {
-            throw ImportError.refused(path, file.header.begin.head, name, refusal)
+            guard let head = transfer.begun?.head else { throw refusal }
+            throw ImportError.refused(source, head, name, refusal)
         }
+        result.fileByteCount = file.byteCount
         result.nanoseconds = Clock.monotonic() - began
         return result
     }
 
-    /// Whether the volume has the generation of a file, and nothing is wrong with it.
-    private static func has(_ state: StandbyState, _ file: ExportFileReader) -> Bool {
-        [.consistent, .staging, .prepared].contains(state.state)
-            && state.committedID == file.trailer.statement.generation
-    }
-
     /// Asks the catalog whether the generation would be taken.
-    private func admit(
-        _ file: ExportFileReader, _ volume: StandbyVolume, _ result: inout ImportResult
-    ) throws {
+    private func admit(_ result: inout ImportResult, _ volume: StandbyVolume) throws {
         let target = try TargetObject(path: volume.targetPath)
         let state = StandbyState(
             state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
             lineage: volume.lineage ?? .none, committedNumber: volume.committed?.head.number ?? 0,
             committedID: volume.committed?.id ?? .zero, transfer: .none, durableSegments: 0)
-        if Self.has(state, file) { return result.kind = .upToDate }
+        if FileTransfer.has(state, result.id) { return result.kind = .upToDate }
         let memory = Lineage.StandbyMemory(
             state: state, committedSize: volume.committed?.head.volumeSize,
             unfinished: volume.transfer?.begin)
-        if case .refuse(let refusal) = Lineage.admit(file.header.begin, memory) { throw refusal }
+        if case .refuse(let refusal) = Lineage.admit(result.begin, memory) { throw refusal }
+    }
+}
+
+/// One file on its way into its volume.
+private final class FileTransfer {
+    private let home: StandbyHome
+    private let peer: KeyID
+    private let file: ExportFileReader
+    private let key: RecipientKey
+    private let source: ExportSource
+    private let progress: (ImportProgress) -> Void
+    /// The announcement, as soon as it was read.
+    private(set) var begun: Begin?
+    /// The id of the generation, once all of the file was read.
+    private var generation: SHA256Digest?
+
+    init(
+        _ home: StandbyHome, _ peer: KeyID, _ file: ExportFileReader, _ key: RecipientKey,
+        _ source: ExportSource, _ progress: @escaping (ImportProgress) -> Void
+    ) {
+        self.home = home
+        self.peer = peer
+        self.file = file
+        self.key = key
+        self.source = source
+        self.progress = progress
+    }
+
+    /// Whether the volume has a generation, and nothing is wrong with it.
+    static func has(_ state: StandbyState, _ generation: SHA256Digest?) -> Bool {
+        [.consistent, .staging, .prepared].contains(state.state) && state.committedID == generation
+    }
+
+    /// Reads all of the file, and changes nothing.
+    func check() throws -> ImportResult {
+        try file.forEach(key, { progress(.checking($0, file.byteCount)) }) { frame in
+            if case .begin(let begin) = frame { begun = begin }
+            if case .commit(let record) = frame { generation = record.id }
+        }
+        return try result()
+    }
+
+    private func result() throws -> ImportResult {
+        guard let begun, let generation else {
+            throw ImportError.damaged(source, "it has no generation (truncated)")
+        }
+        return ImportResult(begun, generation)
     }
 
     /// Does what a session with the file's frames would do.
-    private func transfer(
-        _ file: ExportFileReader, _ peer: KeyID, _ result: inout ImportResult,
-        _ progress: @escaping (ImportProgress) -> Void
-    ) throws {
+    func run() throws -> ImportResult {
         let answers = Answers(progress)
         let transfer = IncomingTransfer(home, peer: peer) { answers.take($0) }
-        defer { result.notes = answers.notes }
-        try transfer.open(file.header.volume)
-        if let state = answers.state, Self.has(state, file) { return result.kind = .upToDate }
-        var begin = file.header.begin
-        // All of them are in the file.
-        begin.heldSegments = begin.plannedSegments
-        try transfer.begin(begin)
-        result.resumedSegments = answers.nextSegment
+        try transfer.open(file.header.envelope.volume)
+        if let state = answers.state, Self.has(state, generation) {
+            var result = try result()
+            result.kind = .upToDate
+            result.notes = answers.notes
+            return result
+        }
         // The session checks what it gets; what it has already is checked here.
-        var checker = TransferChecker(begin)
-        try file.forEach { frame in
-            let isNew = checker.segmentIndex >= answers.nextSegment
+        var checker: TransferChecker?
+        // Of standard input it shows only at the end whether it is the generation that the volume has.
+        var refused: Refusal?
+        try file.forEach(key) { frame in
             switch frame {
-            case .record(let record, let memory, let start):
-                try checking(file.path) { () throws(WireError) in try checker.add(record) }
-                if isNew { try transfer.record(record, memory, start: start) }
-            case .seal(let seal):
-                try checking(file.path) { () throws(WireError) in
-                    try checker.seal(expecting: seal)
+            case .begin(var begin):
+                begun = begin
+                checker = TransferChecker(begin)
+                // All of them are in the file.
+                begin.heldSegments = begin.plannedSegments
+                do { try transfer.begin(begin) } catch let refusal as Refusal
+                    where !file.isRepeatable
+                {
+                    refused = refusal
                 }
-                if isNew { try transfer.seal(seal) }
-                let done = min(checker.sealedContent, begin.plannedContent)
-                progress(.reading(done, begin.plannedContent))
             case .commit(let record):
-                try transfer.commit(record)
+                generation = record.id
+                if refused == nil { try transfer.commit(record) }
+            default:
+                guard refused == nil else { return }
+                try take(frame, &checker, transfer, answers)
             }
         }
-        guard answers.isCommitted else {
+        var result = try result()
+        result.resumedSegments = answers.nextSegment
+        result.notes = answers.notes
+        if let refused {
+            guard let state = answers.state, Self.has(state, generation) else { throw refused }
+            result.kind = .upToDate
+        } else if !answers.isCommitted {
             throw Refusal(.storage, "the generation was read, and not committed")
+        }
+        return result
+    }
+
+    private func take(
+        _ frame: ExportFileReader.Frame, _ checker: inout TransferChecker?,
+        _ transfer: IncomingTransfer, _ answers: Answers
+    ) throws {
+        let isNew = (checker?.segmentIndex ?? 0) >= answers.nextSegment
+        if case .record(let record, let memory, let start) = frame {
+            try checking { () throws(WireError) in try checker?.add(record) }
+            if isNew { try transfer.record(record, memory, start: start) }
+        } else if case .seal(let seal) = frame {
+            try checking { () throws(WireError) in try checker?.seal(expecting: seal) }
+            if isNew { try transfer.seal(seal) }
+            let planned = begun?.plannedContent ?? 0
+            progress(.reading(min(checker?.sealedContent ?? 0, planned), planned))
         }
     }
 
-    private func checking(_ path: String, _ body: () throws(WireError) -> Void) throws {
-        do { try body() } catch { throw ImportError.damaged(path, "\(error)") }
+    private func checking(_ body: () throws(WireError) -> Void) throws {
+        do { try body() } catch { throw ImportError.damaged(source, "\(error)") }
     }
 }
 

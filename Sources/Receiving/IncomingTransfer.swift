@@ -84,12 +84,23 @@ package final class IncomingTransfer {
     // MARK: Before a transfer
 
     func pair(_ pair: Pair) throws {
+        let hash = SHA256Digest.of(pair.secret)
         let volume = try home.catalog.redeem(
-            secretHash: SHA256Digest.of(pair.secret), peerKey: peer, peerName: pair.name,
-            now: Clock.wall())
+            secretHash: hash, peerKey: peer, peerName: pair.name, now: Clock.wall())
         guard let volume else {
+            // Only who has the secret is told who used it.
+            if let redeemer = try home.catalog.redeemer(of: hash), redeemer != peer {
+                report(
+                    .note(
+                        "an invitation that \(redeemer) has used was shown by \(peer): one of them took it from the other"
+                    ))
+                throw Refusal(
+                    .invitation, rule: .used,
+                    "the invitation was used already, by the key \(redeemer)")
+            }
             throw Refusal(.invitation, "the invitation is unknown, used or expired")
         }
+        report(.note("the invitation for volume \(volume) was used by \(pair.name), \(peer)"))
         report(.paired(volume))
     }
 

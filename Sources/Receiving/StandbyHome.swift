@@ -3,6 +3,7 @@
 
 package import Catalog
 internal import Digests
+package import HPKE
 internal import Platform
 package import TLS
 package import Wire
@@ -50,6 +51,10 @@ package struct StandbyHome: Sendable {
 
     /// The directory of the staging logs, which may be a file system of its own.
     package var stagingPath: String { path + "/staging" }
+    /// The key to which export files for this standby are encrypted, made at first use.
+    package func exportKey() throws -> RecipientKey {
+        try ExportKeyFile.readOrCreate(path + "/export-key.pem")
+    }
 
     /// Where the staging log of a volume is, while it has an unfinished generation.
     package func logPath(_ volume: VolumeName) -> String { "\(stagingPath)/\(volume).log" }

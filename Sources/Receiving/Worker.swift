@@ -5,6 +5,7 @@ internal import Blocks
 internal import Catalog
 internal import Connection
 internal import Digests
+internal import HPKE
 package import Platform
 internal import Session
 internal import Synchronization
@@ -214,7 +215,14 @@ package struct Worker {
         switch action {
         case .none, .record: break
         case .welcome(let welcome):
-            do { try connection.send(welcome) } catch {
+            do {
+                try connection.send(welcome)
+                if Features(rawValue: welcome.features).contains(.exportKey) {
+                    try connection.send(ExportKey(key: try home.exportKey().publicKey))
+                }
+            } catch let error as ExportKeyFileError {
+                throw .broken(Refusal(.storage, "\(error)"))
+            } catch {
                 throw .broken(Refusal(.stopping, "\(error)"))
             }
         case .open, .pair, .begin, .abandon, .compare, .ask, .seal, .commit:

@@ -63,7 +63,10 @@ final class Dialogue {
     /// Waits for the next thing to do.
     func next() throws -> SenderSession.Action {
         while true {
-            if let action = try poll(), action != .none { return action }
+            // What came in together is taken before anything is waited for.
+            while let action = try poll() {
+                if action != .none { return action }
+            }
             try connection.wait(nil)
         }
     }

@@ -2,61 +2,55 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Blocks
+internal import Catalog
 internal import Digests
+internal import HPKE
 internal import Platform
 internal import TLS
 internal import Wire
 
-/// Writes one generation into a file (Protocol/ExportFile.md).
-///
-/// It is made under another name, which a crash may leave; it gets its own when it is whole and the catalog
-/// knows of it.
+/// Writes one generation into a file, encrypted to the standby (Protocol/ExportFile.md).
 final class ExportFileWriter {
-    /// Where it will be.
-    let path: String
-    private let partPath: String
-    private let file: File
-    private let lock: FileLock
+    private let output: any ExportOutput
     private let identity: Identity
+    private let sealer: Sealer
     private var hasher = SHA256Hasher()
     private var order = ExportFormat.FrameOrder()
-    private let buffer = AlignedBuffer(byteCount: 1 << 20)
-    private var buffered = 0
-    private var flushed: UInt64 = 0
+    /// The content of the chunk that is being filled, with room for the tag.
+    private let chunk = AlignedBuffer(
+        byteCount: ExportFormat.chunkByteCount + HPKE.tagByteCount)
+    private var filled = 0
+    private var contentByteCount: UInt64 = 0
 
     /// Bytes so far.
-    var byteCount: UInt64 { flushed + UInt64(buffered) }
+    var byteCount: UInt64 { output.byteCount }
 
-    /// Makes the file with its header.
-    init(path: String, _ header: ExportFormat.Header, _ identity: Identity) throws {
-        guard !Directory.exists(path) else { throw ExportError.exists(path) }
-        self.path = path
-        self.identity = identity
-        partPath = path + ".part"
-        (file, lock) = try Self.make(partPath, header)
-        try write(header.encoded())
-        // By its header a file that was left behind is known as ours.
-        try flush()
-    }
-
-    /// Makes a new file in place of what an interrupted export has left, and of nothing else.
-    private static func make(
-        _ path: String, _ header: ExportFormat.Header
-    ) throws -> (File, FileLock) {
-        if Directory.exists(path) {
-            let start = try File(path: path, [.noFollow])
-                .readBytes(at: 0, count: ExportFormat.headerByteCount)
-            let found = start.withRawSpan { try? ExportFormat.Header(decoding: $0) }
-            guard let found, found.publicKeyInfo == header.publicKeyInfo,
-                found.standby == header.standby, found.volume == header.volume
-            else { throw ExportError.exists(path) }
-            guard let left = try FileLock(path: path) else { throw ExportError.busy(path) }
-            try Directory.remove(path)
-            withExtendedLifetime(left) {}
+    /// Begins with the header.
+    ///
+    /// - Parameter make: makes the output, given who sends to whom.
+    init(
+        to receiver: Receiver, recipient: X25519Key, _ volume: VolumeName, _ identity: Identity,
+        _ make: (ExportFormat.Envelope) throws -> any ExportOutput
+    ) throws {
+        var envelope: ExportFormat.Envelope?
+        let sealing = HPKE.seal(to: recipient) { encapsulated in
+            let made = ExportFormat.Envelope(
+                standby: receiver.key, recipient: recipient, encapsulated: encapsulated,
+                publicKeyInfo: identity.publicKeyInfo, volume: volume)
+            envelope = made
+            return made.info
         }
-        let file = try File(path: path, [.write, .createNew])
-        guard let lock = try FileLock(path: path) else { throw ExportError.busy(path) }
-        return (file, lock)
+        guard let sealing, let envelope else { throw ExportError.badExportKey(receiver.name) }
+        sealer = sealing.sealer
+        self.identity = identity
+        output = try make(envelope)
+        let header = ExportFormat.Header(
+            envelope: envelope, signature: identity.signature(of: envelope.signed)
+        ).encoded()
+        hasher.update(header)
+        try header.withRawSpan { (span) throws in try output.write(span) }
+        // By its header a file that was left behind is known as ours.
+        try output.flush()
     }
 
     // MARK: Frames
@@ -96,29 +90,23 @@ final class ExportFileWriter {
 
     // MARK: Ending
 
-    /// Signs the file, whose last frame is COMMIT, and makes it durable under the other name.
-    func finish(_ record: GenerationRecord) throws {
+    /// Signs the file, whose last frame is COMMIT, and writes all of it but the last chunk, without which it is none.
+    func prepare(_ record: GenerationRecord) throws {
         precondition(order.isComplete, "the last frame is COMMIT")
         let statement = ExportFormat.Statement(
-            length: byteCount, digest: hasher.finish(), generation: record.id)
+            length: contentByteCount, digest: hasher.finish(), generation: record.id)
         try write(
             ExportFormat.Trailer(
                 statement: statement, signature: identity.signature(of: statement.signed)
             ).encoded())
-        try flush()
-        try file.sync()
+        try output.prepare { () throws in try endChunk(isLast: true) }
     }
 
-    /// Gives the finished file its name, durably.
-    func publish() throws {
-        do { try Directory.moveNew(partPath, to: path) } catch {
-            guard error.isExisting else { throw error }
-            throw ExportError.exists(path)
-        }
-    }
+    /// Hands the file over: from here on anybody can have it.
+    func publish() throws { try output.publish() }
 
-    /// Removes what was written.
-    func remove() { try? Directory.remove(partPath) }
+    /// Removes what was written, as far as that is possible.
+    func remove() { output.remove() }
 
     // MARK: Bytes
 
@@ -128,19 +116,24 @@ final class ExportFileWriter {
 
     private func write(_ span: RawSpan) throws {
         hasher.update(span)
+        contentByteCount += UInt64(span.byteCount)
         var done = 0
         while done < span.byteCount {
-            let part = min(span.byteCount - done, buffer.byteCount - buffered)
-            buffer.store(span.extracting(done..<done + part), at: buffered)
-            buffered += part
+            // Which chunk is the last one is known when nothing follows it.
+            if filled == ExportFormat.chunkByteCount { try endChunk(isLast: false) }
+            let part = min(span.byteCount - done, ExportFormat.chunkByteCount - filled)
+            chunk.store(span.extracting(done..<done + part), at: filled)
+            filled += part
             done += part
-            if buffered == buffer.byteCount { try flush() }
         }
     }
 
-    private func flush() throws {
-        try file.write(buffer, count: buffered, at: flushed)
-        flushed += UInt64(buffered)
-        buffered = 0
+    private func endChunk(isLast: Bool) throws {
+        let count = filled + HPKE.tagByteCount
+        chunk.withMutableBytes(count: count) {
+            sealer.seal(&$0, associated: ExportFormat.associated(isLast: isLast))
+        }
+        filled = 0
+        try chunk.withBytes(count: count) { (span) throws in try output.write(span) }
     }
 }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Blocks
-internal import Catalog
+package import Catalog
 internal import Digests
 internal import Platform
 internal import Session
@@ -22,11 +22,25 @@ package struct ExportOptions: Sendable {
         case imported(String)
     }
 
-    /// Where the file is to be.
-    package var output: String
+    /// Where the file goes.
+    package enum Output: Equatable, Sendable {
+        case file(String)
+        case standardOutput
+
+        /// The file's place as the catalog keeps it.
+        fileprivate var place: String {
+            switch self {
+            case .file(let path):
+                Directory.resolved(Directory.parent(of: path)) + "/" + Directory.name(of: path)
+            case .standardOutput: "standard output"
+            }
+        }
+    }
+
+    package var output: Output
     package var former: Former
 
-    package init(output: String, former: Former) {
+    package init(output: Output, former: Former) {
         self.output = output
         self.former = former
     }
@@ -46,6 +60,12 @@ package enum ExportError: RuledError, CustomStringConvertible {
     case otherGeneration(String)
     /// A resync was begun, and only it goes on.
     case unfinishedResync
+    /// Standard output took everything but the end, for this reason.
+    case cut(String)
+    /// The standby has not told its export key yet.
+    case noExportKey(ReceiverName)
+    /// What the standby has told is no key.
+    case badExportKey(ReceiverName)
 
     package var description: String {
         switch self {
@@ -58,6 +78,12 @@ package enum ExportError: RuledError, CustomStringConvertible {
         case .otherGeneration(let id):
             "no exported generation is waiting for the word that it was imported and has the id \(id)"
         case .unfinishedResync: "a resync of this volume was begun and not finished"
+        case .cut(let reason):
+            "the end could not be written (\(reason)); what came out before cannot be imported"
+        case .noExportKey(let receiver):
+            "the key to which files for the standby \(receiver) are encrypted is not known yet"
+        case .badExportKey(let receiver):
+            "the standby \(receiver) has told an export key that nothing can be encrypted to"
         }
     }
 
@@ -69,6 +95,9 @@ package enum ExportError: RuledError, CustomStringConvertible {
         case .inDoubt: .inDoubt
         case .otherGeneration: .unknownExport
         case .unfinishedResync: .unfinishedResync
+        case .cut: .exportCut
+        case .noExportKey: .noExportKey
+        case .badExportKey: .badExportKey
         }
     }
 
@@ -98,17 +127,22 @@ extension Sender {
         guard let receiver = try home.catalog.receiver(options.receiver) else {
             throw SendError.unknownReceiver(options.receiver)
         }
+        guard let recipient = receiver.exportKey else {
+            throw ExportError.noExportKey(options.receiver)
+        }
         let (begin, plan) = try prepare(source, settled, group: nil)
-        let identity = try home.identity()
         let writer = try ExportFileWriter(
-            path: how.output,
-            ExportFormat.Header(
-                standby: receiver.key, publicKeyInfo: identity.publicKeyInfo, begin: begin,
-                volume: options.volume), identity)
+            to: receiver, recipient: recipient, options.volume, try home.identity()
+        ) { envelope in
+            switch how.output {
+            case .file(let path): try ExportFileOutput(path: path, envelope)
+            case .standardOutput: ExportStreamOutput()
+            }
+        }
         let record: GenerationRecord
         do {
             record = try write(source, begin, plan, writer)
-            try writer.finish(record)
+            try writer.prepare(record)
         } catch {
             writer.remove()
             throw error
@@ -116,10 +150,9 @@ extension Sender {
         // From here on the file may be imported.
         try home.catalog.setPending(
             options.volume, at: options.receiver, record,
-            exported: Directory.resolved(Directory.parent(of: how.output)) + "/"
-                + Directory.name(of: how.output))
+            exported: how.output.place)
         do { try writer.publish() } catch let error as ExportError {
-            // It has no name, so that nobody can have imported it.
+            // It has no name, or no end, so that nobody can have imported it.
             writer.remove()
             try abandonUnfinished()
             throw error
@@ -131,9 +164,15 @@ extension Sender {
     /// Finds out, or hears from the operator, what became of the generation before, and refuses what must not be
     /// exported.
     func checkExport(_ how: ExportOptions) throws {
-        guard !Directory.exists(how.output) else { throw ExportError.exists(how.output) }
-        // Found now, and not after a volume was read.
-        try Directory.sync(Directory.parent(of: how.output))
+        if case .file(let path) = how.output {
+            guard !Directory.exists(path) else { throw ExportError.exists(path) }
+            // Found now, and not after a volume was read.
+            try Directory.sync(Directory.parent(of: path))
+        }
+        guard let receiver = try home.catalog.receiver(options.receiver) else {
+            throw SendError.unknownReceiver(options.receiver)
+        }
+        guard receiver.exportKey != nil else { throw ExportError.noExportKey(options.receiver) }
         let replica = try replica()
         if replica.transfer?.begin.head.kind == .resync {
             throw ExportError.unfinishedResync
@@ -188,6 +227,7 @@ extension Sender {
             source, plan, begin: begin, key: key, sealed: [], sender: try home.identity().keyID,
             policy: options.compression, updates: draft.writer)
         defer { pipeline.stop() }
+        try writer.write(begin)
         var done: UInt64 = 0
         while let item = pipeline.outgoing.pop() {
             switch item {

@@ -36,7 +36,10 @@ package struct Pairing {
         } catch TLSError.wrongALPN {
             // A standby offers pairing as long as it has an open invitation.
             throw SendError.refused(
-                Refusal(.invitation, "the invitation is used or expired; make a new one there"))
+                Refusal(
+                    .invitation,
+                    "the invitation is used or expired; if this host has not used it, see there whose key the volume has "
+                        + "now (blockferryd volumes), and make a new one"))
         }
         guard case .pair(let pair) = try dialogue.next() else {
             throw SendError.brokenProtocol("no greeting")
@@ -48,6 +51,9 @@ package struct Pairing {
         if try home.catalog.receiver(receiverName)?.address != invitation.address {
             try home.catalog.addReceiver(
                 receiverName, key: invitation.receiver, address: invitation.address)
+        }
+        if let receiver = try home.catalog.receiver(receiverName) {
+            try home.note(dialogue.session.exportKey, of: receiver)
         }
         dialogue.connection.close()
         return volume

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Catalog
+internal import Connection
+internal import Session
 package import Wire
 
 // Other names for standbys and volumes, and their end. Of the snapshots on this host, those of a standby that is removed are
@@ -47,6 +49,24 @@ extension SourceHome {
         }
         try catalog.renameReplica(volume, to: new, at: receiver)
         try map(receiver, volume).move(to: map(receiver, new))
+    }
+
+    /// Greets a standby, to hear what it tells everybody whom it knows: the key for export files.
+    ///
+    /// - Returns: whether it has one; a standby of an older version has not.
+    package func contactPeer(_ name: ReceiverName, software: String) throws -> Bool {
+        guard let receiver = try catalog.receiver(name) else {
+            throw SendError.unknownReceiver(name)
+        }
+        let dialogue = try Dialogue(
+            to: receiver.address, expecting: receiver.key, try identity(), .greet,
+            software: software)
+        guard case .greeted = try dialogue.next() else {
+            throw SendError.brokenProtocol("no greeting")
+        }
+        dialogue.connection.close()
+        try note(dialogue.session.exportKey, of: receiver)
+        return dialogue.session.exportKey != nil
     }
 
     private func volumes(at name: ReceiverName) throws -> [VolumeName] {

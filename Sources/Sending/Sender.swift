@@ -165,6 +165,7 @@ package final class Sender {
         guard case .open(let message) = try dialogue.next() else {
             throw SendError.brokenProtocol("no greeting")
         }
+        try home.note(dialogue.session.exportKey, of: receiver)
         try dialogue.connection.send(message)
         guard case .decide(let standby) = try dialogue.next() else {
             throw SendError.brokenProtocol("no state")

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Catalog
+internal import Digests
 internal import Platform
 package import TLS
 package import Wire
@@ -56,6 +57,12 @@ package struct SourceHome: Sendable {
         for replica in known where replica.baseIdentity?.snapshotUUID == snapshot {
             try? catalog.setBaseGivenUp(replica.volume, at: replica.receiver, replica.base)
         }
+    }
+
+    /// Remembers the export key that a standby has told.
+    func note(_ exportKey: X25519Key?, of receiver: Receiver) throws {
+        guard let exportKey, exportKey != receiver.exportKey else { return }
+        try catalog.setExportKey(exportKey, of: receiver.key)
     }
 
     /// The tag map of a volume on a standby.

@@ -35,7 +35,7 @@ package enum SenderMessage: Equatable, Sendable {
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
         case .welcome, .state, .ready, .ack, .committed, .prepared, .progress, .paired, .compared,
-            .nodes:
+            .nodes, .exportKey:
             return nil
         }
     }
@@ -49,6 +49,7 @@ package struct ReceiverSession: Sendable {
     /// What the engine is to do next.
     package enum Action: Equatable, Sendable {
         case none
+        /// Send it; and EXPORTKEY, if it has the feature.
         case welcome(Welcome)
         /// Look the volume up; then call `opened`, or refuse.
         case open(VolumeName)
@@ -114,7 +115,9 @@ package struct ReceiverSession: Sendable {
                             + "\(ProtocolVersion.current.rawValue)"))
             }
             state = isPairing ? .pairing : .opening
-            return .welcome(Welcome(version: version.rawValue, features: 0, software: software))
+            let features = Features(rawValue: hello.features).intersection(.known)
+            return .welcome(
+                Welcome(version: version.rawValue, features: features.rawValue, software: software))
         case (.greeting, _):
             throw .unexpected(type, in: "greeting")
         case (_, .ping):

@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+package import Digests
 package import Wire
 
 /// A frame that a receiver may send.
@@ -15,6 +16,7 @@ package enum ReceiverMessage: Equatable, Sendable {
     case paired(Paired)
     case compared(Compared)
     case nodes(Nodes)
+    case exportKey(ExportKey)
     case ping
     case refuse(Refusal)
 
@@ -33,6 +35,7 @@ package enum ReceiverMessage: Equatable, Sendable {
         case .paired: self = .paired(try Paired(decoding: payload))
         case .compared: self = .compared(try Compared(decoding: payload))
         case .nodes: self = .nodes(try Nodes(decoding: payload))
+        case .exportKey: self = .exportKey(try ExportKey(decoding: payload))
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
         case .hello, .open, .begin, .abandon, .record, .seal, .commit, .pair, .compare, .ask:
@@ -51,6 +54,8 @@ package struct SenderSession: Sendable {
     package enum Purpose: Equatable, Sendable {
         case replicate(VolumeName)
         case pair(Pair)
+        /// To hear what the receiver tells everybody whom it knows, and nothing else.
+        case greet
     }
 
     /// What the engine is to do next.
@@ -58,6 +63,8 @@ package struct SenderSession: Sendable {
         case none
         case open(Open)
         case pair(Pair)
+        /// The greetings are exchanged, for their own sake.
+        case greeted
         /// Decide by the standby's state; then call `begin`, `compare` or `abandon`, or close.
         case decide(StandbyState)
         /// Send the segments from this one on.
@@ -76,12 +83,15 @@ package struct SenderSession: Sendable {
     }
 
     private enum State: Equatable, Sendable {
-        case greeting, opening, pairing, deciding, comparing, compared, beginning, sending
+        case greeting, hearingKey, opening, pairing, deciding, comparing, compared, beginning,
+            sending
         case committing, done
     }
 
     private let purpose: Purpose
     private var state = State.greeting
+    /// The receiver's export key, once it has told it.
+    package private(set) var exportKey: X25519Key?
     private var held: UInt64 = 0
     private var sealed: UInt64 = 0
     private var acknowledged: UInt64 = 0
@@ -98,7 +108,8 @@ package struct SenderSession: Sendable {
     package static func hello(software: String) -> Hello {
         Hello(
             lowestVersion: ProtocolVersion.oldest.rawValue,
-            highestVersion: ProtocolVersion.current.rawValue, features: 0, software: software)
+            highestVersion: ProtocolVersion.current.rawValue,
+            features: Features.known.rawValue, software: software)
     }
 
     /// Whether everything that was sent is known to have arrived.
@@ -114,17 +125,16 @@ package struct SenderSession: Sendable {
         case (_, .ping):
             return .none
         case (.greeting, .welcome(let welcome)):
-            guard welcome.version == ProtocolVersion.current.rawValue, welcome.features == 0 else {
-                throw .malformed("the receiver chose what was not offered")
-            }
-            switch purpose {
-            case .replicate(let volume):
-                state = .opening
-                return .open(Open(volume: volume))
-            case .pair(let pair):
-                state = .pairing
-                return .pair(pair)
-            }
+            let features = Features(rawValue: welcome.features)
+            guard welcome.version == ProtocolVersion.current.rawValue,
+                features.isSubset(of: .known)
+            else { throw .malformed("the receiver chose what was not offered") }
+            guard features.contains(.exportKey) else { return begin() }
+            state = .hearingKey
+            return .none
+        case (.hearingKey, .exportKey(let message)):
+            exportKey = message.key
+            return begin()
         case (.opening, .state(let standby)):
             state = .deciding
             return .decide(standby)
@@ -170,6 +180,21 @@ package struct SenderSession: Sendable {
             return .prepared
         default:
             throw .unexpected(type, in: "\(state)")
+        }
+    }
+
+    /// Does what the session is for.
+    private mutating func begin() -> Action {
+        switch purpose {
+        case .replicate(let volume):
+            state = .opening
+            return .open(Open(volume: volume))
+        case .pair(let pair):
+            state = .pairing
+            return .pair(pair)
+        case .greet:
+            state = .done
+            return .greeted
         }
     }
 

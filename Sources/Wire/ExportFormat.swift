@@ -7,87 +7,141 @@ package import Digests
 /// Structures of the export file (Protocol/ExportFile.md).
 package enum ExportFormat {
     /// Size of the header.
-    package static let headerByteCount = 4096
+    package static let headerByteCount = 1024
     /// Size of the trailer.
     package static let trailerByteCount = 256
+    /// Content in a chunk; the last one may have less.
+    package static let chunkByteCount = 65_536
     /// The greatest DER SubjectPublicKeyInfo.
     package static let keyLimit = 256
     /// The greatest signature.
     package static let signatureLimit = 128
+    /// The greatest file, within what one key of AES-GCM may encrypt.
+    package static let fileLimit: UInt64 = 1 << 52
 
-    /// The first 4096 bytes of a file.
-    package struct Header: Equatable, Sendable {
+    /// What is authenticated with a chunk: whether it is the last one.
+    package static func associated(isLast: Bool) -> [UInt8] { [isLast ? 1 : 0] }
+
+    /// Who sent a file to whom: the part of the header that stands under its signature.
+    package struct Envelope: Equatable, Sendable {
         /// The standby that the file is for.
         package var standby: KeyID
+        /// Its export key, to which the content is encrypted.
+        package var recipient: X25519Key
+        /// HPKE's encapsulated key.
+        package var encapsulated: X25519Key
         /// The sender's key: DER SubjectPublicKeyInfo.
         package var publicKeyInfo: [UInt8]
-        /// The announcement, with `heldSegments` 0.
-        package var begin: Begin
         package var volume: VolumeName
 
         package init(
-            standby: KeyID, publicKeyInfo: [UInt8], begin: Begin, volume: VolumeName
+            standby: KeyID, recipient: X25519Key, encapsulated: X25519Key, publicKeyInfo: [UInt8],
+            volume: VolumeName
         ) {
             precondition((1...ExportFormat.keyLimit).contains(publicKeyInfo.count))
             self.standby = standby
+            self.recipient = recipient
+            self.encapsulated = encapsulated
             self.publicKeyInfo = publicKeyInfo
-            self.begin = begin
-            self.begin.heldSegments = 0
             self.volume = volume
         }
 
+        /// From the standby's id on.
+        private var encoded: [UInt8] {
+            var bytes = standby.digest.bytes + recipient.bytes + encapsulated.bytes
+            bytes.append(contentsOf: publicKeyInfo)
+            bytes.append(string: volume.text, limit: 63)
+            return bytes
+        }
+
+        /// The message under the header's signature.
+        package var signed: [UInt8] { Array("blockferry export header 2".utf8) + encoded }
+
+        /// HPKE's info.
+        package var info: [UInt8] { Array("blockferry export 2".utf8) + encoded }
+
+        fileprivate func append(to bytes: inout [UInt8]) { bytes.append(contentsOf: encoded) }
+    }
+
+    /// The first 1024 bytes of a file, which are not encrypted.
+    package struct Header: Equatable, Sendable {
+        package var envelope: Envelope
+        /// The sender's, over `Envelope.signed`.
+        package var signature: [UInt8]
+
+        package init(envelope: Envelope, signature: [UInt8]) {
+            precondition((1...ExportFormat.signatureLimit).contains(signature.count))
+            self.envelope = envelope
+            self.signature = signature
+        }
+
+        /// The format that the first bytes of a file name; nil if it is no export file.
+        package static func format(of bytes: RawSpan) -> UInt32? {
+            var reader = FieldReader("export-header")
+            guard (try? reader.fixed(8, bytes)) == magic else { return nil }
+            return try? reader.integer(UInt32.self, bytes)
+        }
+
+        private static let magic = Array("BFEXPORT".utf8)
+
         package init(decoding bytes: RawSpan) throws(WireError) {
             var reader = FieldReader("export-header")
-            try reader.checkSealed(bytes, ExportFormat.headerByteCount)
-            guard try reader.fixed(8, bytes) == Array("BFEXPORT".utf8) else {
-                throw reader.error(.badMagic)
+            guard bytes.byteCount >= ExportFormat.headerByteCount else {
+                throw reader.error(.truncated)
             }
-            guard try reader.integer(UInt32.self, bytes) == 1 else {
+            guard try reader.fixed(8, bytes) == Self.magic else { throw reader.error(.badMagic) }
+            // Before the checksum, which stood elsewhere in format 1.
+            guard try reader.integer(UInt32.self, bytes) == 2 else {
                 throw reader.error(.badFormat)
             }
+            try reader.checkSealed(bytes, ExportFormat.headerByteCount)
             let keyLength = try reader.integer(UInt32.self, bytes)
             guard (1...UInt32(ExportFormat.keyLimit)).contains(keyLength) else {
                 throw reader.error(.keyLength)
             }
-            let beginLength = try reader.integer(UInt32.self, bytes)
-            guard (202...1024).contains(beginLength) else { throw reader.error(.beginLength) }
+            let signatureLength = try reader.integer(UInt32.self, bytes)
+            guard (1...UInt32(ExportFormat.signatureLimit)).contains(signatureLength) else {
+                throw reader.error(.signatureLength)
+            }
             try reader.reserved(4, bytes)
-            standby = KeyID(try reader.digest(bytes))
-            publicKeyInfo = try reader.fixed(Int(keyLength), bytes)
-            let announcement = try reader.fixed(Int(beginLength), bytes)
+            let standby = KeyID(try reader.digest(bytes))
+            let recipient = try reader.exportKey(bytes)
+            let encapsulated = try reader.exportKey(bytes)
+            let publicKeyInfo = try reader.fixed(Int(keyLength), bytes)
             let name = try reader.string(1...63, bytes)
             guard let volume = VolumeName(name) else { throw reader.error(.badStringCharacters) }
-            self.volume = volume
+            envelope = Envelope(
+                standby: standby, recipient: recipient, encapsulated: encapsulated,
+                publicKeyInfo: publicKeyInfo, volume: volume)
+            signature = try reader.fixed(Int(signatureLength), bytes)
             try reader.reserved(ExportFormat.headerByteCount - 4 - reader.offset, bytes)
-            begin = try announcement.withRawSpan { (span) throws(WireError) in
-                try Begin(decoding: span)
-            }
-            guard begin.head.kind != .resync else { throw reader.error(.badKind) }
-            guard begin.group == nil else { throw reader.error(.badMembers) }
-            guard begin.heldSegments == 0 else { throw reader.error(.heldSegments) }
         }
 
         package func encoded() -> [UInt8] {
-            let announcement = begin.encoded()
-            var bytes = Array("BFEXPORT".utf8)
-            bytes.append(littleEndian: UInt32(1))
-            bytes.append(littleEndian: UInt32(publicKeyInfo.count))
-            bytes.append(littleEndian: UInt32(announcement.count))
+            var bytes = Self.magic
+            bytes.append(littleEndian: UInt32(2))
+            bytes.append(littleEndian: UInt32(envelope.publicKeyInfo.count))
+            bytes.append(littleEndian: UInt32(signature.count))
             bytes.append(zeros: 4)
-            bytes.append(contentsOf: standby.digest.bytes)
-            bytes.append(contentsOf: publicKeyInfo)
-            bytes.append(contentsOf: announcement)
-            bytes.append(string: volume.text, limit: 63)
+            envelope.append(to: &bytes)
+            bytes.append(contentsOf: signature)
             bytes.seal(ExportFormat.headerByteCount)
             return bytes
         }
     }
 
+    /// Checks that a generation is one that a file can hold.
+    package static func check(_ begin: Begin) throws(WireError) {
+        guard begin.head.kind != .resync else { throw WireError("BEGIN", .badKind) }
+        guard begin.group == nil else { throw WireError("BEGIN", .badMembers) }
+        guard begin.heldSegments == 0 else { throw WireError("BEGIN", .heldSegments) }
+    }
+
     /// What the sender signs: the first part of the trailer.
     package struct Statement: Equatable, Sendable {
-        /// Bytes of everything before the trailer.
+        /// Bytes of the content before the trailer.
         package var length: UInt64
-        /// SHA-256 of everything before the trailer.
+        /// SHA-256 of the header and of the content before the trailer.
         package var digest: SHA256Digest
         /// Id of the generation.
         package var generation: SHA256Digest
@@ -107,10 +161,10 @@ package enum ExportFormat {
         }
 
         /// The message under the signature.
-        package var signed: [UInt8] { Array("blockferry export 1".utf8) + encoded }
+        package var signed: [UInt8] { Array("blockferry export 2".utf8) + encoded }
     }
 
-    /// The last 256 bytes of a file.
+    /// The last 256 bytes of the content.
     package struct Trailer: Equatable, Sendable {
         package var statement: Statement
         package var signature: [UInt8]
@@ -121,7 +175,7 @@ package enum ExportFormat {
             self.signature = signature
         }
 
-        /// Decodes the trailer of a file that has `length` bytes before it.
+        /// Decodes the trailer of a content that has `length` bytes before it.
         package init(decoding bytes: RawSpan, length: UInt64) throws(WireError) {
             var reader = FieldReader("export-trailer")
             try reader.checkSealed(bytes, ExportFormat.trailerByteCount)
@@ -155,7 +209,7 @@ package enum ExportFormat {
 
     /// Which frame may follow which.
     package struct FrameOrder: Equatable, Sendable {
-        private var last = FrameType.seal
+        private var last: FrameType?
         /// The number of the next frame.
         package private(set) var sequence: UInt64 = 0
 
@@ -169,7 +223,9 @@ package enum ExportFormat {
         /// - Returns: whether it may stand there.
         package mutating func take(_ type: FrameType) -> Bool {
             switch (last, type) {
-            case (.record, .record), (.record, .seal), (.seal, .record), (.seal, .commit): break
+            case (nil, .begin), (.begin, .record), (.begin, .commit), (.record, .record),
+                (.record, .seal), (.seal, .record), (.seal, .commit):
+                break
             default: return false
             }
             last = type

@@ -28,6 +28,7 @@ package enum FrameType: UInt16, Sendable, CaseIterable {
     case compared = 20
     case ask = 21
     case nodes = 22
+    case exportKey = 23
 
     /// The greatest payload in bytes.
     package var payloadLimit: Int {

@@ -25,6 +25,18 @@ package enum ProtocolVersion: UInt16, CaseIterable, Sendable {
     package static let oldest = ProtocolVersion.v1
 }
 
+/// What both sides may have beyond a version's rules: bits of HELLO and WELCOME.
+package struct Features: OptionSet, Sendable {
+    package let rawValue: UInt32
+    package init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    /// The receiver tells its export key, by EXPORTKEY after WELCOME.
+    package static let exportKey = Features(rawValue: 1)
+
+    /// All that this program knows.
+    package static let known: Features = [.exportKey]
+}
+
 private let greetingMagic = Array("BLKFERRY".utf8)
 
 /// The sender's greeting; frozen for ever.
@@ -33,7 +45,7 @@ package struct Hello: Message {
     /// Versions the sender speaks.
     package var lowestVersion: UInt16
     package var highestVersion: UInt16
-    /// Feature bits; version 1 defines none.
+    /// Feature bits (`Features`), and bits that nobody knows yet.
     package var features: UInt32
     /// Name and version of the program; for logs.
     package var software: String

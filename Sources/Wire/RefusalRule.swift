@@ -54,7 +54,12 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case inDoubt = "in-doubt"
     case unknownExport = "unknown-export"
     case unfinishedResync = "unfinished-resync"
+    case exportCut = "export-cut"
+    case noExportKey = "no-export-key"
+    case badExportKey = "bad-export-key"
     case badExport = "bad-export"
+    case badFormat = "bad-format"
+    case otherKey = "other-key"
     case badSignature = "bad-signature"
     case otherPeer = "other-peer"
     case otherVolume = "other-volume"
@@ -82,6 +87,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case metadataSnapshot = "metadata-snapshot"
     case notAuthorised = "not-authorised"
     case invitation
+    case used
     case space
     case storage
     case corrupt
@@ -150,6 +156,11 @@ package enum RefusalRule: String, Sendable, CaseIterable {
         case .unknownExport: "no exported generation of this id is waiting to be imported"
         case .unfinishedResync: "a resync of the volume was begun and not finished"
         case .badExport: "the file is damaged, incomplete or no export"
+        case .exportCut: "standard output did not take the end of the file"
+        case .noExportKey: "the key to which files for the standby are encrypted is not known yet"
+        case .badExportKey: "the standby has told an export key that nothing can be encrypted to"
+        case .badFormat: "the file is of a format that this version does not read"
+        case .otherKey: "the file is encrypted to a key that the standby does not have any more"
         case .badSignature: "the file is not what its source host has signed"
         case .otherPeer: "the file is from another source host than the volume's"
         case .otherVolume: "the file holds another volume"
@@ -178,6 +189,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
             "the volume does not exist on the standby, or belongs to another source host"
         case .invitation:
             "the invitation is unknown, used or expired, or the volume belongs to another key"
+        case .used: "the invitation was used by another key"
         case .space: "there is no room"
         case .storage: "an I/O error on the standby"
         case .corrupt: "content was damaged on the way"

@@ -84,6 +84,7 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case recordBytes = "record-bytes"
         case padding
         case keyLength = "key-length"
+        case zeroKey = "zero-key"
         case fileLength = "file-length"
         case signatureLength = "signature-length"
         case badPrefix = "bad-prefix"

@@ -5,6 +5,7 @@ internal import ArgumentParser
 internal import Catalog
 internal import CommandLine
 internal import LVM
+internal import Platform
 internal import Sending
 internal import Wire
 
@@ -15,15 +16,16 @@ struct ExportCommand: ParsableCommand, NamingCommand {
         discussion: """
             For a first copy that is too large for the network, or where there is none. The file holds what a send \
             would have sent now: everything if nothing was ever committed on the standby, else what changed since. \
-            It is signed with this host's key, and only the standby that it was made for can import it, into this \
-            volume. The standby is not asked.
-
-            The file is NOT encrypted. It holds the volume's content, and that of a first copy holds the secret of the \
-            volume's tags: guard it as the volume itself, and as a key. Its mode is 0600. No file is overwritten.
+            It is encrypted to the standby that it was made for and signed with this host's key: only that standby can \
+            read it, and imports it into this volume alone. In the open are the two hosts' keys, the volume's name and \
+            the size. The standby is not asked; its key came with the last contact. No file is overwritten.
 
               blockferry export vg/home --to standby1 --output /media/disk/home.bfx
               blockferryd import home /media/disk/home.bfx       (on the standby)
               blockferry send vg/home --to standby1              (goes on from there)
+              blockferry export vg/home --to standby1 --output - | ssh standby1 blockferryd import home -
+
+            With --output - the file goes to standard output, and what is said to standard error.
 
             Until it is known whether the file was imported, the snapshot and the one before stay, and no further file \
             is made. The next send finds out by itself, and sends the changes anew if the file was not imported: that \
@@ -35,7 +37,8 @@ struct ExportCommand: ParsableCommand, NamingCommand {
 
     @Option(
         name: [.long, .customShort("o")],
-        help: ArgumentHelp("The file, which must not be there yet.", valueName: "file"))
+        help: ArgumentHelp(
+            "The file, which must not be there yet; -: standard output.", valueName: "file"))
     var output: String
 
     @Option(
@@ -72,6 +75,7 @@ struct ExportCommand: ParsableCommand, NamingCommand {
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
 
     var words: [String: String] { one.words("export") }
+    private var isStream: Bool { output == "-" }
 
     func validate() throws {
         guard one.source.paths.count <= 1 else {
@@ -86,7 +90,11 @@ struct ExportCommand: ParsableCommand, NamingCommand {
             digits.allSatisfy({ "0123456789abcdef".contains($0) })
         else { throw ValidationError("--imported takes 8 to 64 hexadecimal digits.") }
         guard !output.isEmpty, !output.hasSuffix("/") else {
-            throw ValidationError("--output takes the name of a file.")
+            throw ValidationError("--output takes the name of a file, or -.")
+        }
+        guard !isStream || StandardStream.outputKind != .terminal else {
+            throw ValidationError(
+                "An export does not go to a terminal; give --output a file, or redirect it.")
         }
     }
 
@@ -98,7 +106,7 @@ struct ExportCommand: ParsableCommand, NamingCommand {
             adoptsSource: one.source.adoptSource, unchangedSample: sampleUnchanged,
             software: software, notice: SendText.notice(isQuiet: quiet))
         let how = ExportOptions(
-            output: output,
+            output: isStream ? .standardOutput : .file(output),
             former: imported.map { .imported($0) } ?? (discard ? .discarded : .unknown))
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
@@ -117,9 +125,14 @@ struct ExportCommand: ParsableCommand, NamingCommand {
         }
         line.end()
         if json {
-            return Terminal.out(try Format.json(ExportResult(outcome, one.receiver, name, output)))
+            return say(try Format.json(ExportResult(outcome, one.receiver, name, output)))
         }
-        if !quiet { Terminal.out(text(outcome, name)) }
+        if !quiet { say(text(outcome, name)) }
+    }
+
+    /// Nothing but the file goes where the file goes.
+    private func say(_ text: String) {
+        if isStream { Terminal.report(text) } else { Terminal.out(text) }
     }
 
     private func text(_ outcome: Sender.Outcome, _ name: VolumeName) -> String {
@@ -135,7 +148,7 @@ struct ExportCommand: ParsableCommand, NamingCommand {
         }
         return "\(name) \(step) exported: \(Format.bytes(outcome.changedByteCount)) changed of "
             + "\(Format.bytes(outcome.volumeByteCount)), \(Format.bytes(outcome.wireByteCount)) in "
-            + "\(output), \(Format.seconds(nanoseconds: outcome.nanoseconds)), id \(id)\n"
+            + "\(isStream ? "standard output" : output), \(Format.seconds(nanoseconds: outcome.nanoseconds)), id \(id)\n"
             + "next, on the standby: blockferryd import \(name) \(output)\n"
     }
 }

@@ -16,10 +16,20 @@ struct PairCommand: ParsableCommand {
         abstract: "Make a standby known by an invitation.",
         discussion: """
             On the standby: blockferryd invite VOLUME --target DEVICE prints the invitation. It is good for one \
-            volume, once, for some minutes.
+            volume, once, for some minutes, for whoever has it: it is asked for at the terminal, or read from standard \
+            input or a file. As an argument every user of this host can read it while the command runs, and use it first.
+
+              blockferry pair --name standby1
+              ssh standby1 blockferryd invite home --target /dev/backup/home | blockferry pair --invitation - --name standby1
             """)
 
-    @Argument(help: "The invitation, beginning with bf1.") var invitation: String
+    @Argument(help: "The invitation, beginning with bf1. Shown to all users of this host, by ps.")
+    var invitation: String?
+    @Option(
+        name: .customLong("invitation"),
+        help: ArgumentHelp(
+            "Read the invitation from a file; -: from standard input.", valueName: "file"))
+    var invitationFile: String?
     @Option(
         help: ArgumentHelp("What the standby is to be called here.", valueName: "peer"))
     var name = "standby"
@@ -34,18 +44,51 @@ struct PairCommand: ParsableCommand {
             throw ValidationError("--name takes 1 to 64 of a-z, 0-9, '.', '_', '-'.")
         }
         let parsed: Invitation
-        do { parsed = try Invitation(text: invitation) } catch {
+        do { parsed = try Invitation(text: try invitationText()) } catch let error as WireError {
             throw ValidationError("This is no invitation (\(error)); copy the whole line.")
         }
+        let home = try state.home()
         let own = ownName ?? ProcessInfo.processInfo.hostName
-        let volume = try Pairing(try state.home(), software: software).pair(
+        let volume = try Pairing(home, software: software).pair(
             parsed, receiverName: peer, ownName: Format.escaped(own.isEmpty ? "source" : own))
         Terminal.out(
             """
             paired with \(name) (\(parsed.receiver)) for volume \(volume)
+            by this host's key \(try home.identity().keyID)
             next: blockferry send SOURCE --to \(name) --volume \(volume)
 
             """)
+    }
+}
+
+extension PairCommand {
+    /// The invitation, from wherever it comes.
+    fileprivate func invitationText() throws -> String {
+        guard invitation == nil || invitationFile == nil else {
+            throw ValidationError("Give the invitation once: as an argument, or by --invitation.")
+        }
+        if let invitation, invitation != "-" { return invitation }
+        if let invitationFile, invitationFile != "-" {
+            // A pipe has no size.
+            guard let file = FileHandle(forReadingAtPath: invitationFile) else {
+                throw ValidationError("The file \(invitationFile) cannot be read.")
+            }
+            let bytes = try file.read(upToCount: 4096) ?? Data()
+            return Self.line(String(decoding: bytes, as: UTF8.self))
+        }
+        if invitation == nil, invitationFile == nil {
+            guard StandardStream.isInputTerminal else {
+                throw ValidationError(
+                    "There is no terminal to ask for the invitation: give it by --invitation FILE, or --invitation -."
+                )
+            }
+            Terminal.report("Invitation: ")
+        }
+        return Self.line(readLine() ?? "")
+    }
+
+    private static func line(_ text: String) -> String {
+        text.trimmingCharacters(in: .whitespacesAndNewlines)
     }
 }
 
@@ -57,7 +100,10 @@ struct PeersCommand: ParsableCommand {
             blockferry peers                                   list them
             blockferry peers --rename OLD NEW                  what was sent there stays known
             blockferry peers --address NAME HOST:PORT          it is reached there from now on
+            blockferry peers --contact NAME                    hear the key that export files for it are encrypted to
             blockferry peers --remove NAME                     forget it, and what was sent to it
+
+            Every other contact brings that key too: pair, send, verify, resync.
             """)
 
     @Option(
@@ -70,6 +116,8 @@ struct PeersCommand: ParsableCommand {
     var address: [String] = []
     @Option(help: ArgumentHelp("Forget a standby.", valueName: "name"))
     var remove: ReceiverName?
+    @Option(help: ArgumentHelp("Greet a standby.", valueName: "name"))
+    var contact: ReceiverName?
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
     @Flag(help: "Print JSON.") var json = false
@@ -84,13 +132,17 @@ struct PeersCommand: ParsableCommand {
             }
             _ = try Socket.split(address[1])
         }
-        let changes = [!rename.isEmpty, !address.isEmpty, remove != nil].filter { $0 }.count
+        let changes = [!rename.isEmpty, !address.isEmpty, remove != nil, contact != nil]
+            .filter { $0 }.count
         guard changes <= 1 else { throw ValidationError("One change at a time.") }
-        if dryRun, changes == 0 { throw ValidationError("--dry-run goes with a change.") }
+        if dryRun, changes == 0 || contact != nil {
+            throw ValidationError("--dry-run goes with a change.")
+        }
     }
 
     private struct Entry: Encodable {
         let name, address, id, added: String
+        let exportKey: Bool
     }
 
     /// - Returns: whether there was something to change.
@@ -101,6 +153,14 @@ struct PeersCommand: ParsableCommand {
         } else if address.count == 2, let name = ReceiverName(address[0]) {
             if !dryRun { try home.catalog.setAddress(name, address[1]) }
             Terminal.out("\(name) \(dryRun ? "would be" : "is") reached at \(address[1])\n")
+        } else if let contact {
+            let hasKey = try home.contactPeer(contact, software: software)
+            Terminal.out(
+                "\(contact) answers; "
+                    + (hasKey
+                        ? "files for it can be exported\n"
+                        : "it is of an older version, for which nothing can be exported: upgrade it\n")
+            )
         } else if let remove {
             let volumes = try home.removePeer(remove, isDryRun: dryRun)
             let sent = volumes.isEmpty ? "" : ", with what was sent of \(list(volumes))"
@@ -122,7 +182,7 @@ struct PeersCommand: ParsableCommand {
         let entries = try state.home().catalog.receivers().map {
             Entry(
                 name: $0.name.text, address: $0.address, id: "\($0.key)",
-                added: Format.time($0.addedAt))
+                added: Format.time($0.addedAt), exportKey: $0.exportKey != nil)
         }
         if json {
             struct List: Encodable {

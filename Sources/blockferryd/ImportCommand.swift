@@ -13,22 +13,26 @@ struct ImportCommand: ParsableCommand, OneVolumeCommand {
         abstract: "Bring the generation in an export file to its volume.",
         discussion: """
             The file was made by blockferry export on the source host, for this standby and this volume. First all of \
-            it is read: it must be whole, and signed by the key of the source host that the volume belongs to. Then \
+            it is read: it must be whole, encrypted to this standby, and signed by the key of the source host that the \
+            volume belongs to. Then \
             everything is as if that host had sent the generation: it must follow the one that the volume holds, an \
             increment is staged and the copy stays consistent until the end, and the same file can be imported again \
             after an interruption. It needs room for the staging log in the state directory, and no network.
 
-            The file is NOT encrypted: remove it where nobody else can read it, when it is imported.
+            With - the file is read from standard input, once: every chunk is proven before it is used, and nothing is \
+            committed before the end was. What a cut leaves is what a cut session leaves.
 
               blockferryd import home /media/disk/home.bfx --dry-run
               blockferryd import home /media/disk/home.bfx
+              ssh source1 blockferry export vg/home --to standby1 --output - | blockferryd import home -
 
             A file that is damaged ends with 1, one of another source host, volume or standby with 6, a generation \
             that does not follow with 7.
             """)
 
     @Argument(help: "Name of the volume.") var volume: VolumeName
-    @Argument(help: ArgumentHelp("The file.", valueName: "file")) var file: String
+    @Argument(help: ArgumentHelp("The file; -: standard input.", valueName: "file")) var file:
+        String
     @Flag(
         name: [.long, .customShort("n")],
         help:
@@ -54,7 +58,7 @@ struct ImportCommand: ParsableCommand, OneVolumeCommand {
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
         let result = try Administration(try state.home()).importFile(
-            file, into: volume, isDryRun: dryRun
+            file == "-" ? .standardInput : .file(file), into: volume, isDryRun: dryRun
         ) { line.show(Self.text($0, volume)) }
         line.end()
         for note in result.notes { Terminal.error("warning: \(note)") }

@@ -31,6 +31,7 @@ struct ServeCommand: ParsableCommand {
         let home = try state.home()
         let signals = try Process.descriptor(forSignals: [15, 2])
         _ = try home.identity()
+        _ = try home.exportKey()
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
         let recovery = Recovery(home) { Terminal.error($0) }

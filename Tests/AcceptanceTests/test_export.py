@@ -23,10 +23,21 @@ from harness import BIN, ROOT, Result, Site, manifest, sha256, until
 
 import decode
 import encode
+import hpke
 
 FLIPS = int(os.environ.get("BLOCKFERRY_FLIPS", "2000"))
 CUTS = 64
 KILLS = 20
+CHUNK = 65_536 + 16
+
+
+def export_key(site: Site) -> bytes:
+    """The private half of the standby's export key."""
+    return hpke.private_key((site.standby / "export-key.pem").read_bytes())
+
+
+def decoded(site: Site, file: pathlib.Path, context: decode.Context | None = None) -> dict:
+    return decode.decode_export_file(file.read_bytes(), context or decode.Context(), export_key(site))
 
 
 class Case(unittest.TestCase):
@@ -249,64 +260,81 @@ class Exchange(Case):
         self.imported(full, expect="full")
         self.sent(*pool.source("s0"), expect="up-to-date")
         _, delta = self.exported(*pool.source("s1"), expect="delta")
-        key = decode.decode_export_file(full.read_bytes(), decode.Context())["header"]["begin"]["tag_key"]
+        key = decoded(self.site, full)["begin"]["tag_key"]
         for file in full, delta:
             context = decode.Context(tag_key=key)
-            found = decode.decode_export_file(file.read_bytes(), context)
-            self.assertEqual(dict(context.unchecked), {"signature": 1})
+            found = decoded(self.site, file, context)
+            self.assertEqual(dict(context.unchecked), {"signature": 2})
             self.assertEqual(found["header"]["volume"], "vol")
-            self.assertTrue(verified(self.site.path, found))
+            self.assertTrue(verified(self.site.path, found, "header"))
+            self.assertTrue(verified(self.site.path, found, "trailer"))
+            # Nothing of it stands in the file.
+            for secret in key, found["content"][:64], found["content"][-300:], *found["tags"][:20]:
+                self.assertNotIn(secret, file.read_bytes())
             for frame in found["frames"]:
                 if frame["type"] == "SEAL":
                     self.assertLessEqual(frame["message"]["content"], 16 << 20)
-            found["trailer"]["signed"] += b"x"
-            self.assertFalse(verified(self.site.path, found))
-        shown = subprocess.run([ROOT / "Protocol/decode.py", "export", full, "--json"], capture_output=True, text=True)
+            for part in "header", "trailer":
+                found[part]["signed"] += b"x"
+                self.assertFalse(verified(self.site.path, found, part))
+        shown = subprocess.run([ROOT / "Protocol/decode.py", "export", full, "--json", "--export-key",
+                                self.site.standby / "export-key.pem"], capture_output=True, text=True)
         self.assertEqual(shown.returncode, 0, shown)
         self.assertNotIn(key.hex(), shown.stdout)
 
 
-def verified(folder: pathlib.Path, found: dict) -> bool:
+def verified(folder: pathlib.Path, found: dict, part: str) -> bool:
     """Asks the command-line tool whether the signature is that of the key."""
     pem = base64.encodebytes(found["header"]["key"]).decode()
     (folder / "key.pem").write_text(f"-----BEGIN PUBLIC KEY-----\n{pem}-----END PUBLIC KEY-----\n")
-    (folder / "signed").write_bytes(found["trailer"]["signed"])
-    (folder / "signature").write_bytes(found["trailer"]["signature"])
+    (folder / "signed").write_bytes(found[part]["signed"])
+    (folder / "signature").write_bytes(found[part]["signature"])
     return subprocess.run(["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", folder / "key.pem", "-in",
                            folder / "signed", "-sigfile", folder / "signature"], capture_output=True).returncode == 0
 
 
-def forged(site: Site, file: pathlib.Path, change, *, identity: pathlib.Path | None = None,
-           header: dict | None = None, trailer: dict | None = None) -> pathlib.Path:
-    """A file that was changed by somebody who has a key: `change` gets the frames as (type, payload), and may change
-    BEGIN and the generation record."""
-    found = decode.decode_export_file(file.read_bytes(), decode.Context())
-    data, frames = file.read_bytes(), []
+def forged(site: Site, file: pathlib.Path, change, *, identity: pathlib.Path | None = None, key: bytes | None = None,
+           envelope: dict | None = None, header: dict | None = None, trailer: dict | None = None, more: bytes = b"",
+           recipient: bytes | None = None) -> pathlib.Path:
+    """A file that was changed by somebody who has a key: `change` gets the frames behind BEGIN as (type, payload), and may
+    change BEGIN and the generation record."""
+    found = decoded(site, file)
+    frames = []
     for frame in found["frames"]:
-        length = int.from_bytes(data[frame["position"]:frame["position"] + 4], "little")
-        frames.append((frame["type"], data[frame["position"] + 32:frame["position"] + 32 + length]))
+        length = int.from_bytes(found["content"][frame["position"]:frame["position"] + 4], "little")
+        frames.append((frame["type"], found["content"][frame["position"] + 32:frame["position"] + 32 + length]))
     # A transfer of its own, so that nothing of an earlier file counts for it.
-    begin = found["header"]["begin"] | {"transfer": os.urandom(16)}
+    begin = found["begin"] | {"transfer": os.urandom(16)}
     record = {name: value for name, value in found["generation"].items() if name != "generation_id"}
-    frames = change(frames, begin, record) or frames
+    frames = change(frames[1:], begin, record) or frames[1:]
     if frames[-1][0] == "COMMIT":
         frames[-1] = ("COMMIT", encode.generation(**record))
-    top = encode.export_header(**({"standby": found["header"]["standby"], "key": found["header"]["key"],
-                                   "begin_payload": encode.begin(**begin), "volume": found["header"]["volume"]}
-                                  | (header or {})))
-    body = top + b"".join(encode.frame(kind, payload, number) for number, (kind, payload) in enumerate(frames))
+    if frames[0][0] != "no BEGIN":
+        frames = [("BEGIN", encode.begin(**begin)), *frames]
+    else:
+        frames = frames[1:]
+    signer, ephemeral, head = identity or site.source / "identity.pem", os.urandom(32), found["header"]
+    to = recipient or head["recipient"]
+    key = key or head["key"]
+    parts = {"standby": head["standby"], "recipient": to, "encapsulated": hpke.public_key(ephemeral), "key": key,
+             "volume": head["volume"]} | (envelope or {})
+    letter, fields = encode.export_envelope(**parts), dict(header or {})
+    signature = fields.pop("signature", None) or signed(site.path, signer, b"blockferry export header 2" + letter)
+    top = encode.export_header(letter, fields.pop("key_length", len(key)), signature, **fields)
+    body = b"".join(encode.frame(kind, payload, number) for number, (kind, payload) in enumerate(frames))
     changed = dict(trailer or {})
-    statement = encode.export_statement(len(body), hashlib.sha256(body).digest(), changed.pop(
+    statement = encode.export_statement(len(body), hashlib.sha256(top + body).digest(), changed.pop(
         "generation_id", hashlib.sha256(frames[-1][1]).digest()))
     statement = changed.pop("statement", statement)
-    signature = changed.pop("signature", None) or signed(site.path, identity or site.source / "identity.pem", statement)
+    signature = changed.pop("signature", None) or signed(site.path, signer, b"blockferry export 2" + statement)
     made = site.path / "forged.bfx"
-    made.write_bytes(body + encode.export_trailer(statement, signature, **changed))
+    content = body + encode.export_trailer(statement, signature, **changed) + more
+    made.write_bytes(top + encode.export_chunks(content, letter, to, ephemeral))
     return made
 
 
-def signed(folder: pathlib.Path, identity: pathlib.Path, statement: bytes) -> bytes:
-    (folder / "signed").write_bytes(b"blockferry export 1" + statement)
+def signed(folder: pathlib.Path, identity: pathlib.Path, message: bytes) -> bytes:
+    (folder / "signed").write_bytes(message)
     subprocess.run(["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", identity, "-in", folder / "signed", "-out",
                     folder / "signature"], check=True, capture_output=True)
     return (folder / "signature").read_bytes()
@@ -356,13 +384,27 @@ class Refusals(Case):
             return None
         stolen = forged(self.site, delta, same, identity=stranger / "identity.pem")
         self.refused(stolen, 6, "bad-signature")
-        key = decode.decode_export_file(theirs.read_bytes(), decode.Context())["header"]["key"]
-        self.refused(forged(self.site, delta, same, identity=stranger / "identity.pem", header={"key": key}), 6, "peers")
+        key = decoded(self.site, theirs)["header"]["key"]
+        self.refused(forged(self.site, delta, same, identity=stranger / "identity.pem", key=key), 6, "peers")
         # A signature is over these bytes, and over no others.
-        original = decode.decode_export_file(full.read_bytes(), decode.Context())["trailer"]["signature"]
-        self.refused(forged(self.site, delta, same, trailer={"signature": original}), 6, "bad-signature")
-        for signature in b"x", bytes(64), original[:-1], original + b"\0", bytes(128):
-            self.refused(forged(self.site, delta, same, trailer={"signature": signature}), 6, "bad-signature")
+        for part in "header", "trailer":
+            original = decoded(self.site, full)[part]["signature"]
+            for signature in original, b"x", bytes(64), original[:-1], original + b"\0", bytes(128):
+                self.refused(forged(self.site, delta, same, **{part: {"signature": signature}}), 6, "bad-signature")
+        # To another standby, and by somebody who has the file of this one: opened and encrypted anew.
+        theirs = hpke.public_key(export_key(other))
+        self.refused(forged(self.site, delta, same, recipient=theirs), 6, "does not have any more")
+        standby = decode.decode_peer_id(other.run("blockferryd", "id").out.strip())["key_id"]
+        header = decoded(self.site, delta)["header"]["signature"]
+        made = forged(self.site, delta, same, recipient=theirs, envelope={"standby": standby}, header={"signature": header})
+        result = other.run("blockferryd", "import", "vol", made)
+        self.assertEqual((result.code, "bad-signature" in result.error), (6, True), result)
+        # Another content under the header of a file that is right: nobody but the two hosts can make it.
+        data, letter = delta.read_bytes(), decoded(self.site, delta)["header"]["envelope"]
+        made = self.site.path / "grafted.bfx"
+        made.write_bytes(data[:1024] + encode.export_chunks(decoded(self.site, delta)["content"], letter,
+                                                            hpke.public_key(export_key(self.site)), os.urandom(32)))
+        self.refused(made, 1, "bad-chunk")
         self.unchanged()
         self.site.run("blockferryd", "invite", "nobodys", "--target", self.site.path / "copy4", "--create")
         self.refused(full, 6, "belongs to no source host", volume="nobodys")
@@ -396,8 +438,10 @@ class Refusals(Case):
             (frames(lambda f: [("PING", b""), *f]), 1, "wrong-state"),
             (frames(lambda f: [("SEAL", f[-2][1]), *f]), 1, "wrong-state"),
             (frames(lambda f: [f[0], f[-1]]), 1, "wrong-state"),
-            (frames(lambda f: f + [("PING", b"")]), 1, "trailing-bytes"),
-            (frames(lambda f: f[:-1]), 1, "truncated"),
+            (frames(lambda f: f + [("PING", b"")]), 1, "header-checksum"),
+            (frames(lambda f: f[:-1]), 1, "header-checksum"),
+            (frames(lambda f: [("BEGIN", bytes(300)), *f]), 1, "wrong-state"),
+            (frames(lambda f: [("no BEGIN", b""), *f]), 1, "wrong-state"),
             (frames(lambda f: [f[0], *f]), 1, "order"),
             (frames(lambda f: [*f[:-2], ("SEAL", f[-2][1][:-1] + b"\0"), f[-1]]), 1, "segment-digest"),
             (frames(lambda f: [("RECORD", f[0][1][:-1] + bytes([f[0][1][-1] ^ 1])), *f[1:]]), 1, "tag-mismatch"),
@@ -414,18 +458,26 @@ class Refusals(Case):
                               "signature-length"), ({"reserved": 1}, "reserved-bits"), ({"rest": b"\1"},
                               "reserved-bits"), ({"checksum": 1}, "header-checksum")):
             self.refused(forged(self.site, delta, lambda *_: None, trailer=changes), 1, rule)
-        for changes, rule in (({"format": 2}, "bad-format"), ({"magic": b"BFEXPORX"}, "bad-magic"),
+        for changes, rule in (({"format": 3}, "bad-format"), ({"format": 1}, "--discard"), ({"magic": b"BFEXPORX"}, "bad-magic"),
                               ({"key_length": 0}, "key-length"), ({"key_length": 257}, "key-length"),
-                              ({"begin_length": 9}, "begin-length"), ({"reserved": 1}, "reserved-bits"),
-                              ({"rest": b"\1"}, "reserved-bits"), ({"checksum": 1}, "header-checksum"),
-                              ({"volume": "Vol"}, "bad-string-characters")):
+                              ({"signature_length": 0}, "signature-length"), ({"reserved": 1}, "reserved-bits"),
+                              ({"rest": b"\1"}, "reserved-bits"), ({"checksum": 1}, "header-checksum")):
             self.refused(forged(self.site, delta, lambda *_: None, header=changes), 1, rule)
+        for changes, rule in (({"volume": "Vol"}, "bad-string-characters"), ({"recipient": bytes(32)}, "zero-key"),
+                              ({"encapsulated": bytes(32)}, "zero-key"),
+                              ({"encapsulated": b"\1" + bytes(31)}, "bad-chunk"),
+                              ({"encapsulated": os.urandom(32)}, "bad-chunk")):
+            self.refused(forged(self.site, delta, lambda *_: None, envelope=changes), 1, rule)
+        self.refused(forged(self.site, delta, lambda *_: None, more=b"\0"), 1, "trailing-bytes")
+        self.refused(forged(self.site, delta, lambda *_: None, more=bytes(70_000)), 1, "trailing-bytes")
         wrong = encode.export_statement(1, bytes(32), bytes(32))
         self.refused(forged(self.site, delta, lambda *_: None, trailer={"statement": wrong}), 1, "file-length")
         self.refused(forged(self.site, delta, lambda *_: None, trailer={"generation_id": bytes(32)}), 1,
                      "generation-id", dry=False)
-        wrong = encode.export_statement(delta.stat().st_size - 256, bytes(32), bytes(32))
-        self.refused(forged(self.site, delta, lambda *_: None, trailer={"statement": wrong}), 1, "file-digest")
+        found = decoded(self.site, delta)
+        wrong = encode.export_statement(len(found["content"]) - 256, bytes(32), found["generation"]["generation_id"])
+        self.refused(forged(self.site, delta, lambda f, begin, r: begin.update(transfer=found["begin"]["transfer"]),
+                            trailer={"statement": wrong}), 1, "file-digest")
         self.imported(delta, expect="delta")
         self.before = sha256(self.target)
 
@@ -481,18 +533,29 @@ class Refusals(Case):
 
         for volume, file in (("vol", delta), ("vol2", unused)):
             data = file.read_bytes()
-            places = sorted({0, 1, 255, 256, 4095, 4096, 4351, 4352, 4353, len(data) - 257, len(data) - 256,
-                             len(data) - 255, len(data) - 1} | {rng.randrange(len(data)) for _ in range(CUTS)})[:CUTS]
+            ends = set(range(1024, len(data), CHUNK))
+            places = sorted({0, 1, 1023, 1025, 1040, 1041, len(data) - 17, len(data) - 1} | ends | {end + 1 for end in ends}
+                            | {end + 17 for end in ends if end + 17 < len(data)}
+                            | set(rng.sample(range(len(data)), CUTS)))
             for place in places:
                 expect(data[:place], volume, f"cut at {place}")
             expect(data + b"\0", volume, "one byte more")
-            expect(data + data[-256:], volume, "the trailer again")
-            expect(data[:4096] + data[-256:], volume, "no frames")
+            expect(data + bytes(CHUNK), volume, "a chunk of zeros more")
+            chunks = [data[end:end + CHUNK] for end in sorted(ends)]
+            self.assertGreaterEqual(len(chunks), 2)
+            for number in range(len(chunks)):
+                for what, other in (("missing", chunks[:number] + chunks[number + 1:]),
+                                    ("twice", chunks[:number + 1] + chunks[number:]),
+                                    ("last", chunks[:number] + chunks[number + 1:] + [chunks[number]]),
+                                    ("first", [chunks[number]] + chunks[:number] + chunks[number + 1:])):
+                    if other != chunks:
+                        expect(data[:1024] + b"".join(other), volume, f"chunk {number} {what}")
+            expect(data[:1024] + chunks[0], volume, "the first chunk alone")
             for _ in range(FLIPS // 2):
                 bit = rng.randrange(len(data) * 8)
                 # Half of them where the structures are.
                 if rng.random() < 0.5:
-                    bit = rng.choice((rng.randrange(4096 * 8), len(data) * 8 - 1 - rng.randrange(256 * 8)))
+                    bit = rng.choice((rng.randrange(500 * 8), len(data) * 8 - 1 - rng.randrange(300 * 8)))
                 flipped = bytearray(data)
                 flipped[bit // 8] ^= 1 << bit % 8
                 expect(bytes(flipped), volume, f"bit {bit}")
@@ -528,7 +591,7 @@ class Exporting(Case):
         self.site.pair("vol", self.target)
         source = self.plain()
         _, file = self.exported(source, expect="full")
-        found = decode.decode_export_file(file.read_bytes(), decode.Context())
+        found = decoded(self.site, file)
         self.assertTrue(70 <= len(found["trailer"]["signature"]) <= 72, found["trailer"])
         self.imported(file, expect="full")
         self.assertEqual(sha256(self.target), sha256(source))
@@ -586,8 +649,10 @@ class Exporting(Case):
                                self.site.path / "x")
         self.assertEqual(result.code, 6, result)
         self.assertFalse((self.site.path / "x").exists())
-        for words in ("NOT encrypted", "guard"):
-            self.assertIn(words, self.site.run("blockferry", "export", "--help").out)
+        for command in (("blockferry", "export"), ("blockferryd", "import")):
+            said = self.site.run(*command, "--help").out
+            self.assertIn("encrypted to", said)
+            self.assertNotIn("NOT encrypted", said)
 
     def test_a_generation_that_was_sent_is_no_exported_one(self) -> None:
         """COMMIT went out and COMMITTED was not heard: only the standby can say what became of it."""
@@ -639,6 +704,198 @@ class Exporting(Case):
         _, file = self.exported(source, expect="full", more=("--discard",), to=file)
         self.imported(file, expect="full")
         self.assertEqual(sha256(self.target), sha256(source))
+
+
+class Pipes(Case):
+    """An export on standard output, an import from standard input."""
+
+    def stream(self, source: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [BIN / "blockferry", "export", source, "--to", "standby", "--volume", "vol", "--output", "-", *more],
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, capture_output=True, timeout=120)
+
+    def read(self, data: bytes, *more: str) -> subprocess.CompletedProcess:
+        return subprocess.run([BIN / "blockferryd", "import", "vol", "-", *more], input=data,
+                              env={**os.environ, "BLOCKFERRYD_STATE": str(self.site.standby)}, capture_output=True, timeout=120)
+
+    def test_through_a_pipe(self) -> None:
+        self.site.pair("vol", self.target)
+        source, more = self.plain(5_000_003), []
+        for step in range(3):
+            if step:
+                self.change(source, step)
+            out = subprocess.Popen(
+                [BIN / "blockferry", "export", source, "--to", "standby", "--volume", "vol", "--output", "-", "--json", *more],
+                env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            into = subprocess.Popen([BIN / "blockferryd", "import", "vol", "-", "--json"], stdin=out.stdout,
+                                    env={**os.environ, "BLOCKFERRYD_STATE": str(self.site.standby)}, stdout=subprocess.PIPE)
+            out.stdout.close()
+            imported = json.loads(into.communicate(timeout=60)[0])
+            exported = json.loads(out.stderr.read())
+            out.stderr.close()
+            self.assertEqual((out.wait(60), into.returncode), (0, 0))
+            self.assertEqual((exported["generation_id"], exported["file_bytes"], exported["file"]),
+                             (imported["generation_id"], imported["file_bytes"], "-"))
+            self.assertEqual(sha256(self.target), sha256(source))
+            status = self.site.run("blockferry", "status", "--json").json["volumes"][0]
+            self.assertEqual((status["state"], status["exported_file"]), ("exported", "standard output"))
+            more = ["--imported", exported["generation_id"]]
+        self.sent(source, expect="up-to-date")
+
+    def test_nothing_but_the_file_on_standard_output(self) -> None:
+        self.site.pair("vol", self.target)
+        source = self.plain()
+        for more in (), ("--json",), ("--quiet",):
+            made = self.stream(source, "--discard", *more)
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertEqual(decode.decode_export_file(made.stdout, decode.Context(), export_key(self.site))["header"]["volume"],
+                             "vol")
+            self.assertEqual(made.stderr == b"", more == ("--quiet",), made.stderr)
+        dry = self.read(made.stdout, "--dry-run", "--json")
+        self.assertEqual((dry.returncode, json.loads(dry.stdout)["result"]), (0, "full"), dry)
+        self.assertEqual(self.site.status("vol")["state"], "empty")
+        self.assertEqual(self.read(made.stdout).returncode, 0)
+        # Read once, it shows at its end only that the volume has it.
+        again = self.read(made.stdout, "--json")
+        self.assertEqual((again.returncode, json.loads(again.stdout)["result"]), (0, "up-to-date"), again)
+        # With nothing to export nothing comes out.
+        identity = json.loads(again.stdout)["generation_id"]
+        nothing = self.stream(source, "--imported", identity)
+        self.assertEqual((nothing.returncode, nothing.stdout), (0, b""), nothing)
+        self.assertEqual(self.read(b"").returncode, 1)
+
+    def test_a_cut_pipe(self) -> None:
+        """What a cut leaves is what a cut session leaves; nothing is committed, and the whole file can be read after it."""
+        self.site.pair("vol", self.target)
+        source = self.plain()
+        first = self.stream(source).stdout
+        cuts = 0
+        for place in (0, 500, 1024, 1024 + 40, 1024 + CHUNK, 1024 + 3 * CHUNK, len(first) - 1):
+            found = self.read(first[:place])
+            self.assertEqual(found.returncode, 1, found)
+            self.assertIn(self.site.status("vol")["state"], ("empty", "initialising"))
+            cuts += 1
+        flipped = bytearray(first)
+        flipped[-300] ^= 1
+        self.assertEqual(self.read(bytes(flipped)).returncode, 1)
+        self.assertEqual(self.read(first + b"\0").returncode, 1)
+        self.assertIn(self.site.status("vol")["state"], ("empty", "initialising"))
+        found = self.read(first)
+        self.assertEqual((found.returncode, sha256(self.target)), (0, sha256(source)), found)
+        before = sha256(self.target)
+        self.sent(source, expect="up-to-date")
+        self.change(source, 3)
+        second = self.stream(source).stdout
+        for place in (1024 + CHUNK, len(second) - 200, len(second) - 1):
+            self.assertEqual(self.read(second[:place]).returncode, 1)
+            self.assertIn(self.site.status("vol")["state"], ("consistent", "staging"))
+            self.assertEqual(sha256(self.target), before)
+            cuts += 1
+        self.assertEqual(self.read(second).returncode, 0)
+        self.assertEqual(sha256(self.target), sha256(source))
+        self.assertEqual(self.read(first).returncode, 7)
+        print(f"imports through a pipe that was cut: {cuts}")
+        self.assertGreaterEqual(cuts, 10)
+
+    def test_a_reader_that_goes_away(self) -> None:
+        """Without its end the export is none: the sender is not left in doubt."""
+        self.site.pair("vol", self.target)
+        source = self.plain(8 << 20)
+        for taken in (0, 2000, 1 << 20):
+            process = subprocess.Popen(
+                [BIN / "blockferry", "export", source, "--to", "standby", "--volume", "vol", "--output", "-"],
+                env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            process.stdout.read(taken)
+            process.stdout.close()
+            error = process.stderr.read()
+            process.stderr.close()
+            self.assertEqual(process.wait(60), 1, error)
+            volumes = self.site.run("blockferry", "status", "--json").json["volumes"]
+            self.assertNotIn("exported", [volume["state"] for volume in volumes])
+        full = subprocess.run(
+            [BIN / "blockferry", "export", source, "--to", "standby", "--volume", "vol", "--output", "-"],
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, stdout=open("/dev/full", "wb"), stderr=subprocess.PIPE)
+        self.assertEqual(full.returncode, 1, full)
+        result, file = self.exported(source, expect="full")
+        self.imported(file, expect="full")
+
+    def test_no_terminal_gets_a_file(self) -> None:
+        self.site.pair("vol", self.target)
+        ours, theirs = os.openpty()
+        found = subprocess.run(
+            [BIN / "blockferry", "export", self.plain(), "--to", "standby", "--volume", "vol", "--output", "-"],
+            env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, stdout=theirs, stderr=subprocess.PIPE)
+        os.close(theirs)
+        os.close(ours)
+        self.assertEqual((found.returncode, b"terminal" in found.stderr), (2, True), found)
+
+
+class Keys(Case):
+    """The key that files are encrypted to."""
+
+    def forget(self) -> None:
+        with sqlite3.connect(self.site.source / "catalog.sqlite") as catalog:
+            catalog.execute("UPDATE receiver SET export_key = NULL")
+        catalog.close()
+
+    def peer(self) -> dict:
+        return self.site.run("blockferry", "peers", "--json").json["peers"][0]
+
+    def test_it_comes_with_every_contact(self) -> None:
+        self.site.pair("vol", self.target)
+        source = self.plain()
+        self.assertTrue(self.peer()["export_key"])
+        self.assertEqual(stat.S_IMODE((self.site.standby / "export-key.pem").stat().st_mode), 0o600)
+        for contact in (("send", source, "--to", "standby", "--volume", "vol"), ("peers", "--contact", "standby"),
+                        ("verify", source, "--to", "standby", "--volume", "vol")):
+            # As it is for a standby that was paired by a version that knew no such key.
+            self.forget()
+            self.assertFalse(self.peer()["export_key"])
+            result, file = self.export(source)
+            self.assertEqual(result.code, 6, result)
+            self.assertIn("blockferry peers --contact standby", result.error)
+            self.assertFalse(file.exists() or file.with_name(file.name + ".part").exists())
+            self.assertEqual(self.site.run("blockferry", *contact).code, 0)
+            self.assertTrue(self.peer()["export_key"])
+        self.change(source, 1)
+        _, file = self.exported(source, expect="delta")
+        self.imported(file, expect="delta")
+        self.assertEqual(self.site.run("blockferry", "peers", "--contact", "nobody").code, 6)
+        self.site.kill_daemon()
+        self.assertEqual(self.site.run("blockferry", "peers", "--contact", "standby").code, 4)
+
+    def test_a_lost_key(self) -> None:
+        self.site.pair("vol", self.target)
+        source, key = self.plain(), self.site.standby / "export-key.pem"
+        _, file = self.exported(source, expect="full")
+        kept = key.read_bytes()
+        key.unlink()
+        self.refused(file, 6, "does not have any more")
+        # Restored, the file is good again.
+        key.write_bytes(kept)
+        dry = self.run_import(file, "--dry-run")
+        self.assertEqual(dry.code, 0, dry)
+        # Made anew, it reaches the source with the next contact.
+        key.unlink()
+        self.assertEqual(self.site.run("blockferry", "peers", "--contact", "standby").code, 0)
+        self.refused(file, 6, "blockferry export … --discard")
+        _, other = self.exported(source, expect="full", more=("--discard",))
+        self.imported(other, expect="full")
+        for wrong, words in ((b"", "holds no X25519 key"), ((self.site.standby / "identity.pem").read_bytes(), "X25519")):
+            key.write_bytes(wrong)
+            self.refused(other, 6, words)
+        key.write_bytes(kept)
+        key.chmod(0o640)
+        self.refused(other, 6, "export-key.pem")
+
+    def test_an_old_file(self) -> None:
+        """Format 1 was not encrypted. Its header had 4096 bytes."""
+        self.site.pair("vol", self.target)
+        old = self.site.path / "old.bfx"
+        old.write_bytes((b"BFEXPORT" + (1).to_bytes(4, "little")).ljust(4096 + 500, b"\0"))
+        self.refused(old, 1, "destroy it, and make another one on the source host: blockferry export … --discard")
+        old.write_bytes((b"BFEXPORT" + (3).to_bytes(4, "little")).ljust(4096, b"\0"))
+        self.refused(old, 1, "upgrade")
 
 
 class Kills(Case):

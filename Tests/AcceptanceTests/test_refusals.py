@@ -295,6 +295,55 @@ class Refusals(unittest.TestCase):
         self.change()
         self.refused(self.site.send("vol", self.plain), 6, "not accepted here")
 
+    def pairing(self, *arguments, data: str = "", state: pathlib.Path | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run([BIN / "blockferry", "pair", *arguments], input=data, text=True, capture_output=True, timeout=60,
+                              env={**os.environ, "BLOCKFERRY_STATE": str(state or self.site.source)})
+
+    def test_ways_to_give_an_invitation(self) -> None:
+        """None but the argument shows it to other users."""
+        for number, way in enumerate(("-", "option", "file", "pipe")):
+            text = self.site.invite(f"way{number}", self.site.path / f"way{number}")
+            if way == "file":
+                file = self.site.path / "invitation"
+                file.write_text(text + "\n")
+                found = self.pairing("--invitation", file, "--name", "standby")
+            elif way == "pipe":
+                found = subprocess.run(["bash", "-c", 'exec "$0" pair --invitation <(echo "$1") --name standby',
+                                        BIN / "blockferry", text], capture_output=True, text=True, timeout=60,
+                                       env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)})
+            else:
+                arguments = ("-",) if way == "-" else ("--invitation", "-")
+                found = self.pairing(*arguments, "--name", "standby", data=f"  {text}\n")
+            self.assertEqual(found.returncode, 0, found)
+            self.assertIn(f"for volume way{number}", found.stdout)
+            own = self.site.run("blockferry", "id").out.strip()
+            self.assertIn(own, found.stdout)
+        text = self.site.invite("last", self.site.path / "last")
+        for arguments, data in (((), text), ((text, "--invitation", "-"), text), (("--invitation", "-"), ""),
+                                (("--invitation", self.site.path / "none"), ""), (("--invitation", "-"), "bf1.x")):
+            found = self.pairing(*arguments, data=data)
+            self.assertEqual(found.returncode, 2, found)
+            self.assertNotIn(text[10:40], found.stderr + found.stdout)
+
+    def test_an_invitation_that_somebody_took(self) -> None:
+        text = self.site.invite("new", self.site.path / "new")
+        thief, own = self.site.path / "thief", self.site.run("blockferry", "id").out.strip()
+        self.assertEqual(self.pairing("--invitation", "-", data=text, state=thief).returncode, 0)
+        key = self.site.run("blockferry", "id", state=thief).out.strip()
+        # Nobody is invited any more: what there is to know is on the standby.
+        found = self.pairing("--invitation", "-", data=text)
+        self.assertEqual((found.returncode, "blockferryd volumes" in found.stderr), (6, True), found)
+        self.assertIn(key, self.site.run("blockferryd", "volumes", "--json").out)
+        # Another invitation is open: who shows the first hears who has used it.
+        self.site.invite("other", self.site.path / "other")
+        found = self.pairing("--invitation", "-", data=text)
+        self.assertEqual((found.returncode, key in found.stderr, "(rule used)" in found.stderr), (6, True, True), found)
+        # Who has used it himself, or shows another, hears nothing of that.
+        self.assertNotIn("rule used", self.pairing("--invitation", "-", data=text, state=thief).stderr)
+        log = (self.site.path / "daemon.log").read_text()
+        self.assertIn("the invitation for volume new was used by", log)
+        self.assertIn(f"that {key} has used was shown by {own}", log)
+
     def test_invitations(self) -> None:
         used = self.site.invite("new", self.site.path / "new")
         first = self.site.run("blockferry", "pair", used, "--name", "standby")

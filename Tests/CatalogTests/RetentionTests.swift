@@ -131,7 +131,8 @@ import Wire
         try queue.write { db in
             try db.execute(
                 sql: """
-                    DROP TABLE retention; DROP TABLE kept; ALTER TABLE volume DROP COLUMN is_demoted;
+                    DROP TABLE retention; DROP TABLE kept; ALTER TABLE invitation DROP COLUMN used_by;
+                    ALTER TABLE volume DROP COLUMN is_demoted;
                     ALTER TABLE volume DROP COLUMN target_consent;
                     ALTER TABLE volume DROP COLUMN target_presence;
                     ALTER TABLE volume DROP COLUMN is_restored; DROP TABLE place;

@@ -71,6 +71,24 @@ import Wire
         #expect(refusal { try begin(full(), base: "s", plan: "p") }.isNotFound)
     }
 
+    @Test(
+        "the export key belongs to the owner of a key, under all names that it has, and may change")
+    func exportKeys() throws {
+        let second = try #require(ReceiverName("second"))
+        let other = try #require(ReceiverName("other"))
+        try catalog.addReceiver(second, key: key("standby"), address: "standby:7001")
+        try catalog.addReceiver(other, key: key("other"), address: "other:7000")
+        #expect(try catalog.receivers().allSatisfy { $0.exportKey == nil })
+        for byte in [1, 2] as [UInt8] {
+            let told = try #require(X25519Key(bytes: [UInt8](repeating: byte, count: 32)))
+            try catalog.setExportKey(told, of: key("standby"))
+            #expect(try catalog.receivers().map(\.exportKey) == [nil, told, told])
+        }
+        // A new address leaves it.
+        try catalog.addReceiver(receiver, key: key("standby"), address: "standby:7002")
+        #expect(try catalog.receiver(receiver)?.exportKey != nil)
+    }
+
     @Test("a receiver is not removed while a replica names snapshots")
     func removalWithReplicas() throws {
         try commitFull()

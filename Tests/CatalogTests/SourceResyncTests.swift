@@ -201,6 +201,9 @@ import Wire
             if later.contains("source-3") {
                 try db.execute(sql: "ALTER TABLE replica DROP COLUMN exported")
             }
+            if later.contains("source-export-key") {
+                try db.execute(sql: "ALTER TABLE receiver DROP COLUMN export_key")
+            }
         }
         let found = try SourceCatalog(directory: scratch.directory())
         var after = try #require(try found.replica(volume, at: receiver))
@@ -211,6 +214,8 @@ import Wire
         let made = try found.madeSnapshots()
         #expect(made.map(\.proof) == ["lvm-thin lv=a-b pool=c"])
         #expect(made.first?.volume == volume && made.first?.name == nil)
+        // A standby of then has told no key.
+        #expect(try found.receivers().map(\.exportKey) == [nil])
         let entry = verification(7, of: volume, at: receiver)
         try found.addVerification(entry)
         #expect(try found.verifications(volume, at: receiver, limit: 9) == [entry])

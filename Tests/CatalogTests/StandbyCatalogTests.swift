@@ -115,6 +115,9 @@ import Wire
         #expect(try catalog.peers().map(\.name) == ["alpha"])
         #expect(try redeem(secret, "alpha") == nil)
         #expect(try redeem(secret, "mallory") == nil)
+        // Who has the secret can be told who used it; of any other there is nothing to tell.
+        #expect(try catalog.redeemer(of: SHA256Digest.of(secret)) == key("alpha"))
+        #expect(try catalog.redeemer(of: SHA256Digest.of(SecureRandom.bytes(16))) == nil)
         #expect(try catalog.peers().map(\.name) == ["alpha"])
         #expect(refusal { try invite(secret) }.isConflict)
     }

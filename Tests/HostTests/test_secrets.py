@@ -3,9 +3,9 @@
 """Where secrets must not be (H2), and what the environment must not change (H5).
 
 What is looked for: the private key of each side and the secret of an invitation, as bytes, in hex, in base64, in
-base32, and the lines of the PEM file. Where: command lines and environments of all processes during a pairing and a
-send, everything they say, every file of the state directories but the identity itself. The invitation is an argument
-of `pair` by design: it is good once and for ten minutes. LD_PRELOAD, LD_AUDIT and LD_LIBRARY_PATH take effect before
+base32, and the lines of the PEM files. Where: command lines and environments of all processes during a pairing and a
+send, everything they say, every file of the state directories but the identity itself. The invitation is given to `pair` as an
+argument here, which is allowed: it is good once and for ten minutes. LD_PRELOAD, LD_AUDIT and LD_LIBRARY_PATH take effect before
 the first line of a program: nothing here can test that they do nothing; deploy/systemd unsets them."""
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Secrets(unittest.TestCase):
             stopping.set()
             watcher.join()
         self.assertEqual(site.status("vol")["generation"], 1)
-        keys = private_forms(site.standby / "identity.pem") | private_forms(site.source / "identity.pem")
+        keys = (private_forms(site.standby / "identity.pem") | private_forms(site.source / "identity.pem")
+                | private_forms(site.standby / "export-key.pem"))
         wanted = keys | forms(secret)
         # The invitation as a whole is an argument of `pair`, and its text is base32 of more than the secret.
         where = {"what the programs said": said, "the daemon's journal": site.journal().encode()}
@@ -121,7 +122,7 @@ class Secrets(unittest.TestCase):
         files = 0
         for state in (site.standby, site.source):
             for path in state.rglob("*"):
-                if path.is_file() and path.name != "identity.pem":
+                if path.is_file() and path.name not in ("identity.pem", "export-key.pem"):
                     where[str(path.relative_to(site.path))] = path.read_bytes()
                     files += 1
         found = sorted({place for place, data in where.items() for form in wanted if form in data})

@@ -101,8 +101,16 @@ class Older(unittest.TestCase):
         site.settled("thin")
         self.assertTrue(must("blockferryd", "scrub", "thin", "--json").json["clean"])
         site.settled("thin")
-        # The export file is good, and the source learns that it was imported.
-        imported = must("blockferryd", "import", "moved", site.path / "moved.bfx", "--json")
+        # The export file is of format 1, which was not encrypted: it is refused with what to do, and a send finds out.
+        refused = site.bounded("blockferryd", "import", "moved", site.path / "moved.bfx", "--json")
+        ended_well(self, refused, f"version {number}: import", codes=(1,))
+        self.assertIn("blockferry export … --discard", refused.error)
+        # The source was paired by a version that knew no key for files; it has heard it by now.
+        self.assertTrue(must("blockferry", "peers", "--json").json["peers"][0]["export_key"])
+        again = site.path / "again.bfx"
+        must("blockferry", "export", site.path / "moved.img", "--to", "standby", "--volume", "moved", "--output", again,
+             "--discard")
+        imported = must("blockferryd", "import", "moved", again, "--json")
         self.assertEqual(imported.json["generation"], 2, imported)
         self.assertEqual(sha256(site.path / "moved.copy"), expected["moved"][1])
         # Increments of everything.
@@ -164,6 +172,7 @@ class Newer(unittest.TestCase):
 
     def test_export_file(self) -> None:
         path = self.site.path / "moved.bfx"
+        self.raise_format(path)
         before = self.raise_format(path)
         for options in ([], ["--dry-run"]):
             result = self.site.bounded("blockferryd", "import", "moved", path, *options)

@@ -26,7 +26,8 @@ CUT = (UNREACHABLE, INTERRUPTED)
 EXIT_OF_CODE = {1: 1, 2: 1, 3: 6, 4: 3, 5: 7, 6: 9, 7: 12, 8: 11, 9: 5, 10: 1, 11: 4, 12: 6}
 SIZE = 300_000 + 288
 
-RECEIVERS = ("WELCOME", "STATE", "READY", "ACK", "PROGRESS", "COMMITTED", "PREPARED", "PAIRED", "COMPARED", "NODES")
+RECEIVERS = ("WELCOME", "STATE", "READY", "ACK", "PROGRESS", "COMMITTED", "PREPARED", "PAIRED", "COMPARED", "NODES",
+             "EXPORTKEY")
 SENDERS = ("HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "ABANDON", "COMPARE", "ASK")
 PAYLOADS = {
     "WELCOME": encode.welcome(), "STATE": encode.state(), "READY": encode.ready(), "ACK": encode.ack(0),
@@ -36,7 +37,7 @@ PAYLOADS = {
     "BEGIN": encode.begin(b"\1" * 16, 2, 1, b"\1" * 16, 2, b"\1" * 32, 1 << 20), "RECORD": encode.zero_record(0, 512),
     "SEAL": encode.seal(0, 1, 0, 512, bytes(32)), "PAIR": encode.pair(bytes(16), "x"), "ABANDON": b"\1" * 16,
     "COMMIT": encode.generation(2, 1, b"\1" * 16, 2, b"\1" * 32, 1 << 20, 0, 0, bytes(32), bytes(32), bytes(32), "x"),
-    "COMPARE": encode.compare(1, 1, 1 << 20), "ASK": encode.ask(0, 0),
+    "COMPARE": encode.compare(1, 1, 1 << 20), "ASK": encode.ask(0, 0), "EXPORTKEY": b"\1" * 32,
 }
 # What a sender takes besides the honest answer while both sides read.
 ALSO = {"COMPARED": ("PROGRESS",)}
@@ -211,10 +212,18 @@ class HostileReceiver(unittest.TestCase):
         for payload in (encode.progress(1, 2, 1), encode.progress(0, 0, 0), encode.progress(4, 0, 0),
                         encode.progress(1, 0, 1, reserved=b"\1" * 7)):
             self.run_case("send", "PROGRESS", "COMMITTED", 1, before("PROGRESS", payload), FAILED)
-        for wrong in ({"version": 0}, {"version": 2}, {"version": 65_535}, {"features": 1}, {"features": 1 << 31},
+        for wrong in ({"version": 0}, {"version": 2}, {"version": 65_535}, {"features": 2}, {"features": 1 << 31},
                       {"magic": b"BLKFERRZ"}, {"reserved": 1}, {"software": "x" * 65}, {"software": "\x1b[31m"}):
             self.run_case("send", f"WELCOME {wrong}", "WELCOME", 1, instead("WELCOME", encode.welcome(**wrong)), FAILED)
-        self.done("lies to a sender", 80)
+        # The feature is there, and what follows is no key.
+        def no_key(payload):
+            def act(session, name, answer):
+                session.send("WELCOME", encode.welcome(features=1))
+                session.send("EXPORTKEY", payload)
+            return act
+        for payload in (b"", bytes(31), bytes(32), b"\1" * 33):
+            self.run_case("send", f"EXPORTKEY of {len(payload)} bytes", "WELCOME", 1, no_key(payload), FAILED)
+        self.done("lies to a sender", 84)
 
     def test_refusals(self) -> None:
         """Texts from the standby: shown as one line without control characters, whatever is in them."""

@@ -17,11 +17,13 @@ private struct Messages {
     let seal = Seal(index: 0, recordCount: 1, content: 0, endOffset: 512, digest: .zero)
     let refusal = Refusal(.busy, "busy")
     let asked = NodeRange(level: 1, index: 2, count: 3)
+    let exportKey: X25519Key
     let compare = Compare(
         mode: .read, algorithm: .poly1305, volumeSize: 512, tagKey: .random())
 
     init(group: Group? = nil) throws {
         volume = try #require(VolumeName("disk"))
+        exportKey = try #require(X25519Key(bytes: [UInt8](repeating: 8, count: 32)))
         let key = KeyID(SHA256Digest.of([1]))
         let head = GenerationHead(
             kind: .full, tagAlgorithm: .poly1305, lineage: .random(), number: 1, parent: .zero,
@@ -59,7 +61,7 @@ private struct Messages {
             (.compared, .compared(Compared(root: SHA256Digest.of([2]), read: 512))),
             (.nodes, .nodes(Nodes(range: asked, content: [UInt8](repeating: 7, count: 12_288)))),
             (.paired, .paired(Paired(volume: volume))), (.ping, .ping),
-            (.refuse, .refuse(refusal)),
+            (.exportKey, .exportKey(ExportKey(key: exportKey))), (.refuse, .refuse(refusal)),
         ]
     }
 }
@@ -173,6 +175,11 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             _ = try session.receive(message, type: type)
         }
         if state == "greeting" { return session }
+        if state == "hearing the key" {
+            let welcome = Welcome(version: 1, features: 1, software: "test")
+            _ = try session.receive(.welcome(welcome), type: .welcome)
+            return session
+        }
         try take(.welcome)
         if ["opening", "pairing"].contains(state) { return session }
         if isPairing {
@@ -220,14 +227,15 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let group = Group(id: .random(), members: 2)
         let member = try checkSender(Messages(group: group))
         print("frames given to a sender: \(alone) alone, \(member) in a group")
-        #expect(alone == 17 * 12 && member == 18 * 12)
+        #expect(alone == 18 * 13 && member == 19 * 13)
     }
 
     /// Gives every frame to a sender in every state; returns how many that were.
     private func checkSender(_ messages: Messages) throws -> Int {
         let isInGroup = messages.begin.group != nil
         var allowed: [String: Set<FrameType>] = [
-            "greeting": [.welcome, .ping], "opening": [.state, .ping],
+            "greeting": [.welcome, .ping], "hearing the key": [.exportKey, .ping],
+            "opening": [.state, .ping],
             "pairing": [.paired, .ping], "paired": [.ping], "deciding": [.ping],
             "beginning": [.ready, .ping], "sending": [.ack, .ping],
             "committing": [.ack, .progress, .committed, .ping], "done": [.ping],
@@ -277,6 +285,48 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let ready = try #require(messages.receiver.first { $0.0 == .ready })
         #expect(try session.receive(ready.1, type: .ready) == .sendSegments(from: 0))
         #expect(!session.isDone)
+    }
+
+    @Test(
+        "the export key comes after WELCOME if both sides have the feature, whatever the session is for"
+    )
+    func exportKey() throws {
+        for (purpose, isPairing) in [
+            (SenderSession.Purpose.replicate(messages.volume), false), (.pair(messages.pair), true),
+            (.greet, false),
+        ] {
+            for offered in [0, 1, 2, 3, UInt32.max] as [UInt32] {
+                var receiver = ReceiverSession(isPairing: isPairing, software: "test")
+                var hello = SenderSession.hello(software: "test")
+                #expect(hello.features == 1)
+                hello.features = offered
+                guard
+                    case .welcome(let welcome) = try receiver.receive(.hello(hello), type: .hello)
+                else {
+                    Issue.record("not welcome")
+                    continue
+                }
+                #expect(welcome.features == offered & 1)
+                var sender = SenderSession(purpose)
+                var action = try sender.receive(.welcome(welcome), type: .welcome)
+                #expect(sender.exportKey == nil && (action == .none) == (offered & 1 == 1))
+                if action == .none {
+                    let message = ExportKey(key: messages.exportKey)
+                    action = try sender.receive(.exportKey(message), type: .exportKey)
+                    #expect(sender.exportKey == messages.exportKey)
+                }
+                switch (purpose, action) {
+                case (.replicate, .open), (.pair, .pair): #expect(!sender.isDone)
+                case (.greet, .greeted): #expect(sender.isDone)
+                default: Issue.record("\(purpose): \(action)")
+                }
+            }
+        }
+        var sender = SenderSession(.greet)
+        #expect(throws: SessionError.self) {
+            try sender.receive(
+                .welcome(Welcome(version: 1, features: 2, software: "")), type: .welcome)
+        }
     }
 
     @Test("a comparison gives its root, its nodes and then a transfer, and may end before each")
@@ -355,6 +405,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                 case .paired(let message): message.encoded()
                 case .compared(let message): message.encoded()
                 case .nodes(let message): message.encoded()
+                case .exportKey(let message): message.encoded()
                 case .refuse(let message): message.encoded()
                 case .ping: []
                 }

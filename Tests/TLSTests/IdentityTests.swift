@@ -4,6 +4,7 @@
 import Digests
 import Foundation
 import Glibc
+import HPKE
 import TLS
 import Testing
 
@@ -130,5 +131,22 @@ import Testing
         // The order of the two parts does not matter.
         let swapped = try content([UInt8]((two[1] + two[0]).utf8))
         _ = try IdentityFile.read(swapped)
+    }
+
+    @Test("the export key is made once, for its owner alone, and is nothing else")
+    func exportKey() throws {
+        let path = directory.path + "/export-key.pem"
+        let key = try ExportKeyFile.readOrCreate(path)
+        #expect(try ExportKeyFile.readOrCreate(path).publicKey == key.publicKey)
+        let attributes = try FileManager.default.attributesOfItem(atPath: path)
+        #expect(attributes[.posixPermissions] as? Int == 0o600)
+        let text = try OpenSSL(["pkey", "-in", path, "-noout", "-text"]).finish()
+        #expect(text.contains("X25519 Private-Key"))
+        #expect(unsafe chmod(path, 0o644) == 0)
+        #expect(throws: ExportKeyFileError.self) { try ExportKeyFile.readOrCreate(path) }
+        let other = try directory.write("other.pem", Identity.generate().pem)
+        #expect(throws: ExportKeyFileError.self) { try ExportKeyFile.readOrCreate(other) }
+        let empty = try directory.write("empty.pem", [])
+        #expect(throws: ExportKeyFileError.self) { try ExportKeyFile.readOrCreate(empty) }
     }
 }

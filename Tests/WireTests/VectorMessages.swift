@@ -139,6 +139,11 @@ enum VectorMessages {
             var members = range(message.range)
             members["content"] = Value(bytes: message.content)
             return Decoded(fields: object(members), encoded: message.encoded())
+        case "EXPORTKEY":
+            let message = try decode(ExportKey.self, bytes)
+            return Decoded(
+                fields: object(["key": Value(bytes: message.key.bytes)]), encoded: message.encoded()
+            )
         default: throw FixtureFailure("no such message: \(name)")
         }
     }

@@ -88,12 +88,16 @@ enum VectorRecords {
 
     static func exportHeader(_ bytes: [UInt8]) throws -> Decoded {
         let header = try bytes.withRawSpan { try ExportFormat.Header(decoding: $0) }
+        let envelope = header.envelope
         return Decoded(
             fields: .object([
-                "format": .number(1), "standby": Value(bytes: header.standby.digest.bytes),
-                "key": Value(bytes: header.publicKeyInfo),
-                "begin": VectorMessages.fields(header.begin),
-                "volume": Value(string: header.volume.text),
+                "format": .number(2), "standby": Value(bytes: envelope.standby.digest.bytes),
+                "recipient": Value(bytes: envelope.recipient.bytes),
+                "encapsulated": Value(bytes: envelope.encapsulated.bytes),
+                "key": Value(bytes: envelope.publicKeyInfo),
+                "volume": Value(string: envelope.volume.text),
+                "signature": Value(bytes: header.signature),
+                "signed": Value(bytes: envelope.signed),
             ]), encoded: header.encoded())
     }
 

@@ -1,0 +1,162 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Blocks
+internal import Digests
+internal import HPKE
+internal import Platform
+internal import Wire
+
+/// The bytes of an export: of a file from any place on, of standard input once.
+final class ExportInput {
+    let source: ExportSource
+    /// Bytes that were read.
+    private(set) var position: UInt64 = 0
+    private let file: File?
+    private let size: UInt64
+
+    /// All bytes of a file; of standard input those that were read.
+    var byteCount: UInt64 { file == nil ? position : size }
+
+    init(_ source: ExportSource) throws {
+        self.source = source
+        guard case .file(let path) = source else {
+            (file, size) = (nil, 0)
+            return
+        }
+        let file = try File(path: path)
+        let status = try file.status()
+        guard status.kind == .regular else {
+            throw ImportError.damaged(
+                source,
+                "it is no file; an export in a pipe or on a device is read with: import NAME - < \(path)"
+            )
+        }
+        guard status.byteCount <= ExportFormat.fileLimit else {
+            throw ImportError.damaged(
+                source, "it has \(status.byteCount) bytes, which no export has")
+        }
+        (self.file, size) = (file, status.byteCount)
+    }
+
+    /// Fills part of a buffer; fewer bytes only at the end.
+    func read(into buffer: AlignedBuffer, at offset: Int, count: Int) throws -> Int {
+        let got: Int
+        if let file {
+            got = try file.read(at: position, into: buffer, at: offset, count: count)
+        } else {
+            got = try StandardStream.read(into: buffer, at: offset, count: count)
+        }
+        position += UInt64(got)
+        return got
+    }
+
+    /// The chunks, from the first one on.
+    func chunks(_ opener: Opener) throws -> ExportChunks {
+        if file != nil { position = UInt64(ExportFormat.headerByteCount) }
+        return try ExportChunks(self, opener)
+    }
+}
+
+/// Opens the chunks of an export, one after the other.
+final class ExportChunks {
+    private static let byteCount = ExportFormat.chunkByteCount + HPKE.tagByteCount
+
+    private let input: ExportInput
+    private let opener: Opener
+    /// The chunk that is opened next is read already: whether it is the last one shows by what follows it.
+    private var next: AlignedBuffer
+    private var nextCount: Int
+    private(set) var current = AlignedBuffer(byteCount: byteCount)
+    private(set) var isLast = false
+
+    init(_ input: ExportInput, _ opener: Opener) throws {
+        self.input = input
+        self.opener = opener
+        next = AlignedBuffer(byteCount: Self.byteCount)
+        nextCount = try input.read(into: next, at: 0, count: Self.byteCount)
+    }
+
+    /// Opens the next chunk into `current`.
+    ///
+    /// - Returns: how many bytes it has.
+    func open() throws -> Int {
+        let count = nextCount
+        swap(&next, &current)
+        nextCount =
+            count < Self.byteCount
+            ? 0 : try input.read(into: next, at: 0, count: Self.byteCount)
+        isLast = nextCount == 0
+        let associated = ExportFormat.associated(isLast: isLast)
+        guard count > HPKE.tagByteCount,
+            current.withMutableBytes(count: count, { opener.open(&$0, associated: associated) })
+        else {
+            throw ImportError.damaged(
+                input.source,
+                "it was cut or changed, or more was written behind it: the chunk that ends at byte "
+                    + "\(input.position - UInt64(nextCount)) is not what was written there (bad-chunk)"
+            )
+        }
+        return count - HPKE.tagByteCount
+    }
+}
+
+/// The content of the chunks, as one.
+final class ExportContent {
+    /// Over what was read.
+    var hasher = SHA256Hasher()
+    /// Bytes that were read.
+    private(set) var byteCount: UInt64 = 0
+    private let chunks: ExportChunks
+    private let source: ExportSource
+    private var position = 0
+    private var end = 0
+
+    init(_ chunks: ExportChunks, _ source: ExportSource) {
+        self.chunks = chunks
+        self.source = source
+    }
+
+    func bytes(_ count: Int) throws -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(count)
+        try take(count) { bytes.append(contentsOf: $0.copied) }
+        return bytes
+    }
+
+    func read(into memory: AlignedBuffer, at offset: Int, count: Int) throws {
+        var place = offset
+        try take(count) {
+            memory.store($0, at: place)
+            place += $0.byteCount
+        }
+    }
+
+    /// Whether all content was read.
+    func isAtEnd() throws -> Bool { position == end && chunks.isLast }
+
+    private func take(_ count: Int, _ body: (RawSpan) -> Void) throws {
+        var left = count
+        while left > 0 {
+            if position == end {
+                guard !chunks.isLast else {
+                    throw ImportError.damaged(source, "its content ends early (truncated)")
+                }
+                (position, end) = (0, try chunks.open())
+            }
+            let part = min(left, end - position)
+            chunks.current.withBytes(at: position, count: part) {
+                hasher.update($0)
+                body($0)
+            }
+            position += part
+            left -= part
+        }
+        byteCount += UInt64(count)
+    }
+}
+
+extension RawSpan {
+    /// The bytes as an array.
+    var copied: [UInt8] { (try? copyBytes(at: 0, count: byteCount)) ?? [] }
+}

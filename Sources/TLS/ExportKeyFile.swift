@@ -1,0 +1,32 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+package import HPKE
+
+/// The file with the export key cannot be used or made.
+package enum ExportKeyFileError: Error, CustomStringConvertible {
+    case file(IdentityFileError)
+    /// It holds no key on X25519.
+    case content
+
+    package var description: String {
+        switch self {
+        case .file(let error): "the file export-key.pem: \(error.problem)"
+        case .content:
+            "the file export-key.pem holds no X25519 key that is not encrypted; restore it from a backup of the state"
+        }
+    }
+}
+
+/// The file that holds the key to which export files for this standby are encrypted, readable by its owner alone.
+package enum ExportKeyFile {
+    /// Reads the key, making one at first use.
+    package static func readOrCreate(_ path: String) throws(ExportKeyFileError) -> RecipientKey {
+        let pem: [UInt8]
+        do { pem = try PrivateFile.readOrCreate(path) { RecipientKey.generate().pem } } catch {
+            throw .file(error)
+        }
+        guard let key = RecipientKey(pem: pem) else { throw .content }
+        return key
+    }
+}
