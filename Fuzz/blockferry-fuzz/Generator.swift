@@ -183,7 +183,8 @@ extension Input {
     private mutating func refusal() -> Refusal {
         let codes = RefusalCode.allCases
         let code = codes[Int(byte()) % codes.count]
-        return Refusal(code, rule: byte() & 1 == 0 ? nil : text(), text())
+        let later = UInt16(truncatingIfNeeded: number(usually: 0))
+        return Refusal(code, rule: byte() & 1 == 0 ? nil : text(), retryAfter: later, text())
     }
 }
 

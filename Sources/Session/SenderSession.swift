@@ -98,7 +98,8 @@ package struct SenderSession: Sendable {
     package static func hello(software: String) -> Hello {
         Hello(
             lowestVersion: ProtocolVersion.oldest.rawValue,
-            highestVersion: ProtocolVersion.current.rawValue, features: 0, software: software)
+            highestVersion: ProtocolVersion.current.rawValue, features: Features.known.rawValue,
+            software: software)
     }
 
     /// Whether everything that was sent is known to have arrived.
@@ -114,7 +115,7 @@ package struct SenderSession: Sendable {
         case (_, .ping):
             return .none
         case (.greeting, .welcome(let welcome)):
-            guard welcome.version == ProtocolVersion.current.rawValue, welcome.features == 0 else {
+            guard welcome.version == ProtocolVersion.current.rawValue else {
                 throw .malformed("the receiver chose what was not offered")
             }
             switch purpose {

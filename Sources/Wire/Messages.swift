@@ -25,6 +25,18 @@ package enum ProtocolVersion: UInt16, CaseIterable, Sendable {
     package static let oldest = ProtocolVersion.v1
 }
 
+/// Bits of HELLO and WELCOME. What is not known is not used.
+package struct Features: OptionSet, Sendable {
+    package let rawValue: UInt32
+    package init(rawValue: UInt32) { self.rawValue = rawValue }
+    /// REFUSE may say when to come back.
+    package static let retryAfter = Features(rawValue: 1)
+    /// What this program knows.
+    package static let known: Features = [.retryAfter]
+    /// Every bit.
+    package static let all = Features(rawValue: .max)
+}
+
 private let greetingMagic = Array("BLKFERRY".utf8)
 
 /// The sender's greeting; frozen for ever.
@@ -33,7 +45,7 @@ package struct Hello: Message {
     /// Versions the sender speaks.
     package var lowestVersion: UInt16
     package var highestVersion: UInt16
-    /// Feature bits; version 1 defines none.
+    /// Feature bits.
     package var features: UInt32
     /// Name and version of the program; for logs.
     package var software: String

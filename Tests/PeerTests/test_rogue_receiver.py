@@ -231,7 +231,8 @@ class HostileReceiver(unittest.TestCase):
         for text in ("", "x" * 256, "\u202egnirts", "\U0001F600" * 64, "%s%n", "\u009b31mred", "\u2028line", "\u0085next"):
             self.run_case("send", text, "WELCOME", 1, instead("REFUSE", encode.refuse(2, "malformed", text)), FAILED)
         for data in (encode.refuse(0, "x"), encode.refuse(13, "x"), encode.refuse(65_535, "x"), encode.refuse(2, ""),
-                     encode.refuse(2, "A"), encode.refuse(2, "x" * 65), encode.refuse(2, "a b"), encode.refuse(2, "x", reserved=1),
+                     encode.refuse(2, "A"), encode.refuse(2, "x" * 65), encode.refuse(2, "a b"),
+                     encode.refuse(2, "x", retry_after=1), encode.refuse(4, "x", retry_after=3601),
                      encode.refuse(2, "x") + b"\0", b"", b"\2\0", encode.refuse(2, b"\xff"), encode.refuse(2, "x", b"\xff\xfe"),
                      struct.pack("<HHH", 2, 0, 65_535), encode.refuse(2, "unknown-rule", "x")):
             self.run_case("send", data, "WELCOME", 1, instead("REFUSE", data), FAILED)

@@ -397,4 +397,40 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             #expect(!session.isDone)
         }
     }
+
+    @Test(
+        "who has no session is told so in answer to HELLO, and when to come back if that can be read"
+    )
+    func refusedBeforeWelcome() throws {
+        let refusal = Refusal(.busy, rule: "sessions", retryAfter: 2, "no session")
+        for (features, told) in [(0, 0), (1, 2), (.max, 2), (.max - 1, 0)] as [(UInt32, UInt16)] {
+            var session = ReceiverSession(isPairing: false, software: "x", refusing: refusal)
+            #expect(throws: SessionError.self) { _ = try session.receive(.ping, type: .ping) }
+            var hello = SenderSession.hello(software: "x")
+            hello.features = features
+            var answer: Refusal?
+            do { _ = try session.receive(.hello(hello), type: .hello) } catch {
+                guard case .broken(let found) = error else { throw error }
+                answer = found
+            }
+            var expected = refusal
+            expected.retryAfter = told
+            #expect(answer == expected)
+        }
+    }
+
+    @Test("WELCOME has the features that both sides know")
+    func features() throws {
+        for (offered, chosen) in [(0, 0), (1, 1), (.max, 1), (6, 0)] as [(UInt32, UInt32)] {
+            var session = ReceiverSession(isPairing: false, software: "x")
+            var hello = SenderSession.hello(software: "x")
+            hello.features = offered
+            guard case .welcome(let welcome) = try session.receive(.hello(hello), type: .hello)
+            else {
+                Issue.record("no WELCOME")
+                continue
+            }
+            #expect(welcome.features == chosen)
+        }
+    }
 }
