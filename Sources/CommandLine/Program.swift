@@ -19,8 +19,17 @@ package enum ProgramRunner {
         _ root: any ParsableCommand.Type, status: (any Error) -> ExitStatus?
     ) -> Never {
         Process.harden()
+        // What was asked for is not known: the help text would be no answer to it.
+        guard let arguments = Process.arguments else {
+            Terminal.error("this program was started without a list of arguments")
+            Terminal.exit(.failed)
+        }
+        guard !arguments.isEmpty else {
+            Terminal.errorText(root.helpMessage())
+            Terminal.exit(.usage)
+        }
         do {
-            var command = try root.parseAsRoot()
+            var command = try root.parseAsRoot(arguments)
             try command.run()
             Terminal.exit(.done)
         } catch {
