@@ -96,8 +96,8 @@ def abandon(transfer: bytes) -> bytes:
     return transfer
 
 
-def refuse(code: int, rule: str | bytes, text: str | bytes = "", *, reserved: int = 0) -> bytes:
-    return struct.pack("<HH", code, reserved) + string(rule) + string(text)
+def refuse(code: int, rule: str | bytes, text: str | bytes = "", *, retry_after: int = 0) -> bytes:
+    return struct.pack("<HH", code, retry_after) + string(rule) + string(text)
 
 
 def ping() -> bytes:

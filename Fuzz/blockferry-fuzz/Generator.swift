@@ -196,7 +196,8 @@ extension Input {
     private mutating func refusal() -> Refusal {
         let codes = RefusalCode.allCases
         let code = codes[Int(byte()) % codes.count]
-        var refusal = Refusal(code, text())
+        let later = UInt16(truncatingIfNeeded: number(usually: 0))
+        var refusal = Refusal(code, retryAfter: later, text())
         if byte() & 1 == 1 { refusal.rule = text() }
         return refusal
     }

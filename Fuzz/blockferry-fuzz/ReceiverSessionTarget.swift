@@ -142,7 +142,7 @@ private struct ReceiverRun: ~Copyable {
         case .welcome(let welcome):
             precondition(phase == .greeting && welcome.version == 1)
             guard case .hello(let hello) = message else { preconditionFailure("welcome to whom") }
-            precondition(welcome.features == hello.features & 1)
+            precondition(welcome.features == hello.features & 3)
             phase = isPairing ? .pairing : .opening
         case .open:
             precondition(phase == .opening)

@@ -150,7 +150,7 @@ private struct SenderRun {
     /// Whether this message may be the last one of the greeting.
     private func hasGreeted(_ message: ReceiverMessage) -> Bool {
         switch message {
-        case .welcome(let welcome): phase == .greeting && welcome.features == 0
+        case .welcome(let welcome): phase == .greeting && welcome.features & 1 == 0
         case .exportKey(let said): phase == .hearingKey && session.exportKey == said.key
         default: false
         }

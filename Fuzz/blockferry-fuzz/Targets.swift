@@ -23,6 +23,7 @@ let targets: [(name: String, length: Int, make: @Sendable () -> Target)] = [
     ("receiver-session", 256, { fuzzReceiverSession }),
     ("sender-session", 256, { fuzzSenderSession }),
     ("device-mapper", 256, { fuzzDeviceMapper }),
+    ("host-values", 256, { fuzzHostValues }),
     ("send-plan", 256, { SendPlanTarget().run }),
     ("invitation", 512, { fuzzInvitation }),
     ("snapshot-store", 256, { SnapshotStoreTarget().run }),

@@ -18,6 +18,8 @@ READ, STORED = 1, 2
 NODES_ASKED = 16
 FULL, DELTA, RESYNC = 1, 2, 3
 SHRINK_ALLOWED, IN_PLACE = 1, 2
+RETRY_AFTER = 2            # feature of HELLO and WELCOME
+BUSY, STOPPING = 4, 11     # codes of REFUSE
 FLAGS = {FULL: 0, DELTA: SHRINK_ALLOWED, RESYNC: SHRINK_ALLOWED | IN_PLACE}
 
 
@@ -150,10 +152,13 @@ def abandon(r: Reader, ctx: Context) -> Fields:
 def refuse(r: Reader, ctx: Context) -> Fields:
     code = r.integer(2)
     require(1 <= code <= 12, "bad-code", str(code))
-    r.reserved(2)
+    retry_after = r.integer(2)
+    may = code in (BUSY, STOPPING) and ctx.values.get("hello_features", 0xFFFFFFFF) & RETRY_AFTER
+    require(bool(may) or retry_after == 0, "reserved-bits", f"retry-after {retry_after}")
+    require(retry_after <= 3600, "bad-retry-after", str(retry_after))
     rule = r.string(64, least=1)
     require(re.fullmatch(r"[a-z0-9-]+", rule, re.ASCII) is not None, "bad-string-characters", repr(rule))
-    return {"code": code, "rule": rule, "text": r.string(256)}
+    return {"code": code, "retry_after": retry_after, "rule": rule, "text": r.string(256)}
 
 
 def ping(r: Reader, ctx: Context) -> Fields:

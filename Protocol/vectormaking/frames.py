@@ -20,7 +20,7 @@ def frames() -> None:
         "WELCOME": {"version": 1, "features": 0, "software": "blockferryd 1.0"},
         "OPEN": {"volume": "vm-disk.0"}, "STATE": STATE, "BEGIN": FULL, "READY": {"next_segment": 0}, "SEAL": SEAL,
         "ACK": {"durable_segments": 4}, "COMMIT": GENERATION, "COMMITTED": {"number": 1, "generation_id": PARENT},
-        "REFUSE": {"code": 4, "rule": "busy", "text": "Another session has the volume."}, "PING": {},
+        "REFUSE": {"code": 4, "retry_after": 0, "rule": "busy", "text": "Another session has the volume."}, "PING": {},
         "PROGRESS": {"phase": 2, "done": 1, "total": 2}, "PAIR": {"secret": SECRET, "name": "host-a"},
         "PAIRED": {"volume": "vm-disk.0"}, "PREPARED": {"number": 1, "generation_id": PARENT},
         "ABANDON": {"transfer": TRANSFER},

@@ -58,6 +58,9 @@ def greetings() -> None:
     offered = {"hello_lowest": 1, "hello_highest": 3, "hello_features": 5}
     base = {"version": 1, "features": 0, "software": "blockferryd 1.0"}
     good("welcome", "WELCOME", "As version 1 sends it.", base)
+    good("hello-retry-after", "HELLO", "The sender reads the time in REFUSE.",
+         {"lowest_version": 1, "highest_version": 1, "features": 2, "software": "blockferry 1.0"})
+    good("welcome-retry-after", "WELCOME", "The receiver knows that feature too.", base | {"features": 2}, {"hello_features": 2})
     good("welcome-offered", "WELCOME", "The highest version offered, a subset of the features.",
          {"version": 3, "features": 4, "software": ""}, offered)
     bad_each("welcome", "WELCOME", base, [
@@ -391,14 +394,29 @@ def small_messages() -> None:
              "storage", "corrupt", "limit", "stopping", "invitation")
     for code, rule in enumerate(rules, start=1):
         good(f"refuse-{code:02}-{rule}", "REFUSE", f"Code {code}.",
-             {"code": code, "rule": rule, "text": "The standby refuses this."})
-    good("refuse-longest", "REFUSE", "The longest rule and text.", {"code": 2, "rule": "r" * 64, "text": "t" * 256})
+             {"code": code, "retry_after": 0, "rule": rule, "text": "The standby refuses this."})
+    told = {"hello_features": 2}
+    later = {"code": 4, "retry_after": 2, "rule": "sessions", "text": "A sentence."}
+    good("refuse-retry-after", "REFUSE", "The sender may come back after two seconds.", later, told)
+    good("refuse-retry-after-greatest", "REFUSE", "An hour; a receiver that is shutting down.",
+         later | {"code": 11, "retry_after": 3600}, told)
+    bad("refuse-retry-after-too-long", "REFUSE", "bad-retry-after", "One second more than an hour.",
+        e.refuse(**(later | {"retry_after": 3601})), told)
+    bad("refuse-retry-after-not-offered", "REFUSE", "reserved-bits", "HELLO does not have the feature.",
+        e.refuse(**later), {"hello_features": 0xFFFFFFFD})
+    bad("refuse-retry-after-code", "REFUSE", "reserved-bits", "A code of which no time is said.",
+        e.refuse(**(later | {"code": 7})), told)
+    bad("refuse-order-reserved-retry-after", "REFUSE", "reserved-bits", "Too long a time, and no feature.",
+        e.refuse(**(later | {"retry_after": 3601})), {"hello_features": 0})
+    bad("refuse-order-retry-after-rule", "REFUSE", "bad-retry-after", "Too long a time, and an empty rule.",
+        e.refuse(**(later | {"retry_after": 3601, "rule": ""})), told)
+    good("refuse-longest", "REFUSE", "The longest rule and text.", {"code": 2, "retry_after": 0, "rule": "r" * 64, "text": "t" * 256})
     good("refuse-shortest", "REFUSE", "A rule that nobody knows counts as its code; no text.",
-         {"code": 12, "rule": "0", "text": ""})
-    base = {"code": 2, "rule": "malformed", "text": "A sentence."}
+         {"code": 12, "retry_after": 0, "rule": "0", "text": ""})
+    base = {"code": 2, "retry_after": 0, "rule": "malformed", "text": "A sentence."}
     bad_each("refuse", "REFUSE", base, [
         ("code-zero", "bad-code", {"code": 0}),
-        ("reserved", "reserved-bits", {"reserved": 0x100}),
+        ("reserved", "reserved-bits", {"retry_after": 0x100}),
         ("rule-empty", "bad-string-length", {"rule": ""}),
         ("text-newline", "bad-string-characters", {"text": "a\nb"}),
     ])

@@ -152,12 +152,63 @@ int clinux_notify(const char *path, const char *message) {
     return sent < 0 ? -1 : 0;
 }
 
+// Room for one descriptor, aligned as the macros want it.
+union control {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+int clinux_send_descriptor(int socket, const void *message, size_t count, int descriptor) {
+    union control control = {.bytes = {0}};
+    struct iovec part = {.iov_base = (void *)message, .iov_len = count};
+    struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1};
+    if (descriptor >= 0) {
+        header.msg_control = control.bytes;
+        header.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *first = CMSG_FIRSTHDR(&header);
+        first->cmsg_level = SOL_SOCKET;
+        first->cmsg_type = SCM_RIGHTS;
+        first->cmsg_len = CMSG_LEN(sizeof descriptor);
+        memcpy(CMSG_DATA(first), &descriptor, sizeof descriptor);
+    }
+    return sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
+}
+
+long clinux_receive_descriptor(int socket, void *message, size_t count, int *descriptor) {
+    union control control;
+    struct iovec part = {.iov_base = message, .iov_len = count};
+    struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
+                            .msg_controllen = sizeof control.bytes};
+    *descriptor = -1;
+    ssize_t got = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+    if (got < 0) return -1;
+    struct cmsghdr *first = CMSG_FIRSTHDR(&header);
+    if (first && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS &&
+        first->cmsg_len == CMSG_LEN(sizeof *descriptor))
+        memcpy(descriptor, CMSG_DATA(first), sizeof *descriptor);
+    return got;
+}
+
 long clinux_peek(int socket, void *buffer, size_t count) {
     return recv(socket, buffer, count, MSG_PEEK | MSG_DONTWAIT);
 }
 
 int clinux_set_low_water(int socket, int bytes) {
     return setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
+}
+
+static int argument_count;
+static char **argument_list;
+
+__attribute__((constructor)) static void keep_arguments(int count, char **list) {
+    argument_count = count;
+    argument_list = list;
+}
+
+int clinux_argument_count(void) { return argument_count; }
+
+const char *clinux_argument(int index) {
+    return index >= 0 && index < argument_count ? argument_list[index] : NULL;
 }
 
 int clinux_wait_exit_code(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : -1; }

@@ -21,10 +21,19 @@ package enum ProgramRunner {
         _ root: any ParsableCommand.Type, status: (any Error) -> ExitStatus?
     ) -> Never {
         Process.harden()
-        let isJSON = CommandLine.arguments.contains("--json")
+        // What was asked for is not known: the help text would be no answer to it.
+        guard let arguments = Process.arguments else {
+            Terminal.error("this program was started without a list of arguments")
+            Terminal.exit(.failed)
+        }
+        guard !arguments.isEmpty else {
+            Terminal.errorText(root.helpMessage())
+            Terminal.exit(.usage)
+        }
+        let isJSON = arguments.contains("--json")
         var words: [String: String] = [:]
         do {
-            var command = try root.parseAsRoot()
+            var command = try root.parseAsRoot(arguments)
             words = (command as? any NamingCommand)?.words ?? [:]
             try command.run()
             Terminal.exit(.done)

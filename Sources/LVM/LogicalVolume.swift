@@ -38,6 +38,10 @@ package struct LogicalVolume: Hashable, Sendable {
     package var device: DeviceNumber?
     /// Seconds since 1970-01-01 UTC.
     package var createdAt: UInt64
+    /// The same in nanoseconds; 0 for a time that is none.
+    package var createdAtNanoseconds: UInt64 {
+        Int64(exactly: createdAt).flatMap { KernelValues.time(seconds: $0, nanoseconds: 0) } ?? 0
+    }
     /// Whether the device, or the volume where it is not active, is read-only.
     package var isReadOnly: Bool
     /// Whether it is being merged into its origin, or will be at the next activation.

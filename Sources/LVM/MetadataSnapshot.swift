@@ -49,7 +49,7 @@ package final class MetadataSnapshot {
         ofPool pool: DeviceNumber, metadata: String, called poolName: String,
         recordIn directory: String, seconds: Int
     ) throws(LVMError) {
-        let due = Clock.monotonic() + UInt64(seconds) * nanosecondsPerSecond
+        let due = Clock.monotonic() + UInt64(min(max(seconds, 0), 86_400)) * nanosecondsPerSecond
         var lock: FileLock?
         while true {
             do throws(SystemCallError) { lock = try FileLock(path: Self.lockPath) } catch {

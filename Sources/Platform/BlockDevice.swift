@@ -99,10 +99,9 @@ package struct BlockDevice: Sendable {
 
     /// In which units it can give storage back, in bytes; nothing if it takes no discards.
     package var discardUnit: UInt64? {
-        guard let limit = number("queue/discard_max_bytes"), limit > 0,
-            let unit = number("queue/discard_granularity"), unit > 0
-        else { return nil }
-        return unit
+        KernelValues.discardUnit(
+            greatest: Self.text(folder + "/queue/discard_max_bytes"),
+            granularity: Self.text(folder + "/queue/discard_granularity"))
     }
 
     /// Facts that name the device, and stay what they are when the host is started anew. Empty where nothing does.
@@ -208,10 +207,6 @@ package struct BlockDevice: Sendable {
         // SAFETY: writes the struct passed.
         guard unsafe stat(folder + "/", &raw) == 0 else { return nil }
         return "sysfs:\(raw.st_ino)"
-    }
-
-    private func number(_ name: String) -> UInt64? {
-        Self.text("\(folder)/\(name)").flatMap { UInt64($0) }
     }
 
     /// The first line of a file in sysfs.

@@ -18,7 +18,8 @@ package enum Clock {
         var time = timespec()
         // SAFETY: writes the struct passed.
         unsafe clock_gettime(clock, &time)
-        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+        // A clock that was set to before 1970 says 0.
+        return KernelValues.time(seconds: Int64(time.tv_sec), nanoseconds: Int64(time.tv_nsec)) ?? 0
     }
 }
 

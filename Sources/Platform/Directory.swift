@@ -127,7 +127,8 @@ package enum Directory {
         guard unsafe statvfs(path, &information) == 0 else {
             throw SystemCallError("statvfs", path)
         }
-        return UInt64(information.f_bavail) * UInt64(information.f_frsize)
+        return KernelValues.bytes(
+            UInt64(information.f_bavail), of: UInt64(information.f_frsize))
     }
 }
 

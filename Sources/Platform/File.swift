@@ -243,8 +243,8 @@ package final class File: Sendable {
         }
         let end = lseek(descriptor, start, SEEK_HOLE)
         guard end >= 0 else { throw SystemCallError("lseek", path) }
-        guard UInt64(start) < size else { return nil }
-        return UInt64(start)..<min(UInt64(end), size)
+        return KernelValues.data(
+            from: Int64(start), to: Int64(end), asked: offset, size: size)
     }
 
     /// Takes all of a regular file for writing, for as long as this object lives: by `flock(2)` against other senders and

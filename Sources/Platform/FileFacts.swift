@@ -50,7 +50,10 @@ extension File {
             guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
             // A file system that counts whole seconds (ext4 with small inodes) hides what comes within one.
             // Asked after the times: what began before them and is under way still has the file open.
-            guard let changed = Self.nanoseconds(raw.st_ctim), raw.st_size >= 0,
+            guard
+                let changed = KernelValues.time(
+                    seconds: Int64(raw.st_ctim.tv_sec), nanoseconds: Int64(raw.st_ctim.tv_nsec)),
+                raw.st_size >= 0,
                 raw.st_ctim.tv_nsec != 0, Host.bootID != nil, !mayHaveWriter
             else { return [:] }
             let now = Clock.wall()
@@ -83,16 +86,6 @@ extension File {
     }
 
     private static func text(_ time: timespec) -> String { "\(time.tv_sec).\(time.tv_nsec)" }
-
-    /// Nothing for times before 1970 or after 2554.
-    private static func nanoseconds(_ time: timespec) -> UInt64? {
-        guard let seconds = UInt64(exactly: time.tv_sec),
-            let rest = UInt64(exactly: time.tv_nsec)
-        else { return nil }
-        let whole = seconds.multipliedReportingOverflow(by: nanosecondsPerSecond)
-        let sum = whole.partialValue.addingReportingOverflow(rest)
-        return whole.overflow || sum.overflow ? nil : sum.partialValue
-    }
 
     /// Type (a number of linux/magic.h) and id of the file system.
     private var fileSystem: (type: UInt64, identifier: UInt64)? {

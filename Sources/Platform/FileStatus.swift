@@ -23,18 +23,13 @@ package struct FileStatus: Equatable, Sendable {
     package var identity: String
     /// Bytes of storage a regular file occupies.
     package var allocatedByteCount: UInt64
-    /// When the content was last changed, nanoseconds since 1970-01-01 UTC; of a device: nothing is known.
+    /// When the content was last changed, nanoseconds since 1970-01-01 UTC; of a device, and of a file whose time is before
+    /// that or after 2554, nothing is known.
     package var modifiedAt: UInt64?
     /// Whether the kernel has the device marked read-only.
     package var isReadOnlyDevice: Bool
     /// The number of a block device.
     package var device: DeviceNumber?
-
-    /// Identifies the content of a regular file that nobody writes meanwhile: place, size and time of the last
-    /// write. Of a device nothing is known.
-    package var contentIdentity: String? {
-        modifiedAt.map { "\(identity) size=\(byteCount) modified=\($0)" }
-    }
 }
 
 extension File {
@@ -57,13 +52,13 @@ extension File {
             kind: .other, byteCount: UInt64(clamping: raw.st_size), mode: raw.st_mode & 0o7777,
             owner: raw.st_uid, logicalBlockByteCount: AlignedBuffer.alignment,
             identity: "file:\(clinux_major(raw.st_dev)):\(clinux_minor(raw.st_dev)):\(raw.st_ino)",
-            allocatedByteCount: UInt64(clamping: raw.st_blocks) * 512, modifiedAt: nil,
+            allocatedByteCount: KernelValues.bytes(UInt64(clamping: raw.st_blocks), of: 512),
+            modifiedAt: nil,
             isReadOnlyDevice: false)
         if clinux_mode_is_regular(raw.st_mode) != 0 {
             status.kind = .regular
-            status.modifiedAt =
-                UInt64(clamping: raw.st_mtim.tv_sec) * nanosecondsPerSecond
-                + UInt64(clamping: raw.st_mtim.tv_nsec)
+            status.modifiedAt = KernelValues.time(
+                seconds: Int64(raw.st_mtim.tv_sec), nanoseconds: Int64(raw.st_mtim.tv_nsec))
         } else if clinux_mode_is_directory(raw.st_mode) != 0 {
             status.kind = .directory
         } else if clinux_mode_is_block_device(raw.st_mode) != 0 {
@@ -80,8 +75,11 @@ extension File {
                 unsafe clinux_logical_block_size(descriptor, &block) == 0,
                 unsafe clinux_block_is_read_only(descriptor, &readOnly) == 0
             else { throw SystemCallError("ioctl", path) }
+            guard let unit = KernelValues.blockSize(block) else {
+                throw SystemCallError("BLKSSZGET", path, code: EINVAL)
+            }
             status.byteCount = size
-            status.logicalBlockByteCount = Int(block)
+            status.logicalBlockByteCount = unit
             status.isReadOnlyDevice = readOnly != 0
         }
         return status

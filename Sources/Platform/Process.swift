@@ -12,10 +12,23 @@ package enum Process {
     /// Numeric id of the user it runs as.
     package static var effectiveUser: UInt32 { geteuid() }
 
-    /// Prepares a program: writing to a closed socket becomes an error instead of a signal, files are made
-    /// for the owner only, and no core dump shows keys.
+    /// The words after the program's name with which it was started; nothing if there is no list of them. Asks no `/proc`.
+    package static var arguments: [String]? {
+        let count = clinux_argument_count()
+        // SAFETY: the C library keeps the strings as long as the process lives; they are copied.
+        let words = (0..<max(count, 0)).map { index in
+            unsafe clinux_argument(index).map { unsafe String(cString: $0) }
+        }
+        // Kernels that start no program without a name give it an empty one in place of none.
+        guard let name = words.first, name != nil, count > 1 || name != "" else { return nil }
+        return words.dropFirst().compactMap { $0 }
+    }
+
+    /// Prepares a program: writing to a closed socket, or past the greatest size of a file, becomes an error instead of a
+    /// signal, files are made for the owner only, and no core dump shows keys.
     package static func harden() {
         signal(SIGPIPE, SIG_IGN)
+        signal(SIGXFSZ, SIG_IGN)
         umask(0o077)
         _ = clinux_set_not_dumpable()
     }

@@ -88,6 +88,8 @@ package enum Socket {
         package let descriptor: OwnedDescriptor
         /// The address it comes from, without the port.
         package let from: String
+        /// What one host can choose addresses from: an IPv4 address, or the first 64 bits of an IPv6 address.
+        package let network: String
 
         /// Takes the socket out.
         package consuming func takeDescriptor() -> OwnedDescriptor { descriptor }
@@ -102,7 +104,8 @@ package enum Socket {
         guard socket >= 0 else { return nil }
         let owned = OwnedDescriptor(takingOwnershipOf: socket)
         setOption(socket, CInt(IPPROTO_TCP), TCP_NODELAY)
-        return Connection(descriptor: owned, from: text(of: storage, length).host)
+        let from = text(of: storage, length).host
+        return Connection(descriptor: owned, from: from, network: network(of: storage) ?? from)
     }
 
     /// The port a listening socket has.
@@ -192,6 +195,20 @@ package enum Socket {
         }
         guard code == 0 else { return ("unknown", "") }
         return (string(host), string(port))
+    }
+
+    /// The first 64 bits of an IPv6 address that is no IPv4 address in another form.
+    private static func network(of storage: sockaddr_storage) -> String? {
+        guard CInt(storage.ss_family) == AF_INET6 else { return nil }
+        // SAFETY: the storage is larger than any address of its family, which is copied out of it.
+        let address = unsafe withUnsafeBytes(of: storage) {
+            unsafe $0.load(as: sockaddr_in6.self).sin6_addr
+        }
+        // SAFETY: an IPv6 address is 16 bytes, which are copied.
+        let bytes = unsafe withUnsafeBytes(of: address) { unsafe Array($0) }
+        let isMapped = bytes.prefix(10).allSatisfy { $0 == 0 } && bytes[10...11] == [255, 255]
+        guard !isMapped else { return nil }
+        return bytes.prefix(8).map { String($0, radix: 16) }.joined(separator: ":") + "/64"
     }
 
     private static func string(_ characters: [CChar]) -> String {

@@ -38,8 +38,11 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
     /// Whether somebody else has the device.
     package var isBusy: Bool { code == EBUSY }
 
-    /// Whether the file system or device has no room left.
-    package var isNoSpace: Bool { code == ENOSPC || code == EDQUOT }
+    /// Whether the file system or device has no room left, or a file may not become as large: by a limit of the process
+    /// or of the file system.
+    package var isNoSpace: Bool {
+        code == ENOSPC || code == EDQUOT || code == EFBIG && call != "read"
+    }
 
     /// Whether there is nothing of this name.
     package var isNotFound: Bool { code == ENOENT }

@@ -64,14 +64,6 @@ package struct StandbyHome: Sendable {
         try FileLock(path: "\(path)/locks/\(volume)")
     }
 
-    /// Takes one of a peer's sessions; nothing if it has all that it may have. The names are none of a volume.
-    func lockSession(_ peer: KeyID) throws -> FileLock? {
-        for number in 1...Limits.peerSessions {
-            if let lock = try FileLock(path: "\(path)/locks/.\(peer).\(number)") { return lock }
-        }
-        return nil
-    }
-
     /// Removes the staging log of a volume.
     func removeLog(_ volume: VolumeName) throws(SystemCallError) {
         try Directory.remove(logPath(volume))

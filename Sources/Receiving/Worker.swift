@@ -12,21 +12,29 @@ internal import Synchronization
 internal import TLS
 internal import Wire
 
-/// One connection of a sender, from the handshake to the end: a process of its own.
+/// One session of a sender, from the handshake to the end: a process of its own. Those whose peer proves no key come before
+/// it, one after the other.
 ///
 /// Two threads: this one reads and writes frames, the other does what they ask for. Between them are bounded
 /// queues and a fixed number of record buffers, so that a fast sender waits for a slow disk.
-package struct Worker {
+package struct Worker: ~Copyable {
     private static let bufferCount = 8
 
     private let home: StandbyHome
     private let software: String
+    private let channel: Channel
     private let log: (String) -> Void
 
     /// Makes a worker for a standby.
-    package init(home: StandbyHome, software: String, log: @escaping (String) -> Void) {
+    ///
+    /// - Parameter channel: to the supervisor.
+    package init(
+        home: StandbyHome, software: String, channel: consuming Channel,
+        log: @escaping (String) -> Void
+    ) {
         self.home = home
         self.software = software
+        self.channel = channel
         self.log = log
     }
 
@@ -38,22 +46,43 @@ package struct Worker {
         case record(RecordHeader, RecordMemory, start: Int)
     }
 
-    /// The exit code of a worker whose connection had no known peer: that of all programs for `identity`.
-    package static let strangerExit: Int32 = 6
-
     /// The other side showed no known key, or ended before it did.
-    package struct Stranger: Error, CustomStringConvertible {
-        var reason: TLSError
-        package var description: String { "\(reason)" }
+    private struct Stranger: Error, CustomStringConvertible {
+        var description: String
     }
 
-    /// Serves the connection until it ends; throws `Stranger` if the peer did not show a known key.
+    /// Serves connections until one had a session, or there are no more.
+    ///
+    /// - Returns: whether nothing went wrong but with strangers.
+    package func run() -> Bool {
+        while true {
+            guard let visit = Doorkeeper.visit(on: channel) else { return true }
+            let address = visit.address
+            let isQuiet = visit.isQuiet
+            do {
+                let ending = try serve(visit.takeSocket(), from: address)
+                if ending != "done" { log("\(address): \(ending)") }
+                return true
+            } catch let stranger as Stranger {
+                if !isQuiet { log("\(address): \(stranger)") }
+                Doorkeeper.foundStranger(on: channel)
+            } catch {
+                log("\(address): \(error)")
+                return false
+            }
+        }
+    }
+
+    /// Serves a connection until it ends; throws `Stranger` if the peer did not show a known key.
     ///
     /// - Returns: what happened, for the journal.
-    package func serve(_ socket: consuming OwnedDescriptor) throws -> String {
+    private func serve(
+        _ socket: consuming OwnedDescriptor, from address: String
+    ) throws -> String {
         let context = try TLSContext(.receiver, try home.identity())
         let pairing = try home.catalog.hasOpenInvitation(now: Clock.wall())
-        let deadline = ContinuousClock.now + .seconds(Limits.greetingSeconds)
+        let began = ContinuousClock.now
+        let deadline = began + .seconds(Limits.greetingSeconds)
         let pinned = try home.catalog.peers().map(\.key)
         let connection: FrameConnection
         do throws(TLSError) {
@@ -63,27 +92,36 @@ package struct Worker {
                 deadline: deadline)
             connection = FrameConnection(session, socket: socket)
         } catch {
-            throw Stranger(reason: error)
+            throw Stranger(description: "\(error)")
         }
-        // Who pairs has no name yet; its sessions are short.
         guard connection.applicationProtocol == .replication else {
-            return try converse(connection, greetingDue: deadline)
+            let due = began + .seconds(Limits.enrolmentSeconds)
+            var isPaired = false
+            let ending = Result {
+                try converse(
+                    connection, address, greetingDue: deadline, enrolmentDue: due,
+                    isPaired: &isPaired)
+            }
+            if isPaired { return try ending.get() }
+            switch ending {
+            case .success(let ending): throw Stranger(description: ending)
+            case .failure(let error): throw Stranger(description: "\(error)")
+            }
         }
-        guard let place = try home.lockSession(connection.peer) else {
-            let refusal = Refusal(
-                .busy, rule: .sessions,
-                "this peer has \(Limits.peerSessions) sessions already")
-            try connection.send(refusal)
-            // One that comes again and again must not hold the places of others meanwhile.
-            connection.close(within: .milliseconds(200))
-            return "refused: \(refusal)"
-        }
-        defer { withExtendedLifetime(place) {} }
-        return try converse(connection, greetingDue: deadline)
+        var isPaired = true
+        let refusal = Doorkeeper.found(connection.peer, on: channel)
+        return try converse(
+            connection, address, greetingDue: deadline, refusing: refusal, isPaired: &isPaired)
     }
 
+    /// - Parameters:
+    ///   - enrolmentDue: when a session without a pinned key ends, whatever it does.
+    ///   - refusal: the answer to HELLO, if the peer has no session.
+    ///   - isPaired: becomes true once the peer's key is pinned.
     private func converse(
-        _ connection: FrameConnection, greetingDue: ContinuousClock.Instant
+        _ connection: FrameConnection, _ address: String, greetingDue: ContinuousClock.Instant,
+        enrolmentDue: ContinuousClock.Instant? = nil, refusing refusal: Refusal? = nil,
+        isPaired: inout Bool
     ) throws -> String {
         let jobs = BoundedQueue<Job>(capacity: Self.bufferCount + 8)
         let outcomes = BoundedQueue<IncomingTransfer.Outcome>(capacity: 1024)
@@ -128,12 +166,31 @@ package struct Worker {
             volumes.join()
         }
         var session = ReceiverSession(
-            isPairing: connection.applicationProtocol == .pairing, software: software)
+            isPairing: enrolmentDue != nil, software: software, refusing: refusal)
         var isGreeted = false
+        var lookDue = ContinuousClock.now + .seconds(1)
         while true {
             while let outcome = outcomes.tryPop() {
                 if case .refuse = outcome { leave() }
+                if case .paired = outcome {
+                    isPaired = true
+                    // One that has all its sessions already was enrolled all the same.
+                    _ = Doorkeeper.found(peer, on: channel)
+                }
+                if case .note(let text) = outcome { log("\(address): \(text)") }
                 if let ended = try tell(outcome, &session, connection) { return ended }
+            }
+            if let enrolmentDue, .now >= enrolmentDue {
+                let refusal = Refusal(.invitation, "the enrolment took too long")
+                return try end(.broken(refusal), connection)
+            }
+            // Nothing is being looked at that an invitation which is used up was for.
+            if session.isBeforePairing, .now >= lookDue {
+                guard try home.catalog.hasOpenInvitation(now: Clock.wall()) else {
+                    let refusal = Refusal(.invitation, "no invitation is open any more")
+                    return try end(.broken(refusal), connection)
+                }
+                lookDue = .now + .seconds(1)
             }
             let incoming: FrameConnection.Incoming?
             do {
@@ -144,8 +201,9 @@ package struct Worker {
             }
             guard let incoming else {
                 guard isGreeted || .now < greetingDue else { throw TLSError.timedOut }
+                let due = enrolmentDue.map { session.isBeforePairing ? min($0, lookDue) : $0 }
                 try connection.wait(
-                    notifier, reading: !buffers.isEmpty, until: isGreeted ? nil : greetingDue)
+                    notifier, reading: !buffers.isEmpty, until: isGreeted ? due : greetingDue)
                 continue
             }
             do throws(SessionError) {
@@ -239,14 +297,20 @@ package struct Worker {
     ) throws -> String? {
         switch outcome {
         case .refuse(let refusal): return try end(.broken(refusal), connection)
-        case .note(let text): log(text)
         default: if let message = session.answer(to: outcome) { try connection.send(message) }
         }
         return nil
     }
 
     private func end(_ error: SessionError, _ connection: FrameConnection) throws -> String {
-        defer { connection.close() }
+        defer {
+            // One that comes again and again must not hold the places of others meanwhile.
+            if case .broken(let refusal) = error, refusal.rule == "sessions" {
+                connection.close(within: .milliseconds(200))
+            } else {
+                connection.close()
+            }
+        }
         switch error {
         case .broken(let refusal):
             try connection.send(refusal)

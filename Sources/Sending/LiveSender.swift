@@ -219,7 +219,7 @@ package final class LiveSender {
         guard ids.count == volumes.count else { return nil }
         return try zip(ids, try groups()).map { id, group in
             guard let snapshot = group.volume(uuid: id) else { throw LVMError.notFound(id) }
-            return (snapshot, group, snapshot.createdAt * nanosecondsPerSecond)
+            return (snapshot, group, snapshot.createdAtNanoseconds)
         }
     }
 

@@ -208,7 +208,7 @@ package struct LiveStore {
     /// How full it is; refused if the kernel has given it up.
     package func usedPercent() throws -> UInt64 {
         switch try DeviceMapper.snapshotStatus(device) {
-        case .valid(let used, let total): return total == 0 ? 100 : used * 100 / total
+        case .valid(let used, let total): return KernelValues.percent(used, of: total)
         case .invalid(let words):
             noteGivenUp(snapshot.uuid)
             throw SourceError.noProof(

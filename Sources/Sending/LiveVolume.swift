@@ -251,12 +251,12 @@ package final class LiveVolume {
                     + "\(group.name): there is nothing to compare the copy with")
         }
         guard snapshot.device == nil else {
-            return try source(snapshot, in: group, time: snapshot.createdAt)
+            return try source(snapshot, in: group, time: snapshot.createdAtNanoseconds)
         }
         try VolumeGroup.activate(snapshot, holding: nil)
         let now = try VolumeGroup(group.name)
         guard let active = now.volume(uuid: uuid) else { throw LVMError.notFound(uuid) }
-        return try source(active, in: now, time: active.createdAt)
+        return try source(active, in: now, time: active.createdAtNanoseconds)
     }
 
     /// The group of the unfinished generation.

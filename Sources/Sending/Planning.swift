@@ -142,6 +142,10 @@ extension Sender {
         return false
     }
 
+    /// The number of the generation after one. There is none after the greatest, which no chain of generations comes to
+    /// but a peer or a catalog can name: then the standby refuses it, as it does not follow.
+    static func next(after number: UInt64) -> UInt64 { number == .max ? number : number + 1 }
+
     private func head(
         _ source: any Source, _ decision: Lineage.Decision, _ replica: Replica
     ) -> GenerationHead {
@@ -154,7 +158,8 @@ extension Sender {
         }
         return GenerationHead(
             kind: .delta, tagAlgorithm: replica.tagAlgorithm ?? .poly1305, lineage: lineage,
-            number: parent.number + 1, parent: parent.id, volumeSize: source.volumeByteCount,
+            number: Self.next(after: parent.number), parent: parent.id,
+            volumeSize: source.volumeByteCount,
             sourceTime: source.time, sourceIdentity: summary)
     }
 

@@ -129,7 +129,9 @@ extension Sender {
             kind: .resync, tagAlgorithm: comparison.algorithm,
             lineage: goesOn ? settled.standby.lineage : .random(),
             number: goesOn
-                ? max(replica.committed?.head.number ?? 0, settled.standby.committedNumber) + 1 : 1,
+                ? Self.next(
+                    after: max(
+                        replica.committed?.head.number ?? 0, settled.standby.committedNumber)) : 1,
             parent: goesOn ? settled.standby.committedID : .zero,
             volumeSize: source.volumeByteCount, sourceTime: source.time,
             sourceIdentity: Self.cut(source.summary, to: 512))

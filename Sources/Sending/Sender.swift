@@ -27,6 +27,8 @@ package final class Sender {
         package var adoptsSource: Bool
         /// How many blocks outside of the change list are compared with the tag map before a generation is sent.
         package var unchangedSample: UInt64
+        /// How long to wait for a session, of a standby that says when to come back.
+        package var waitSeconds: Int
         /// Name and version of the program.
         package var software: String
         /// Hears, in one line, what the user should know before it goes on.
@@ -35,7 +37,8 @@ package final class Sender {
         package init(
             receiver: ReceiverName, volume: VolumeName, compression: CompressionPolicy,
             allowShrink: Bool = false, adoptsSource: Bool = false, unchangedSample: UInt64 = 256,
-            software: String, notice: @escaping @Sendable (String) -> Void = { _ in }
+            waitSeconds: Int = 30, software: String,
+            notice: @escaping @Sendable (String) -> Void = { _ in }
         ) {
             self.receiver = receiver
             self.volume = volume
@@ -43,6 +46,7 @@ package final class Sender {
             self.allowShrink = allowShrink
             self.adoptsSource = adoptsSource
             self.unchangedSample = unchangedSample
+            self.waitSeconds = waitSeconds
             self.software = software
             self.notice = notice
         }
@@ -140,20 +144,34 @@ package final class Sender {
             pending: point(replica.pending), transfer: replica.transfer?.begin.transfer)
     }
 
-    /// Opens the volume on the standby. A session that has just ended may hold it for a moment.
+    /// Opens the volume on the standby. A session that has just ended may hold it for a moment, and a standby that has no
+    /// session left says when to come back.
     func open() throws -> (Dialogue, StandbyState) {
-        let due = Clock.monotonic() + Self.patience
+        let began = Clock.monotonic()
         while true {
             do { return try openOnce() } catch SendError.refused(let refusal)
-                where refusal.code == .busy && Clock.monotonic() < due
+                where refusal.code == .busy
             {
-                Clock.sleep(milliseconds: 20)
+                guard let pause = pause(refusal, waited: Clock.monotonic() - began) else {
+                    throw SendError.refused(refusal)
+                }
+                Clock.sleep(milliseconds: pause)
             }
         }
     }
 
     /// How long to wait for a volume that is busy, in nanoseconds.
     private static let patience = 3 * nanosecondsPerSecond
+
+    /// Milliseconds until another attempt; nothing if there is none.
+    private func pause(_ refusal: Refusal, waited: UInt64) -> UInt32? {
+        guard refusal.retryAfter > 0 else { return waited < Self.patience ? 20 : nil }
+        // Those that were refused together must not come again together.
+        let told = UInt32(refusal.retryAfter) * 1000
+        let pause = told + UInt32.random(in: 0...told)
+        let limit = UInt64(min(max(options.waitSeconds, 0), 86_400)) * nanosecondsPerSecond
+        return waited + UInt64(pause) * 1_000_000 <= limit ? pause : nil
+    }
 
     private func openOnce() throws -> (Dialogue, StandbyState) {
         guard let receiver = try home.catalog.receiver(options.receiver) else {

@@ -4,6 +4,7 @@
 internal import Catalog
 internal import Digests
 package import LVM
+internal import Platform
 internal import TLS
 internal import ThinMetadata
 internal import Wire
@@ -83,7 +84,7 @@ package struct SnapshotInventory {
             }
             var used: UInt64?
             switch snapshot.volume.device.flatMap({ try? DeviceMapper.snapshotStatus($0) }) {
-            case .valid(let sectors, let total): used = total == 0 ? 100 : sectors * 100 / total
+            case .valid(let sectors, let total): used = KernelValues.percent(sectors, of: total)
             case .invalid: home.noteGivenUp(snapshot.volume.uuid)
             case nil: break
             }
@@ -107,7 +108,7 @@ package struct SnapshotInventory {
             while let run = try difference.next() {
                 if run.kind == .leftOnly || run.kind == .different { blocks += run.length }
             }
-            return blocks * metadata.superblock.dataBlockByteCount
+            return KernelValues.bytes(blocks, of: metadata.superblock.dataBlockByteCount)
         }
     }
 

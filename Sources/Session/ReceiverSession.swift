@@ -33,7 +33,7 @@ package enum SenderMessage: Equatable, Sendable {
         case .seal: self = .seal(try Seal(decoding: payload))
         case .commit: self = .commit(try GenerationRecord(decoding: payload))
         case .ping: self = .ping
-        case .refuse: self = .refuse(try Refusal(decoding: payload))
+        case .refuse: self = .refuse(try Refusal(decoding: payload, offered: []))
         case .welcome, .state, .ready, .ack, .committed, .prepared, .progress, .paired, .compared,
             .nodes, .exportKey:
             return nil
@@ -78,13 +78,22 @@ package struct ReceiverSession: Sendable {
 
     private let isPairing: Bool
     private let software: String
+    private let refusal: Refusal?
     private var state = State.greeting
 
-    /// Starts a session; `isPairing` by the ALPN that was agreed on.
-    package init(isPairing: Bool, software: String) {
+    /// Starts a session.
+    ///
+    /// - Parameters:
+    ///   - isPairing: by the ALPN that was agreed on.
+    ///   - refusal: the answer to HELLO, if there is no place for the session.
+    package init(isPairing: Bool, software: String, refusing refusal: Refusal? = nil) {
         self.isPairing = isPairing
         self.software = software
+        self.refusal = refusal
     }
+
+    /// Whether nothing has come in that needs an invitation's secret to be looked at.
+    package var isBeforePairing: Bool { isPairing && (state == .greeting || state == .pairing) }
 
     /// Whether the sender may close now without having lost anything.
     package var isDone: Bool { state == .done }
@@ -114,8 +123,12 @@ package struct ReceiverSession: Sendable {
                         "this receiver speaks versions \(ProtocolVersion.oldest.rawValue) to "
                             + "\(ProtocolVersion.current.rawValue)"))
             }
-            state = isPairing ? .pairing : .opening
             let features = Features(rawValue: hello.features).intersection(.known)
+            if var refusal {
+                if !features.contains(.retryAfter) { refusal.retryAfter = 0 }
+                throw .broken(refusal)
+            }
+            state = isPairing ? .pairing : .opening
             return .welcome(
                 Welcome(version: version.rawValue, features: features.rawValue, software: software))
         case (.greeting, _):

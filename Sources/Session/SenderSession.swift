@@ -108,8 +108,8 @@ package struct SenderSession: Sendable {
     package static func hello(software: String) -> Hello {
         Hello(
             lowestVersion: ProtocolVersion.oldest.rawValue,
-            highestVersion: ProtocolVersion.current.rawValue,
-            features: Features.known.rawValue, software: software)
+            highestVersion: ProtocolVersion.current.rawValue, features: Features.known.rawValue,
+            software: software)
     }
 
     /// Whether everything that was sent is known to have arrived.

@@ -41,10 +41,26 @@ package enum Limits {
     package static let pingSeconds = 15
     /// A side that has received nothing for this long treats the connection as cut.
     package static let idleSeconds = 60
-    /// Time for handshake and HELLO together, from accept.
+    /// Time from accept to a place; and for handshake and HELLO together, from there.
     package static let greetingSeconds = 5
+    /// Time for an enrolment, from the start of the handshake.
+    package static let enrolmentSeconds = 10
+    /// Connections that wait for a place, and those from networks of pinned peers.
+    package static let waiting = (others: 384, known: 128)
+    /// Places before authentication, and those for networks of pinned peers alone.
+    package static let placesBeforeAuthentication = (others: 8, known: 16)
+    /// How long a place before authentication is one's own, although others wait for it.
+    package static let placeMilliseconds = 500
+    /// How long a network is known after a pinned peer came from there.
+    package static let knownSeconds = 2 * 86_400
+    /// Sessions of all pinned peers at once.
+    package static let sessions = 64
     /// Sessions that one peer may have at once.
     package static let peerSessions = 8
+    /// When a peer with a session too many may come back.
+    package static let retryAfterSeconds: UInt16 = 2
+    /// The latest time at which a refused peer is told to come back.
+    package static let greatestRetryAfterSeconds: UInt16 = 3600
 }
 
 /// How much larger the segments of a transfer may be than usual, so that it gets along with the segments that a transfer may

@@ -25,16 +25,20 @@ package enum ProtocolVersion: UInt16, CaseIterable, Sendable {
     package static let oldest = ProtocolVersion.v1
 }
 
-/// What both sides may have beyond a version's rules: bits of HELLO and WELCOME.
+/// What both sides may have beyond a version's rules: bits of HELLO and WELCOME. What is not known is not used.
 package struct Features: OptionSet, Sendable {
     package let rawValue: UInt32
     package init(rawValue: UInt32) { self.rawValue = rawValue }
 
     /// The receiver tells its export key, by EXPORTKEY after WELCOME.
     package static let exportKey = Features(rawValue: 1)
+    /// REFUSE may say when to come back.
+    package static let retryAfter = Features(rawValue: 2)
 
     /// All that this program knows.
-    package static let known: Features = [.exportKey]
+    package static let known: Features = [.exportKey, .retryAfter]
+    /// Every bit.
+    package static let all = Features(rawValue: .max)
 }
 
 private let greetingMagic = Array("BLKFERRY".utf8)

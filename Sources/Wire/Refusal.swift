@@ -34,11 +34,16 @@ package struct Refusal: Message, RuledError, CustomStringConvertible {
     package var code: RefusalCode
     /// The rule of section 8, such as "parent-mismatch".
     package var rule: String
+    /// Seconds after which the sender may come back; 0: not said.
+    package var retryAfter: UInt16 = 0
     /// One sentence for people.
     package var text: String
 
-    package init(_ code: RefusalCode, rule: RefusalRule? = nil, _ text: String) {
+    package init(
+        _ code: RefusalCode, rule: RefusalRule? = nil, retryAfter: UInt16 = 0, _ text: String
+    ) {
         self.code = code
+        self.retryAfter = retryAfter
         self.rule = rule?.rawValue ?? code.name
         // What a file system or a library says may hold anything; the wire does not.
         self.text = String(
@@ -47,12 +52,22 @@ package struct Refusal: Message, RuledError, CustomStringConvertible {
     }
 
     package init(decoding bytes: RawSpan) throws(WireError) {
+        try self.init(decoding: bytes, offered: .all)
+    }
+
+    /// Decodes a payload that only a side which was offered `retryAfter` may have put a time into: never a sender.
+    package init(decoding bytes: RawSpan, offered: Features) throws(WireError) {
         var reader = FieldReader("REFUSE")
         guard let code = RefusalCode(rawValue: try reader.integer(UInt16.self, bytes)) else {
             throw reader.error(.badCode)
         }
         self.code = code
-        try reader.reserved(2, bytes)
+        retryAfter = try reader.integer(UInt16.self, bytes)
+        let mayBeLater = offered.contains(.retryAfter) && (code == .busy || code == .stopping)
+        guard mayBeLater || retryAfter == 0 else { throw reader.error(.reservedBits) }
+        guard retryAfter <= Limits.greatestRetryAfterSeconds else {
+            throw reader.error(.badRetryAfter)
+        }
         rule = try reader.string(1...64, bytes)
         let allowed = rule.utf8.allSatisfy {
             (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x2D
@@ -65,7 +80,7 @@ package struct Refusal: Message, RuledError, CustomStringConvertible {
     package func encoded() -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.append(littleEndian: code.rawValue)
-        bytes.append(zeros: 2)
+        bytes.append(littleEndian: retryAfter)
         bytes.append(string: rule, limit: 64)
         bytes.append(string: text, limit: 256)
         return bytes

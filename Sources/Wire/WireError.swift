@@ -49,6 +49,7 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case badRecordCount = "bad-record-count"
         case contentLimit = "content-limit"
         case badCode = "bad-code"
+        case badRetryAfter = "bad-retry-after"
         case badPhase = "bad-phase"
         case donePastTotal = "done-past-total"
         case badEncoding = "bad-encoding"

@@ -26,7 +26,8 @@ struct LiveOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             """
-            Seconds to wait while another program reads the metadata of the thin pool. A pool lets only one do so.
+            Seconds to wait for a session, if the standby has none left, and while another program reads the metadata of \
+            the thin pool, as a pool lets only one do so.
             """, valueName: "seconds"))
     var wait = 30
 

@@ -69,7 +69,7 @@ struct ResyncCommand: ParsableCommand, NamingCommand {
         let (name, found) = try one.find()
         let options = Sender.Options(
             receiver: one.receiver, volume: name, compression: compress, allowShrink: allowShrink,
-            adoptsSource: one.source.adoptSource, software: software,
+            adoptsSource: one.source.adoptSource, waitSeconds: live.wait, software: software,
             notice: SendText.notice(isQuiet: quiet))
         let how = ResyncOptions(
             trustMap: trustMap, inPlace: inPlace, overwritePromoted: overwritePromoted)

@@ -173,8 +173,8 @@ struct SendCommand: ParsableCommand, NamingCommand {
     private func options(_ volume: VolumeName) -> Sender.Options {
         Sender.Options(
             receiver: receiver, volume: volume, compression: compress, allowShrink: allowShrink,
-            adoptsSource: source.adoptSource, unchangedSample: sampleUnchanged, software: software,
-            notice: SendText.notice(isQuiet: quiet))
+            adoptsSource: source.adoptSource, unchangedSample: sampleUnchanged,
+            waitSeconds: live.wait, software: software, notice: SendText.notice(isQuiet: quiet))
     }
 
     /// Sends what is no logical volume.

@@ -3,6 +3,7 @@
 
 internal import Catalog
 internal import CommandLine
+internal import Platform
 internal import Sending
 internal import Wire
 
@@ -25,7 +26,7 @@ enum SendText {
             case .proving: "proving on the standby"
             case .applying: "applying on the standby"
             }
-        let percent = report.total == 0 ? 100 : report.done * 100 / report.total
+        let percent = KernelValues.percent(report.done, of: report.total)
         let volume = volumes.map(\.text).joined(separator: " ")
         return "\(volume)  \(verb)  \(percent)%  \(Format.bytes(report.done)) of "
             + Format.bytes(report.total)

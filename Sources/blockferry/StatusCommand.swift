@@ -162,7 +162,7 @@ private struct SnapshotEntry: Encodable {
         volume = own.name.text
         kind = own.volume.isThin ? "thin" : "classic"
         role = entry.role.rawValue
-        created = Format.time(own.volume.createdAt * nanosecondsPerSecond)
+        created = Format.time(own.volume.createdAtNanoseconds)
         bytesHeld = entry.heldByteCount
         storePercent = entry.storePercent
     }

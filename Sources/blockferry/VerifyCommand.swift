@@ -42,7 +42,10 @@ struct VerifyCommand: ParsableCommand, NamingCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Seconds to wait while another program reads the metadata of the thin pool.",
+            """
+            Seconds to wait for a session, if the standby has none left, and while another program reads the metadata of \
+            the thin pool.
+            """,
             valueName: "seconds"))
     var wait = 30
 
@@ -101,7 +104,8 @@ struct VerifyCommand: ParsableCommand, NamingCommand {
         let home = try state.home()
         let (name, found) = try one.find()
         let options = Sender.Options(
-            receiver: one.receiver, volume: name, compression: .never, software: software)
+            receiver: one.receiver, volume: name, compression: .never, waitSeconds: wait,
+            software: software)
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
         let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }

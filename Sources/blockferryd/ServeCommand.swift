@@ -49,7 +49,7 @@ struct ServeCommand: ParsableCommand {
     }
 }
 
-/// What `serve` starts for each connection; descriptor 3 is the socket.
+/// What `serve` starts for connections; descriptor 3 is the channel between the two.
 struct WorkerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "worker", shouldDisplay: false)
 
@@ -57,27 +57,13 @@ struct WorkerCommand: ParsableCommand {
 
     @Option var supervisor: Int32
 
-    /// The address of the other side, for the journal.
-    @Option var from: String
-
-    /// Keeps what a stranger does from the journal.
-    @Flag var quiet = false
-
     func run() throws {
         guard Process.endWithParent(supervisor, 9) else { return }
         Process.closeOnExec(3)
-        let tell = { [from] (line: String) in Terminal.error("\(from): \(line)") }
-        let worker = Worker(home: try state.home(), software: software, log: tell)
-        do {
-            let ending = try worker.serve(OwnedDescriptor(takingOwnershipOf: 3))
-            if ending != "done" { tell(ending) }
-        } catch let stranger as Worker.Stranger {
-            if !quiet { tell("\(stranger)") }
-            throw ExitCode(Worker.strangerExit)
-        } catch {
-            tell("\(error)")
-            throw ExitCode(ExitStatus.failed.rawValue)
-        }
+        let worker = Worker(
+            home: try state.home(), software: software, channel: Channel(takingOwnershipOf: 3)
+        ) { Terminal.error($0) }
+        guard worker.run() else { throw ExitCode(ExitStatus.failed.rawValue) }
     }
 }
 

@@ -79,7 +79,9 @@ class Fields(Standby):
     def allowed(self, name: str, payload: bytes) -> set[str]:
         """What may be answered to this payload: names of frames and of codes."""
         try:
-            context = Context(volume_size=SIZE, previous_end=0, tag_key=self.vol.key, tag_algorithm=1)
+            # A sender says no time in REFUSE.
+            context = Context(volume_size=SIZE, previous_end=0, tag_key=self.vol.key, tag_algorithm=1,
+                              values={"hello_features": 0} if name == "REFUSE" else {})
             f = decode_message(name, payload, context)
         except Refused as error:
             # Of a record, what does not fit the content is no matter of form.

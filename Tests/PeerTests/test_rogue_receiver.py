@@ -212,7 +212,7 @@ class HostileReceiver(unittest.TestCase):
         for payload in (encode.progress(1, 2, 1), encode.progress(0, 0, 0), encode.progress(4, 0, 0),
                         encode.progress(1, 0, 1, reserved=b"\1" * 7)):
             self.run_case("send", "PROGRESS", "COMMITTED", 1, before("PROGRESS", payload), FAILED)
-        for wrong in ({"version": 0}, {"version": 2}, {"version": 65_535}, {"features": 2}, {"features": 1 << 31},
+        for wrong in ({"version": 0}, {"version": 2}, {"version": 65_535}, {"features": 4}, {"features": 1 << 31},
                       {"magic": b"BLKFERRZ"}, {"reserved": 1}, {"software": "x" * 65}, {"software": "\x1b[31m"}):
             self.run_case("send", f"WELCOME {wrong}", "WELCOME", 1, instead("WELCOME", encode.welcome(**wrong)), FAILED)
         # The feature is there, and what follows is no key.
@@ -244,7 +244,8 @@ class HostileReceiver(unittest.TestCase):
         for text in ("", "x" * 256, "\u202egnirts", "\U0001F600" * 64, "%s%n", "\u009b31mred", "\u2028line", "\u0085next"):
             self.run_case("send", text, "WELCOME", 1, instead("REFUSE", encode.refuse(2, "malformed", text)), FAILED)
         for data in (encode.refuse(0, "x"), encode.refuse(13, "x"), encode.refuse(65_535, "x"), encode.refuse(2, ""),
-                     encode.refuse(2, "A"), encode.refuse(2, "x" * 65), encode.refuse(2, "a b"), encode.refuse(2, "x", reserved=1),
+                     encode.refuse(2, "A"), encode.refuse(2, "x" * 65), encode.refuse(2, "a b"),
+                     encode.refuse(2, "x", retry_after=1), encode.refuse(4, "x", retry_after=3601),
                      encode.refuse(2, "x") + b"\0", b"", b"\2\0", encode.refuse(2, b"\xff"), encode.refuse(2, "x", b"\xff\xfe"),
                      struct.pack("<HHH", 2, 0, 65_535), encode.refuse(2, "unknown-rule", "x")):
             self.run_case("send", data, "WELCOME", 1, instead("REFUSE", data), FAILED)

@@ -298,7 +298,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             for offered in [0, 1, 2, 3, UInt32.max] as [UInt32] {
                 var receiver = ReceiverSession(isPairing: isPairing, software: "test")
                 var hello = SenderSession.hello(software: "test")
-                #expect(hello.features == 1)
+                #expect(hello.features == 3)
                 hello.features = offered
                 guard
                     case .welcome(let welcome) = try receiver.receive(.hello(hello), type: .hello)
@@ -306,7 +306,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                     Issue.record("not welcome")
                     continue
                 }
-                #expect(welcome.features == offered & 1)
+                #expect(welcome.features == offered & 3)
                 var sender = SenderSession(purpose)
                 var action = try sender.receive(.welcome(welcome), type: .welcome)
                 #expect(sender.exportKey == nil && (action == .none) == (offered & 1 == 1))
@@ -325,7 +325,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         var sender = SenderSession(.greet)
         #expect(throws: SessionError.self) {
             try sender.receive(
-                .welcome(Welcome(version: 1, features: 2, software: "")), type: .welcome)
+                .welcome(Welcome(version: 1, features: 4, software: "")), type: .welcome)
         }
     }
 
@@ -446,6 +446,45 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                 try session.receive(.prepared(wrong), type: .prepared)
             }
             #expect(!session.isDone)
+        }
+    }
+
+    @Test(
+        "who has no session is told so in answer to HELLO, and when to come back if that can be read"
+    )
+    func refusedBeforeWelcome() throws {
+        let refusal = Refusal(.busy, rule: .sessions, retryAfter: 2, "no session")
+        for (features, told) in [(0, 0), (1, 0), (2, 2), (.max, 2), (.max - 2, 0)]
+            as [(UInt32, UInt16)]
+        {
+            var session = ReceiverSession(isPairing: false, software: "x", refusing: refusal)
+            #expect(throws: SessionError.self) { _ = try session.receive(.ping, type: .ping) }
+            var hello = SenderSession.hello(software: "x")
+            hello.features = features
+            var answer: Refusal?
+            do { _ = try session.receive(.hello(hello), type: .hello) } catch {
+                guard case .broken(let found) = error else { throw error }
+                answer = found
+            }
+            var expected = refusal
+            expected.retryAfter = told
+            #expect(answer == expected)
+        }
+    }
+
+    @Test("WELCOME has the features that both sides know")
+    func features() throws {
+        for (offered, chosen) in [(0, 0), (1, 1), (.max, 3), (6, 2), (12, 0)] as [(UInt32, UInt32)]
+        {
+            var session = ReceiverSession(isPairing: false, software: "x")
+            var hello = SenderSession.hello(software: "x")
+            hello.features = offered
+            guard case .welcome(let welcome) = try session.receive(.hello(hello), type: .hello)
+            else {
+                Issue.record("no WELCOME")
+                continue
+            }
+            #expect(welcome.features == chosen)
         }
     }
 }

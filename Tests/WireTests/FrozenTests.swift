@@ -32,6 +32,17 @@ import Wire
         #expect(try decode(Welcome.self, bytes) == message)
     }
 
+    @Test("REFUSE without a time is the same bytes for ever")
+    func refuse() throws {
+        let message = Refusal(.busy, "ab")
+        let bytes: [UInt8] = [
+            0x04, 0x00, 0x00, 0x00, 0x04, 0x00, 0x62, 0x75, 0x73, 0x79, 0x02, 0x00, 0x61, 0x62,
+        ]
+        #expect(message.encoded() == bytes)
+        let decoded = try bytes.withRawSpan { try Refusal(decoding: $0, offered: []) }
+        #expect(decoded == message)
+    }
+
     @Test("the frame header of an empty PING is the same bytes for ever")
     func frame() {
         let header = FrameHeader(

@@ -32,6 +32,7 @@ enum VectorMessages {
                     "software": Value(string: message.software),
                 ]), encoded: message.encoded())
         case "WELCOME": return try welcome(bytes, context)
+        case "REFUSE": return try refuse(bytes, context)
         case "OPEN":
             let message = try decode(Open.self, bytes)
             return Decoded(
@@ -84,13 +85,6 @@ enum VectorMessages {
             return Decoded(
                 fields: object(["transfer": Value(bytes: message.transfer.bytes)]),
                 encoded: message.encoded())
-        case "REFUSE":
-            let message = try decode(Refusal.self, bytes)
-            return Decoded(
-                fields: object([
-                    "code": Value(integer: message.code.rawValue),
-                    "rule": Value(string: message.rule), "text": Value(string: message.text),
-                ]), encoded: message.encoded())
         case "PING":
             return Decoded(fields: object([:]), encoded: try decode(Ping.self, bytes).encoded())
         case "PROGRESS":
@@ -157,6 +151,19 @@ enum VectorMessages {
 
     private static func decode<Kind: Message>(_ kind: Kind.Type, _ bytes: [UInt8]) throws -> Kind {
         try WireTests.decode(kind, bytes)
+    }
+
+    private static func refuse(_ bytes: [UInt8], _ context: Members) throws -> Decoded {
+        let offered = context.integer("hello_features").map { UInt32($0) } ?? .max
+        let message = try bytes.withRawSpan {
+            try Refusal(decoding: $0, offered: Features(rawValue: offered))
+        }
+        return Decoded(
+            fields: object([
+                "code": Value(integer: message.code.rawValue),
+                "retry_after": Value(integer: message.retryAfter),
+                "rule": Value(string: message.rule), "text": Value(string: message.text),
+            ]), encoded: message.encoded())
     }
 
     private static func welcome(_ bytes: [UInt8], _ context: Members) throws -> Decoded {

@@ -72,9 +72,19 @@ int clinux_local_address(int socket, void *address, uint32_t *length);
 // struct sockaddr_un needs the same unions. Sends one datagram to a path, or to an abstract name ("@…").
 int clinux_notify(const char *path, const char *message);
 
+// The macros of control messages. A message with a descriptor (or without: -1) to a socket of this host; and the next one with
+// the descriptor that came with it, closed on exec, or -1.
+int clinux_send_descriptor(int socket, const void *message, size_t count, int descriptor);
+long clinux_receive_descriptor(int socket, void *message, size_t count, int *descriptor);
+
 // Peeks at what a socket holds (recv with MSG_PEEK), and sets how much must be there before poll(2) says so.
 long clinux_peek(int socket, void *buffer, size_t count);
 int clinux_set_low_water(int socket, int bytes);
+
+// The words that this program was started with, as the C library was given them: the first is its name. Swift's own list
+// needs /proc.
+int clinux_argument_count(void);
+const char *clinux_argument(int index);   // NULL past the end
 
 // W* macros over wait statuses.
 int clinux_wait_exit_code(int status);   // -1 unless it exited

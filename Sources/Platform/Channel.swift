@@ -1,0 +1,74 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+
+/// One end of a pair that carries short messages, each whole, between two processes of this host.
+package struct Channel: ~Copyable {
+    private let descriptor: OwnedDescriptor
+
+    /// Takes over an end that was inherited.
+    package init(takingOwnershipOf descriptor: CInt) {
+        self.descriptor = OwnedDescriptor(takingOwnershipOf: descriptor)
+    }
+
+    /// Both ends of a new one; both close on exec.
+    package struct Pair: ~Copyable {
+        /// The end that is kept.
+        package let near: Channel
+        /// The end that a child is given.
+        package let far: Channel
+
+        /// Keeps one end and closes the other.
+        package consuming func takeNear() -> Channel { near }
+    }
+
+    /// Makes a pair.
+    package static func pair() throws(SystemCallError) -> Pair {
+        var ends: [CInt] = [-1, -1]
+        let kind = CInt(SOCK_SEQPACKET.rawValue | SOCK_CLOEXEC.rawValue)
+        // SAFETY: the call writes two descriptors into the array.
+        guard unsafe socketpair(AF_UNIX, kind, 0, &ends) == 0 else {
+            throw SystemCallError("socketpair", "for a worker")
+        }
+        return Pair(
+            near: Channel(takingOwnershipOf: ends[0]), far: Channel(takingOwnershipOf: ends[1]))
+    }
+
+    /// To be waited for, and to be passed on.
+    package var rawValue: CInt { descriptor.rawValue }
+
+    /// Sends a message, and with it a descriptor if there is one; never waits.
+    ///
+    /// - Returns: false if the other side has gone or does not take what it gets.
+    @discardableResult
+    package borrowing func send(_ message: [UInt8], passing passed: CInt? = nil) -> Bool {
+        // SAFETY: the array is passed with its length.
+        unsafe clinux_send_descriptor(
+            descriptor.rawValue, message, message.count, passed ?? -1) == 0
+    }
+
+    /// A message, and the descriptor that came with it, if one did.
+    package struct Message: ~Copyable {
+        package let bytes: [UInt8]
+        package let passed: OwnedDescriptor?
+
+        /// Takes the descriptor out.
+        package consuming func takePassed() -> OwnedDescriptor? { passed }
+    }
+
+    /// Waits for a message of at most `count` bytes; nothing if the other side has gone.
+    package borrowing func receive(_ count: Int) -> Message? {
+        var bytes = [UInt8](repeating: 0, count: count)
+        var passed: CInt = -1
+        let descriptor = descriptor.rawValue
+        // SAFETY: the array is passed with its length; the call writes the value passed.
+        let got = retryingInterrupted {
+            unsafe clinux_receive_descriptor(descriptor, &bytes, count, &passed)
+        }
+        let owned = passed < 0 ? nil : OwnedDescriptor(takingOwnershipOf: passed)
+        guard got > 0 else { return nil }
+        return Message(bytes: Array(bytes.prefix(got)), passed: owned)
+    }
+}
