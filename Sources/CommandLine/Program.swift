@@ -78,8 +78,9 @@ package enum ProgramRunner {
         init(_ error: any Error, _ status: ExitStatus, _ words: [String: String]) {
             let found = ProgramRunner.rule(of: error)
             let known = (error as? any RuledError)?.words.mapValues(NextStep.quoted) ?? [:]
-            message = "\(error)"
             rule = found?.rawValue
+            let text = "\(error)"
+            message = text.contains("(rule ") ? text : text + (rule.map { " (rule \($0))" } ?? "")
             next = found.map { NextStep.text($0, words.merging(known) { $1 }) }
             exit = status.rawValue
             self.status = status

@@ -36,9 +36,9 @@ package enum ImportError: RuledError, CustomStringConvertible {
         switch self {
         case .damaged(let source, let reason): "\(source) was not imported: \(reason)"
         case .otherFormat(let source, let format) where format < 2:
-            "\(source) was not imported: it is of format \(format), which did not encrypt the content (bad-format)"
+            "\(source) was not imported: it is of format \(format), which did not encrypt the content"
         case .otherFormat(let source, let format):
-            "\(source) was not imported: it is of format \(format), which a later version writes (bad-format)"
+            "\(source) was not imported: it is of format \(format), which a later version writes"
         case .noPeer(let name):
             "volume \(name) belongs to no source host yet"
         case .otherPeer(let source, let key, let name):
@@ -50,7 +50,7 @@ package enum ImportError: RuledError, CustomStringConvertible {
         case .otherKey(let source):
             "\(source) is encrypted to a key that this standby does not have any more"
         case .badSignature(let source):
-            "\(source) was not imported: it is not what its source host has signed (bad-signature)"
+            "\(source) was not imported: it is not what its source host has signed"
         case .refused(let source, let head, let name, let refusal):
             "generation \(head.number) of \(source) was not imported into volume \(name): \(refusal)"
         }

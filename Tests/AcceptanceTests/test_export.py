@@ -878,7 +878,7 @@ class Keys(Case):
         # Made anew, it reaches the source with the next contact.
         key.unlink()
         self.assertEqual(self.site.run("blockferry", "peers", "--contact", "standby").code, 0)
-        self.refused(file, 6, "blockferry export … --discard")
+        self.refused(file, 6, "--output FILE --discard")
         _, other = self.exported(source, expect="full", more=("--discard",))
         self.imported(other, expect="full")
         for wrong, words in ((b"", "holds no X25519 key"), ((self.site.standby / "identity.pem").read_bytes(), "X25519")):
@@ -893,7 +893,7 @@ class Keys(Case):
         self.site.pair("vol", self.target)
         old = self.site.path / "old.bfx"
         old.write_bytes((b"BFEXPORT" + (1).to_bytes(4, "little")).ljust(4096 + 500, b"\0"))
-        self.refused(old, 1, "destroy it, and make another one on the source host: blockferry export … --discard")
+        self.refused(old, 1, "an old file: destroy it")
         old.write_bytes((b"BFEXPORT" + (3).to_bytes(4, "little")).ljust(4096, b"\0"))
         self.refused(old, 1, "upgrade")
 
