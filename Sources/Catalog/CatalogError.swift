@@ -19,6 +19,12 @@ package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConver
         case fenced
         /// The catalog is in a state that forbids it; the text says which.
         case conflict(String)
+        /// Another program holds the catalog.
+        case busy
+        /// The file system of this directory has no room.
+        case noRoom(String)
+        /// The file system of this directory is read-only.
+        case readOnly(String)
         /// A group has another size in another of its members.
         case groupMismatch
         /// SQLite or the file system failed, or a stored value cannot be read.
@@ -39,8 +45,13 @@ package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConver
     }
 
     package var refusalRule: RefusalRule? {
-        if case .fenced = kind { return .fenced }
-        return nil
+        switch kind {
+        case .fenced: .fenced
+        case .busy: .busy
+        case .noRoom: .space
+        case .readOnly: .stateReadOnly
+        case .newerFormat, .permissions, .notFound, .conflict, .groupMismatch, .storage: nil
+        }
     }
 
     package var description: String { "cannot \(operation): \(kind.sentence) (catalog \(path))" }
@@ -56,6 +67,9 @@ extension CatalogError.Kind {
         case .notFound(let what): "there is no \(what)"
         case .groupMismatch: "another member says that its group has another size"
         case .fenced: "another process has taken the volume over"
+        case .busy: "another program holds the catalog"
+        case .noRoom(let directory): "there is no room on the file system of \(directory)"
+        case .readOnly(let directory): "the file system of \(directory) is read-only"
         }
     }
 }

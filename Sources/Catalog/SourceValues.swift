@@ -9,6 +9,10 @@ package struct ReceiverName: Hashable, Sendable, CustomStringConvertible {
     /// The text: 1–64 of a–z, 0–9, ".", "_", "-", beginning with a letter or digit.
     package let text: String
 
+    /// What a name may be, in words.
+    package static let rule =
+        "1 to 64 of a-z, 0-9, '.', '_', '-', and begins with a letter or digit"
+
     /// Takes a name that keeps the rule.
     package init?(_ text: String) {
         let characters = text.utf8

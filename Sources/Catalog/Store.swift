@@ -187,7 +187,7 @@ final class Store: Sendable {
             if let lock = try FileLock(path: path) { return lock }
             usleep(pauseMicroseconds)
         }
-        throw CatalogError.Kind.storage("another process has been preparing it for too long")
+        throw CatalogError.Kind.busy
     }
 
     // MARK: Errors
@@ -198,6 +198,15 @@ final class Store: Sendable {
         let kind: CatalogError.Kind
         switch error {
         case let known as CatalogError.Kind: kind = known
+        case let failure as DatabaseError where failure.resultCode.isBusy: kind = .busy
+        case let failure as DatabaseError where failure.resultCode == .SQLITE_FULL:
+            kind = .noRoom(Directory.parent(of: path))
+        case let failure as DatabaseError where failure.resultCode == .SQLITE_READONLY:
+            kind = .readOnly(Directory.parent(of: path))
+        case let failure as SystemCallError where failure.isNoSpace:
+            kind = .noRoom(Directory.parent(of: path))
+        case let failure as SystemCallError where failure.isReadOnly:
+            kind = .readOnly(Directory.parent(of: path))
         // Not its description, which may quote values.
         case let failure as DatabaseError:
             kind = .storage("SQLite: \(failure.message ?? "no message") (\(failure.resultCode))")
@@ -206,4 +215,9 @@ final class Store: Sendable {
         }
         return CatalogError(path: path, operation: operation, kind: kind)
     }
+}
+
+extension ResultCode {
+    /// Whether another connection holds what is needed.
+    fileprivate var isBusy: Bool { self == .SQLITE_BUSY || self == .SQLITE_LOCKED }
 }

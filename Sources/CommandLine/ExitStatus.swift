@@ -56,7 +56,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
             case .sourceChanged, .interrupted, .corrupt: .interrupted
             case .busy, .sessions, .fenced, .metadataSnapshot: .busy
             case .stopping, .unreachable: .unreachable
-            case .space: .space
+            case .space, .stateReadOnly: .space
             case .storage: .storage
             case .rootMismatch: .mismatch
             case .poolExhausted, .snapshotOverflowed, .sourceInUse, .sourceIsTarget,

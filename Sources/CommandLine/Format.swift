@@ -32,6 +32,20 @@ package enum Format {
         }
     }
 
+    /// Age of a copy in seconds: since the source's point in time or, if the source's clock is ahead, since the commit.
+    ///
+    /// - Parameters: nanoseconds since 1970-01-01 UTC; `committedAt` by the clock of this host.
+    package static func copyAge(_ sourceTime: UInt64, committedAt: UInt64?, now: UInt64) -> UInt64 {
+        let since = min(sourceTime, committedAt ?? sourceTime)
+        return now > since ? (now - since) / 1_000_000_000 : 0
+    }
+
+    /// Whether a source's point in time is more than a minute later than the commit by this host's clock.
+    package static func isAhead(_ sourceTime: UInt64?, of committedAt: UInt64?) -> Bool {
+        guard let sourceTime, let committedAt, sourceTime > committedAt else { return false }
+        return sourceTime - committedAt > 60_000_000_000
+    }
+
     /// RFC 3339 in UTC.
     package static func time(_ nanoseconds: UInt64) -> String {
         Date(timeIntervalSince1970: Double(nanoseconds) / 1e9).formatted(.iso8601)

@@ -130,10 +130,13 @@ package enum NextStep {
         case .notAuthorised:
             "on the standby: blockferryd volumes shows whose it is; to pair it with this host: blockferryd invite VOLUME"
         case .invitation:
-            "on the standby: blockferryd invite VOLUME; if the volume's former key is lost, first: blockferryd unpair ID"
+            "on the standby: blockferryd volumes says whose key the volume has; if that is not to have it: blockferryd unpair ID; "
+                + "then a new invitation: blockferryd invite VOLUME"
         case .used:
             "if that key is not yours, on the standby: blockferryd unpair ID; then a new invitation: blockferryd invite VOLUME"
         case .space: "make room, then the same command again"
+        case .stateReadOnly:
+            "find out why (dmesg); then mount it read-write, and the same command again"
         case .storage:
             "on the standby: blockferryd status VOLUME, journalctl -u blockferryd; repair the disk, then again"
         case .corrupt: "the same command again"

@@ -44,6 +44,9 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
         code == ENOSPC || code == EDQUOT || code == EFBIG && call != "read"
     }
 
+    /// Whether the file system is read-only.
+    package var isReadOnly: Bool { code == EROFS }
+
     /// Whether there is nothing of this name.
     package var isNotFound: Bool { code == ENOENT }
 }

@@ -38,8 +38,7 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
     package var description: String {
         switch self {
         case .badName(let name):
-            "\(name) is no volume name: 1 to 63 of a-z, 0-9, '.', '_', '-', beginning with a letter or "
-                + "digit"
+            "\(name) is no volume name: that has \(VolumeName.rule)"
         case .unknownVolume(let name): "there is no volume \(name)"
         case .busy(let name): "a session has the volume \(name)"
         case .nothingToPromote(let name, .promoted):

@@ -49,6 +49,7 @@ package final class IncomingTransfer {
         let mode: StagingLogFormat.Mode
         let proof: ContentProof
         var checker: TransferChecker
+        let began = Clock.monotonic()
         /// In mode in place, as long as everything has come in by this session.
         var collection: UpdateCollection?
 
@@ -412,6 +413,12 @@ package final class IncomingTransfer {
             throw refusal
         }
         note(writer)
+        let seconds = (Clock.monotonic() - active.began) / nanosecondsPerSecond
+        report(
+            .note(
+                "volume \(writer.volume.name): generation \(record.head.number) "
+                    + (isCommitted ? "committed" : "waits for its group")
+                    + ", \(active.checker.content) bytes of content, \(seconds) s"))
         report(
             isCommitted
                 ? .committed(Committed(number: record.head.number, id: record.id))

@@ -210,7 +210,7 @@ package struct Worker: ~Copyable {
                 guard try take(incoming, &session, jobs, connection) else {
                     leave()
                     connection.close()
-                    return session.isDone ? "done" : "the sender closed early"
+                    return session.isIdle ? "done" : "the sender closed early"
                 }
                 isGreeted = true
             } catch {
@@ -237,6 +237,9 @@ package struct Worker: ~Copyable {
                 return Refusal(.busy, rule: .fenced, "a newer session has taken the volume")
             case .groupMismatch:
                 return Refusal(.malformed, rule: .groupMismatch, "\(error)")
+            case .busy: return Refusal(.busy, "\(error)")
+            case .noRoom: return Refusal(.space, "\(error)")
+            case .readOnly: return Refusal(.space, rule: .stateReadOnly, "\(error)")
             default: return Refusal(.storage, "\(error)")
             }
         default: return Refusal(.storage, "\(error)")

@@ -38,8 +38,8 @@ package struct Pairing {
             throw SendError.refused(
                 Refusal(
                     .invitation,
-                    "the invitation is used or expired; if this host has not used it, see there whose key the volume has "
-                        + "now (blockferryd volumes), and make a new one"))
+                    "the invitation is used or expired; if this host has not used it, another one has"
+                ))
         }
         guard case .pair(let pair) = try dialogue.next() else {
             throw SendError.brokenProtocol("no greeting")

@@ -98,6 +98,9 @@ package struct ReceiverSession: Sendable {
     /// Whether the sender may close now without having lost anything.
     package var isDone: Bool { state == .done }
 
+    /// Whether nothing was under way when the sender closed: it has only asked, compared, or is done.
+    package var isIdle: Bool { [.offered, .compared, .done].contains(state) }
+
     /// Whether COMMIT came in and COMMITTED did not go out.
     package var isCommitting: Bool { state == .committing }
 

@@ -35,7 +35,8 @@ package enum TargetError: RuledError, Equatable, Sendable, CustomStringConvertib
         case .inUse(let path):
             "\(path) is in use: mounted, part of another device, or open elsewhere"
         case .suspended(let path, let device):
-            "\(path) is suspended (device-mapper device \(device)): who reads it or writes it waits"
+            "\(path) is suspended (device-mapper device \(device)): who reads it or writes it waits. If nobody is at work on "
+                + "it: dmsetup resume \(device)"
         case .readOnly(let path): "\(path) is read-only"
         case .wrongKind(let path): "\(path) is neither a block device nor a regular file"
         case .foreign(let path, let registered, let found):

@@ -52,6 +52,10 @@ package struct VolumeName: Hashable, Sendable, CustomStringConvertible {
     /// The text: 1–63 of a–z, 0–9, ".", "_", "-", beginning with a letter or digit.
     package let text: String
 
+    /// What a name may be, in words.
+    package static let rule =
+        "1 to 63 of a-z, 0-9, '.', '_', '-', and begins with a letter or digit"
+
     /// Takes a name that keeps the rule.
     package init?(_ text: String) {
         let bytes = Array(text.utf8)

@@ -89,6 +89,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case invitation
     case used
     case space
+    case stateReadOnly = "state-read-only"
     case storage
     case corrupt
     case rootMismatch = "root-mismatch"
@@ -191,6 +192,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
             "the invitation is unknown, used or expired, or the volume belongs to another key"
         case .used: "the invitation was used by another key"
         case .space: "there is no room"
+        case .stateReadOnly: "the file system of the state directory is read-only"
         case .storage: "an I/O error on the standby"
         case .corrupt: "content was damaged on the way"
         case .rootMismatch: "the copy would not become what the source has"

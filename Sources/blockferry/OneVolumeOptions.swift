@@ -12,13 +12,15 @@ internal import Wire
 struct OneVolumeOptions: ParsableArguments {
     @OptionGroup var source: SourceOptions
 
-    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    @Option(
+        name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"),
+        transform: ReceiverName.parse)
     var receiver: ReceiverName
 
     @Option(
         help: ArgumentHelp(
             "Name of the volume on the standby (default: the name of the logical volume).",
-            valueName: "name"))
+            valueName: "name"), transform: VolumeName.parse)
     var volume: VolumeName?
 
     /// Values for the words of a next step.

@@ -108,15 +108,18 @@ struct PeersCommand: ParsableCommand {
 
     @Option(
         parsing: .upToNextOption,
-        help: ArgumentHelp("Give a standby another name.", valueName: "old new"))
+        help: ArgumentHelp("Give a standby another name.", valueName: "old new"),
+        transform: ReceiverName.parse)
     var rename: [ReceiverName] = []
     @Option(
         parsing: .upToNextOption,
         help: ArgumentHelp("Change where a standby is reached.", valueName: "name host:port"))
     var address: [String] = []
-    @Option(help: ArgumentHelp("Forget a standby.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp("Forget a standby.", valueName: "name"), transform: ReceiverName.parse)
     var remove: ReceiverName?
-    @Option(help: ArgumentHelp("Greet a standby.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp("Greet a standby.", valueName: "name"), transform: ReceiverName.parse)
     var contact: ReceiverName?
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
@@ -237,9 +240,10 @@ struct RenameCommand: ParsableCommand {
             After blockferryd rename there. What was sent stays known; jobs that name the volume have to be changed.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
-    @Argument(help: "Its new name.") var new: VolumeName
-    @Option(help: ArgumentHelp("The standby.", valueName: "peer")) var to: ReceiverName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
+    @Argument(help: "Its new name.", transform: VolumeName.parse) var new: VolumeName
+    @Option(help: ArgumentHelp("The standby.", valueName: "peer"), transform: ReceiverName.parse)
+    var to: ReceiverName
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
 

@@ -14,10 +14,14 @@ extension CompressionPolicy: ExpressibleByArgument {}
 
 /// The standby and the volume there.
 struct DestinationOptions: ParsableArguments {
-    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    @Option(
+        name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"),
+        transform: ReceiverName.parse)
     var receiver: ReceiverName
 
-    @Option(help: ArgumentHelp("Name of the volume on the standby.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp("Name of the volume on the standby.", valueName: "name"),
+        transform: VolumeName.parse)
     var volume: VolumeName
 
     /// Values for the words of a next step.
@@ -48,7 +52,9 @@ struct SendCommand: ParsableCommand, NamingCommand {
 
     @OptionGroup var source: SourceOptions
 
-    @Option(name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"))
+    @Option(
+        name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"),
+        transform: ReceiverName.parse)
     var receiver: ReceiverName
 
     @Option(
@@ -57,7 +63,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
             Name of the volume on the standby (default: the name of the logical volume); of a group one for each \
             source, in the same order.
             """,
-            valueName: "name"))
+            valueName: "name"), transform: VolumeName.parse)
     var volume: [VolumeName] = []
 
     @Option(

@@ -56,7 +56,9 @@ struct StatusCommand: ParsableCommand {
                 source: replica.committed?.head.sourceIdentity,
                 generation: replica.committed?.head.number,
                 generationId: replica.committed.map { "\($0.id)" },
-                ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
+                ageSeconds: time.map {
+                    Format.copyAge($0, committedAt: replica.committedAt, now: now)
+                },
                 committed: replica.committedAt.map(Format.time),
                 volumeBytes: replica.committed?.head.volumeSize,
                 lastBytesChanged: last?.changedBytes, lastBytesOnWire: last?.wireBytes,

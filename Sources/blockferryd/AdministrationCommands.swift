@@ -24,7 +24,7 @@ struct InviteCommand: ParsableCommand, OneVolumeCommand {
             see: blockferryd keep --help
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Option(
         help: ArgumentHelp(
             "Device or file for the copy; needed the first time.", valueName: "path"))
@@ -195,7 +195,8 @@ struct StatusCommand: ParsableCommand {
             generation; what it holds is not read.
             """)
 
-    @Argument(help: "Name of a volume; all if left out.") var volume: VolumeName?
+    @Argument(help: "Name of a volume; all if left out.", transform: VolumeName.parse) var volume:
+        VolumeName?
     @Flag(help: "Print JSON.") var json = false
     @OptionGroup var state: StateOptions
 
@@ -205,6 +206,8 @@ struct StatusCommand: ParsableCommand {
         let generationId: String?
         let ageSeconds: UInt64?
         let sourceTime: String?
+        /// Whether the source's point in time is more than a minute later than the commit by this host's clock.
+        let sourceClockAhead: Bool
         let committed: String?
         let volumeBytes: UInt64?
         let reason: String?
@@ -236,8 +239,12 @@ struct StatusCommand: ParsableCommand {
                 volume: volume.name.text, state: "\(volume.state)", target: volume.targetPath,
                 generation: volume.committed?.head.number,
                 generationId: volume.committed.map { "\($0.id)" },
-                ageSeconds: time.map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 },
-                sourceTime: time.map(Format.time), committed: volume.committedAt.map(Format.time),
+                ageSeconds: time.map {
+                    Format.copyAge($0, committedAt: volume.committedAt, now: now)
+                },
+                sourceTime: time.map(Format.time),
+                sourceClockAhead: Format.isAhead(time, of: volume.committedAt),
+                committed: volume.committedAt.map(Format.time),
                 volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
                 targetPresent: look.isPresent, targetProblem: look.problem,
                 demoted: volume.isDemoted, restored: volume.isRestored,
@@ -271,7 +278,9 @@ struct StatusCommand: ParsableCommand {
                     } ?? (entry.demoted ? "demoted: one resync may replace it" : nil)
                         ?? (entry.restored
                             ? "the state was restored or moved: the target is read before it is used"
-                            : "")),
+                            : entry.sourceClockAhead
+                                ? "the source's time is ahead: the age counts from the commit" : "")
+                ),
             ]
         }
         return Format.table(
@@ -291,7 +300,7 @@ struct PromoteCommand: ParsableCommand, OneVolumeCommand {
             may have it mounted or open for writing. --without-check hands over whatever is there, for emergencies.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Flag(help: "Do not look at the target before.") var withoutCheck = false
     @OptionGroup var state: StateOptions
 
@@ -326,7 +335,7 @@ struct DemoteCommand: ParsableCommand, OneVolumeCommand {
             --undo takes that back, as long as the resync is not being applied.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Flag(help: "Take it back: no resync may replace the copy.") var undo = false
     @Flag(help: "Check whether it may be done, and do nothing.") var dryRun = false
     @OptionGroup var state: StateOptions
@@ -352,7 +361,7 @@ struct ResetCommand: ParsableCommand, OneVolumeCommand {
             lineage: there, run blockferry forget before the next send.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Flag(help: "Needed: says that the copy may be overwritten.") var overwrite = false
     @OptionGroup var state: StateOptions
 

@@ -30,7 +30,7 @@ struct ImportCommand: ParsableCommand, OneVolumeCommand {
             that does not follow with 7.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Argument(help: ArgumentHelp("The file; -: standard input.", valueName: "file")) var file:
         String
     @Flag(

@@ -29,7 +29,7 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
             Makes LVM's changes itself, and needs the rights for that, as the daemon does: see deploy/README.md.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Option(help: ArgumentHelp("Keep so many at most.", valueName: "count"))
     var generations: UInt64?
     @Option(

@@ -18,7 +18,7 @@ struct ScrubCommand: ParsableCommand, OneVolumeCommand {
             meanwhile.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Flag(help: "Print JSON.") var json = false
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
     @OptionGroup var state: StateOptions

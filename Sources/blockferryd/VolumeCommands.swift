@@ -21,7 +21,7 @@ struct RetargetCommand: ParsableCommand, OneVolumeCommand {
             overwrites what differs, makes it the copy.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Argument(help: "Device or file that holds the copy.") var path: String
     @Flag(help: "Take what is there as the start of a resync, which overwrites what differs.")
     var forResync = false
@@ -73,8 +73,8 @@ struct RenameCommand: ParsableCommand, OneVolumeCommand {
             blockferry rename OLD NEW --to PEER
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
-    @Argument(help: "Its new name.") var new: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
+    @Argument(help: "Its new name.", transform: VolumeName.parse) var new: VolumeName
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
 
@@ -99,7 +99,7 @@ struct RemoveCommand: ParsableCommand, OneVolumeCommand {
             Invitations for it are void, and its source is refused from now on. The name and the target can be used again.
             """)
 
-    @Argument(help: "Name of the volume.") var volume: VolumeName
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
     @Flag(help: "Change nothing; say what would be done.") var dryRun = false
     @OptionGroup var state: StateOptions
 

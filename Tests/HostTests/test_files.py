@@ -23,7 +23,7 @@ from host import CAMPAIGN, HostSite, count, ended_well, in_parallel, sha256
 # What each state directory holds in the middle of a transfer; `*` is the key of the peer, or the transfer.
 FILES = {
     "standby": ["identity.pem", "export-key.pem", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "catalog.lock",
-                "staging/vol.log", "maps/vol.map", "locks/vol", "locks/.*.1"],
+                "staging/vol.log", "maps/vol.map", "locks/vol"],
     "source": ["identity.pem", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "catalog.lock",
                "plans/vol@standby@*[0-9a-f]", "plans/vol@standby@*.seals", "maps/vol@standby", "maps/vol@standby@updates",
                "maps/vol@standby@whole", "locks/vol@standby"]}

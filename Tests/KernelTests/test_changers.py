@@ -160,7 +160,7 @@ class ChangerTests(LiveTest):
         told = self.assert_code(self.site_.run("blockferryd", "status"), 9).out
         self.assertIn(f"dmsetup resume {name}", told)
         devices.write(self.volume, (2 * MIB, MIB))
-        self.assert_code(self.site_.send_live(f"{SOURCE}/t", "db"), 9, "in-use", f"dmsetup resume {name}")
+        self.assert_code(self.site_.send_live(f"{SOURCE}/t", "db"), 9, "suspended", f"dmsetup resume {name}")
         self.assert_code(self.site_.run("blockferryd", "promote", "db"), 9, f"dmsetup resume {name}")
         self.assertEqual(suspended(), [name])
         command("dmsetup", "resume", name)

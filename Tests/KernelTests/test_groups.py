@@ -244,7 +244,7 @@ class HookTests(LiveTest):
         result = site.send_live("src/vol", "db", "--pre-snapshot", f"fsfreeze -f {where}", "--post-snapshot",
                                 f"fsfreeze -u {where}")
         if result.code != 0:
-            self.assert_code(result, 1, "freeze", "--pre-snapshot")
+            self.assert_code(result, 1, "freeze", "leave the freezing to LVM")
         (pathlib.Path(where) / "file").write_bytes(b"x")
         command("sync", "-f", where)
         self.send(site, target, "vol", "db")
