@@ -60,7 +60,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
             case .storage: .storage
             case .rootMismatch: .mismatch
             case .poolExhausted, .snapshotOverflowed, .sourceInUse, .sourceIsTarget,
-                .groupIncomplete, .outputExists, .badExport, .badFormat, .exportCut,
+                .groupIncomplete, .outputExists, .badExport, .badFormat, .laterFormat, .exportCut,
                 .notApplied, .onlyInLog, .groupMismatch, .limit, .unsupportedVersion, .malformed,
                 .fault:
                 .failed

@@ -84,8 +84,9 @@ package enum NextStep {
         case .badExportKey:
             "on the standby: move export-key.pem away and restart blockferryd; then here: blockferry peers --contact PEER"
         case .badFormat:
-            "an old file: destroy it; then, or for one of a later version with the version that runs on the standby: blockferry "
-                + "export SOURCE --to PEER --volume VOLUME --output FILE --discard"
+            "destroy the file, and make another one on the source: blockferry export SOURCE --to PEER --volume VOLUME --output "
+                + "FILE --discard"
+        case .laterFormat: "upgrade this standby, or export again with the version that runs here"
         case .otherKey:
             "restore export-key.pem on the standby from a backup; or, on the source: blockferry peers --contact PEER, then "
                 + "blockferry export SOURCE --to PEER --volume VOLUME --output FILE --discard"

@@ -59,7 +59,7 @@ package enum ImportError: RuledError, CustomStringConvertible {
     package var refusalRule: RefusalRule? {
         switch self {
         case .damaged: .badExport
-        case .otherFormat: .badFormat
+        case .otherFormat(_, let format): format < 2 ? .badFormat : .laterFormat
         case .noPeer: .noPeer
         case .otherPeer: .otherPeer
         case .otherVolume: .otherVolume

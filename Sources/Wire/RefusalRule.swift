@@ -59,6 +59,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case badExportKey = "bad-export-key"
     case badExport = "bad-export"
     case badFormat = "bad-format"
+    case laterFormat = "later-format"
     case otherKey = "other-key"
     case badSignature = "bad-signature"
     case otherPeer = "other-peer"
@@ -160,7 +161,9 @@ package enum RefusalRule: String, Sendable, CaseIterable {
         case .exportCut: "standard output did not take the end of the file"
         case .noExportKey: "the key to which files for the standby are encrypted is not known yet"
         case .badExportKey: "the standby has told an export key that nothing can be encrypted to"
-        case .badFormat: "the file is of a format that this version does not read"
+        case .badFormat:
+            "the file is of an old format, which did not encrypt the content and is not read any more"
+        case .laterFormat: "the file is of a format that a later version writes"
         case .otherKey: "the file is encrypted to a key that the standby does not have any more"
         case .badSignature: "the file is not what its source host has signed"
         case .otherPeer: "the file is from another source host than the volume's"

@@ -893,7 +893,7 @@ class Keys(Case):
         self.site.pair("vol", self.target)
         old = self.site.path / "old.bfx"
         old.write_bytes((b"BFEXPORT" + (1).to_bytes(4, "little")).ljust(4096 + 500, b"\0"))
-        self.refused(old, 1, "an old file: destroy it")
+        self.refused(old, 1, "destroy the file, and make another one on the source")
         old.write_bytes((b"BFEXPORT" + (3).to_bytes(4, "little")).ljust(4096, b"\0"))
         self.refused(old, 1, "upgrade")
 
