@@ -44,9 +44,11 @@ package struct Channel: ~Copyable {
     /// - Returns: false if the other side has gone or does not take what it gets.
     @discardableResult
     package borrowing func send(_ message: [UInt8], passing passed: CInt? = nil) -> Bool {
+        let descriptor = descriptor.rawValue
         // SAFETY: the array is passed with its length.
-        unsafe clinux_send_descriptor(
-            descriptor.rawValue, message, message.count, passed ?? -1) == 0
+        return retryingInterrupted {
+            Int(unsafe clinux_send_descriptor(descriptor, message, message.count, passed ?? -1))
+        } == 0
     }
 
     /// A message, and the descriptor that came with it, if one did.

@@ -104,7 +104,7 @@ class Older(unittest.TestCase):
         # The export file is of format 1, which was not encrypted: it is refused with what to do, and a send finds out.
         refused = site.bounded("blockferryd", "import", "moved", site.path / "moved.bfx", "--json")
         ended_well(self, refused, f"version {number}: import", codes=(1,))
-        self.assertIn("blockferry export … --discard", refused.error)
+        self.assertIn("--output FILE --discard", refused.error)
         # The source was paired by a version that knew no key for files; it has heard it by now.
         self.assertTrue(must("blockferry", "peers", "--json").json["peers"][0]["export_key"])
         again = site.path / "again.bfx"

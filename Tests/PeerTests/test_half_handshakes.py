@@ -186,10 +186,21 @@ class HalfHandshakes(Standby):
 
         def hello(number: int) -> tuple[int, bytes, Peer]:
             identity = (self.vol, self.theirs)[number % 2].identity
-            peer = Peer(self.site.port, identity, address=address, timeout=30)
-            peer.send("HELLO", encode.hello(features=number // 2 % 2 * 2))
-            return *peer.answer(), peer
+            # On a busy machine a handshake of many at once may take longer than its turn; whoever lost his comes again.
+            for _ in range(8):
+                try:
+                    peer = Peer(self.site.port, identity, address=address, timeout=30)
+                    peer.send("HELLO", encode.hello(features=number // 2 % 2 * 2))
+                    answer = peer.answer()
+                except OSError:
+                    answer = (-1, b"")
+                if answer[0] != -1:
+                    break
+                again.append(number)
+                time.sleep(0.5)
+            return *answer, peer
 
+        again: list[int] = []
         with ThreadPoolExecutor(40) as pool:
             answers = list(pool.map(hello, range(40)))
         told = []
@@ -202,7 +213,8 @@ class HalfHandshakes(Standby):
             else:
                 self.assertEqual(kind, TYPE["WELCOME"], (number, kind, payload))
         welcomed = 40 - len(told)
-        print(f"of 40 connections of two peers from one address {welcomed} had a session, {len(told)} were told busy", flush=True)
+        print(f"of 40 connections of two peers from one address {welcomed} had a session, {len(told)} were told busy, "
+              f"{len(again)} came again", flush=True)
         self.assertTrue(SESSIONS <= welcomed <= 2 * SESSIONS, welcomed)
         for *_, peer in answers:
             peer.close()
@@ -237,7 +249,8 @@ class HalfHandshakes(Standby):
         said, _ = patient.communicate(timeout=30)
         for peer in held:
             peer.close()
-        self.assertEqual(patient.returncode, 0, said)
+        # It was answered: another source than this one holds generations there.
+        self.assertEqual((patient.returncode, "rule=not-empty" in said), (7, True), said)
 
 
 if __name__ == "__main__":
