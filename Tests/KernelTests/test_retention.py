@@ -279,6 +279,8 @@ class RetentionTests(KernelTest):
         devices.write(self.target, (0, MIB))
         self.restart()
         self.assert_kept(2, 1)
+        self.assert_code(self.host.run("blockferryd", "reset", "db", "--overwrite"), 7, "not-demoted")
+        self.assert_code(self.host.run("blockferryd", "demote", "db"), 0)
         self.assert_code(self.host.run("blockferryd", "reset", "db", "--overwrite"), 0)
         self.assert_kept(2, 1)
         self.assert_code(self.host.run("blockferry", "forget", "--to", "standby", "--volume", "db"), 0)
