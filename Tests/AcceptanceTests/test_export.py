@@ -458,7 +458,7 @@ class Refusals(Case):
                               "signature-length"), ({"reserved": 1}, "reserved-bits"), ({"rest": b"\1"},
                               "reserved-bits"), ({"checksum": 1}, "header-checksum")):
             self.refused(forged(self.site, delta, lambda *_: None, trailer=changes), 1, rule)
-        for changes, rule in (({"format": 3}, "bad-format"), ({"format": 1}, "--discard"), ({"magic": b"BFEXPORX"}, "bad-magic"),
+        for changes, rule in (({"format": 3}, "later-format"), ({"format": 1}, "--discard"), ({"magic": b"BFEXPORX"}, "bad-magic"),
                               ({"key_length": 0}, "key-length"), ({"key_length": 257}, "key-length"),
                               ({"signature_length": 0}, "signature-length"), ({"reserved": 1}, "reserved-bits"),
                               ({"rest": b"\1"}, "reserved-bits"), ({"checksum": 1}, "header-checksum")):
