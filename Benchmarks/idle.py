@@ -13,7 +13,7 @@ import random
 import subprocess
 import time
 
-from measure import finish, median, spread, start, table
+from measure import end_daemon, finish, median, spread, start, table
 from send import BIN, MIB, Run, Standby
 
 
@@ -39,11 +39,7 @@ def idle(standby, source, count):
         if result["result"] != "up-to-date":
             raise SystemExit(f"not idle: {result}")
     wall = time.monotonic() - began
-    while open(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read():
-        time.sleep(0.01)
-    daemon.terminate()
-    finish(daemon, run.receiver)
-    watcher.stop()
+    end_daemon(daemon, watcher, run.receiver)
     return run.sender.cpu / count, run.receiver.cpu / count, wall / count
 
 

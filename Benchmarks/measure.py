@@ -78,6 +78,15 @@ def finish(process, cost, wanted=(0,)):
         raise SystemExit(f"{process.args}: exit {process.returncode}")
 
 
+def end_daemon(daemon, watcher, cost):
+    """Ends a daemon once its workers have ended: its own times then include theirs."""
+    while children(daemon.pid):
+        time.sleep(0.01)
+    daemon.terminate()
+    finish(daemon, cost)
+    watcher.stop()
+
+
 def timed(command, **options):
     """Wall seconds and cost of one program."""
     watcher, cost = Watcher(), Cost()

@@ -14,7 +14,7 @@ import random
 import subprocess
 import time
 
-from measure import Cost, Watcher, finish, loopback_bytes, median, spread, start, table
+from measure import Watcher, end_daemon, finish, loopback_bytes, median, spread, start, table
 from send import BIN, MIB, QUIET, Run, Standby, await_listener, free_port, text
 
 BLOCK = 65536
@@ -56,12 +56,7 @@ def resync(standby, source, *options):
     facts = json.loads(sender.stdout.read())
     finish(sender, run.sender)
     run.wall, run.wire = time.monotonic() - began, loopback_bytes() - before
-    while os.path.exists(f"/proc/{daemon.pid}") and open(
-            f"/proc/{daemon.pid}/task/{daemon.pid}/children").read():
-        time.sleep(0.01)
-    daemon.terminate()
-    finish(daemon, run.receiver)
-    watcher.stop()
+    end_daemon(daemon, watcher, run.receiver)
     run.differing = facts["difference"]["blocks_differing"]
     return run
 
@@ -79,11 +74,7 @@ def rsync(scratch, source, target):
                     f"rsync://127.0.0.1:{port}/v/{target.name}"], watcher, run.sender, **QUIET)
     finish(sender, run.sender)
     run.wall, run.wire = time.monotonic() - began, loopback_bytes() - before
-    while open(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read():
-        time.sleep(0.01)
-    daemon.terminate()
-    finish(daemon, run.receiver)
-    watcher.stop()
+    end_daemon(daemon, watcher, run.receiver)
     return run
 
 

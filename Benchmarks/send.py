@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 
-from measure import Cost, Watcher, finish, loopback_bytes, median, spread, start, table
+from measure import Cost, Watcher, end_daemon, finish, loopback_bytes, median, spread, start, table
 
 BIN = pathlib.Path(os.environ["BLOCKFERRY_BIN"])
 MIB = 1 << 20
@@ -126,13 +126,7 @@ class Standby:
         run.wall = time.monotonic() - began
         run.wire = loopback_bytes() - before
         run.frames = result["bytes_on_wire"]
-        # The daemon's own times include those of the worker once it has waited for it.
-        while os.path.exists(f"/proc/{daemon.pid}") and open(
-                f"/proc/{daemon.pid}/task/{daemon.pid}/children").read():
-            time.sleep(0.01)
-        daemon.terminate()
-        finish(daemon, run.receiver)
-        watcher.stop()
+        end_daemon(daemon, watcher, run.receiver)
         return run
 
 

@@ -72,6 +72,19 @@ def refusal(payload: bytes) -> tuple[int, str, str]:
     return code, rule.decode("ascii"), text.decode()
 
 
+def first_flight() -> bytes:
+    """A real ClientHello."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["blockferry/1"])
+    out = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), out).do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return out.read()
+
+
 class Peer:
     """A sender that is not ours, from an address of its own, with any identity."""
 

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import selectors
 import socket
-import ssl
 import subprocess
 import time
 import unittest
@@ -17,25 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import rogue
 from harness import BIN
-from rogue import CODES, PING, REFUSE, STATE, TYPE, Peer, Standby, count, encode, refusal
+from rogue import CODES, PING, REFUSE, STATE, TYPE, Peer, Standby, count, encode, first_flight, refusal
 
 SESSIONS = 8           # of one peer, Specification 10
 PLACES = 8             # before authentication
 ENROLMENT_SECONDS = 10
 ADDRESSES = [f"127.0.0.{number}" for number in range(1, 65)]
-
-
-def first_flight() -> bytes:
-    """A real ClientHello."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["blockferry/1"])
-    out = ssl.MemoryBIO()
-    try:
-        context.wrap_bio(ssl.MemoryBIO(), out).do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return out.read()
 
 
 def half_handshakes(port: int, rate: int, stop: "multiprocessing.synchronize.Event", made: "multiprocessing.Value") -> None:

@@ -57,23 +57,10 @@ class Strangers(Standby):
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.site.port), 10, (new_address(), 0))
 
-    @staticmethod
-    def first_flight() -> bytes:
-        """A real ClientHello."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.set_alpn_protocols(["blockferry/1"])
-        out = ssl.MemoryBIO()
-        try:
-            context.wrap_bio(ssl.MemoryBIO(), out).do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        return out.read()
-
     def test_silent_and_trickling(self) -> None:
         # None becomes whole by a byte a round within the 5 s that it has: that would be a stranger with a worker.
         self.quiet()
-        hello, before = self.first_flight()[:-60], self.memory()
+        hello, before = rogue.first_flight()[:-60], self.memory()
         strangers, times, grown = [], [], 0
 
         def look() -> None:
@@ -115,7 +102,7 @@ class Strangers(Standby):
         """A stranger that ends its stream in the middle of a ClientHello costs no processor time until it is dropped."""
         self.quiet()
         stranger = self.connect()
-        stranger.sendall(self.first_flight()[:100])
+        stranger.sendall(rogue.first_flight()[:100])
         stranger.shutdown(socket.SHUT_WR)
         time.sleep(0.2)
         before = self.processor()
@@ -142,7 +129,7 @@ class Strangers(Standby):
 
     def test_garbage(self) -> None:
         """Mutations of a real ClientHello: nobody traps, nobody is told anything but a TLS alert."""
-        rng, hello, cases = random.Random(rogue.SEED), self.first_flight(), 0
+        rng, hello, cases = random.Random(rogue.SEED), rogue.first_flight(), 0
         waiting: list[socket.socket] = []
         for number in range(count(2000, 100_000)):
             data = bytearray(hello)
