@@ -68,7 +68,7 @@ package enum NextStep {
         case .sourceIsTarget:
             "wait until the standby is done (blockferryd status); or send a generation that it keeps (blockferryd keep)"
         case .unknownPeer:
-            "see which there are: blockferry peers; to make one known: blockferry pair INVITATION"
+            "see which there are: blockferry peers; to make one known: blockferry pair"
         case .interrupted: "the same command goes on: \(again)"
         case .groupIncomplete: "send the whole group again"
         case .outputExists: "give another --output, or remove PATH"
@@ -124,7 +124,7 @@ package enum NextStep {
             "see its address: blockferry peers; on the standby: systemctl status blockferryd; then the same command again"
         case .keyNotAccepted:
             "restore the identity.pem that was paired, on the side that lost it; or pair anew, on the standby: blockferryd unpair "
-                + "ID, blockferryd invite VOLUME; then here: blockferry pair INVITATION"
+                + "ID, blockferryd invite VOLUME; then here: blockferry pair"
         case .busy, .fenced, .sessions, .stopping: "the same command again, later"
         case .metadataSnapshot:
             "wait for the program that uses it; if nobody does: dmsetup message DEVICE 0 release_metadata_snap"

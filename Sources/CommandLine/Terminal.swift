@@ -9,9 +9,15 @@ package enum Terminal {
     /// Whether anything was written to standard output.
     static let hasOutput = Atomic(false)
 
+    private static let isOutputTaken = Atomic(false)
+
+    /// Takes standard output for something else: what is said there goes to standard error from now on.
+    package static func takeOutput() { isOutputTaken.store(true, ordering: .relaxed) }
+
     /// Writes to standard output. A reader that has gone away is no concern of ours.
     package static func out(_ text: String) {
         hasOutput.store(true, ordering: .relaxed)
+        if isOutputTaken.load(ordering: .relaxed) { return report(text) }
         try? FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
     }
 
@@ -20,7 +26,7 @@ package enum Terminal {
         try? FileHandle.standardError.write(contentsOf: Data((Format.escaped(line) + "\n").utf8))
     }
 
-    /// Writes to standard error what else goes to standard output, where that is taken.
+    /// Writes to standard error what is no error.
     package static func report(_ text: String) {
         try? FileHandle.standardError.write(contentsOf: Data(text.utf8))
     }

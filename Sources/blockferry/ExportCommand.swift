@@ -78,6 +78,8 @@ struct ExportCommand: ParsableCommand, NamingCommand {
     private var isStream: Bool { output == "-" }
 
     func validate() throws {
+        // Nothing but the file goes where the file goes.
+        if isStream { Terminal.takeOutput() }
         guard one.source.paths.count <= 1 else {
             throw ValidationError(
                 "A group cannot be exported: give one source, and export each volume by itself.")
@@ -125,14 +127,9 @@ struct ExportCommand: ParsableCommand, NamingCommand {
         }
         line.end()
         if json {
-            return say(try Format.json(ExportResult(outcome, one.receiver, name, output)))
+            return Terminal.out(try Format.json(ExportResult(outcome, one.receiver, name, output)))
         }
-        if !quiet { say(text(outcome, name)) }
-    }
-
-    /// Nothing but the file goes where the file goes.
-    private func say(_ text: String) {
-        if isStream { Terminal.report(text) } else { Terminal.out(text) }
+        if !quiet { Terminal.out(text(outcome, name)) }
     }
 
     private func text(_ outcome: Sender.Outcome, _ name: VolumeName) -> String {

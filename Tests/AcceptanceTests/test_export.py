@@ -819,6 +819,16 @@ class Pipes(Case):
         result, file = self.exported(source, expect="full")
         self.imported(file, expect="full")
 
+    def test_nothing_but_the_file_goes_where_it_goes(self) -> None:
+        """Neither what went wrong, also as JSON, nor a wrong use."""
+        self.site.pair("vol", self.target)
+        for more, code in ((["--to", "nobody"], 6), (["--to", "standby", "--imported", "x"], 2)):
+            found = subprocess.run(
+                [BIN / "blockferry", "export", self.plain(), "--volume", "vol", "--output", "-", "--json", *more],
+                env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, capture_output=True)
+            self.assertEqual((found.returncode, found.stdout), (code, b""), found)
+            self.assertIn(f'"exit":{code}'.encode(), found.stderr)
+
     def test_no_terminal_gets_a_file(self) -> None:
         self.site.pair("vol", self.target)
         ours, theirs = os.openpty()
