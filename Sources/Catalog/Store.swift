@@ -196,28 +196,26 @@ final class Store: Sendable {
         _ error: any Error, _ path: String, _ operation: String
     ) -> CatalogError {
         let kind: CatalogError.Kind
+        let directory = Directory.parent(of: path)
         switch error {
         case let known as CatalogError.Kind: kind = known
-        case let failure as DatabaseError where failure.resultCode.isBusy: kind = .busy
-        case let failure as DatabaseError where failure.resultCode == .SQLITE_FULL:
-            kind = .noRoom(Directory.parent(of: path))
-        case let failure as DatabaseError where failure.resultCode == .SQLITE_READONLY:
-            kind = .readOnly(Directory.parent(of: path))
-        case let failure as SystemCallError where failure.isNoSpace:
-            kind = .noRoom(Directory.parent(of: path))
-        case let failure as SystemCallError where failure.isReadOnly:
-            kind = .readOnly(Directory.parent(of: path))
-        // Not its description, which may quote values.
         case let failure as DatabaseError:
-            kind = .storage("SQLite: \(failure.message ?? "no message") (\(failure.resultCode))")
-        case let failure as SystemCallError: kind = .storage(failure.description)
+            kind =
+                switch failure.resultCode {
+                case .SQLITE_BUSY, .SQLITE_LOCKED: .busy
+                case .SQLITE_FULL: .noRoom(directory)
+                case .SQLITE_READONLY: .readOnly(directory)
+                // Not its description, which may quote values.
+                default:
+                    .storage("SQLite: \(failure.message ?? "no message") (\(failure.resultCode))")
+                }
+        case let failure as SystemCallError:
+            kind =
+                failure.isNoSpace
+                ? .noRoom(directory)
+                : failure.isReadOnly ? .readOnly(directory) : .storage(failure.description)
         default: kind = .storage("\(error)")
         }
         return CatalogError(path: path, operation: operation, kind: kind)
     }
-}
-
-extension ResultCode {
-    /// Whether another connection holds what is needed.
-    fileprivate var isBusy: Bool { self == .SQLITE_BUSY || self == .SQLITE_LOCKED }
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import Foundation
+internal import Platform
 
 /// Numbers as people read them.
 package enum Format {
@@ -37,13 +38,13 @@ package enum Format {
     /// - Parameters: nanoseconds since 1970-01-01 UTC; `committedAt` by the clock of this host.
     package static func copyAge(_ sourceTime: UInt64, committedAt: UInt64?, now: UInt64) -> UInt64 {
         let since = min(sourceTime, committedAt ?? sourceTime)
-        return now > since ? (now - since) / 1_000_000_000 : 0
+        return now > since ? (now - since) / nanosecondsPerSecond : 0
     }
 
     /// Whether a source's point in time is more than a minute later than the commit by this host's clock.
     package static func isAhead(_ sourceTime: UInt64?, of committedAt: UInt64?) -> Bool {
         guard let sourceTime, let committedAt, sourceTime > committedAt else { return false }
-        return sourceTime - committedAt > 60_000_000_000
+        return sourceTime - committedAt > 60 * nanosecondsPerSecond
     }
 
     /// RFC 3339 in UTC.

@@ -10,8 +10,6 @@ package import Wire
 
 /// Why a volume cannot be registered or changed.
 package enum AdministrationError: RuledError, CustomStringConvertible {
-    /// The name breaks the rule for volume names.
-    case badName(String)
     /// No volume has this name.
     case unknownVolume(VolumeName)
     /// A session has the volume.
@@ -37,8 +35,6 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
 
     package var description: String {
         switch self {
-        case .badName(let name):
-            "\(name) is no volume name: that has \(VolumeName.rule)"
         case .unknownVolume(let name): "there is no volume \(name)"
         case .busy(let name): "a session has the volume \(name)"
         case .nothingToPromote(let name, .promoted):
@@ -69,7 +65,6 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
 
     package var refusalRule: RefusalRule? {
         switch self {
-        case .badName: nil
         case .unknownVolume: .unknownVolume
         case .busy: .busy
         case .nothingToPromote(_, .promoted): .alreadyPromoted
@@ -87,7 +82,6 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
 
     package var words: [String: String] {
         switch self {
-        case .badName: [:]
         case .notRetargeted(let name, let path, _): ["VOLUME": name.text, "PATH": path]
         case .notApplied(let name, _, .replaced(let path, _, _)):
             ["VOLUME": name.text, "PATH": path]

@@ -8,17 +8,51 @@ internal import Wire
 
 /// Where an export goes.
 protocol ExportOutput: AnyObject {
-    /// Bytes so far.
-    var byteCount: UInt64 { get }
-    func write(_ span: RawSpan) throws
-    /// Hands on what was written.
-    func flush() throws
+    /// What was written and not handed on yet.
+    var buffer: OutputBuffer { get }
     /// Brings everything to where only `publish` is missing; `last` writes the end.
     func prepare(_ last: () throws -> Void) throws
     /// From here on anybody can have it.
     func publish() throws
     /// Removes what was written, as far as that is possible.
     func remove()
+}
+
+extension ExportOutput {
+    /// Bytes so far.
+    var byteCount: UInt64 { buffer.byteCount }
+    func write(_ span: RawSpan) throws { try buffer.write(span) }
+    /// Hands on what was written.
+    func flush() throws { try buffer.flush() }
+}
+
+/// Collects what is written, and hands it on in large pieces.
+final class OutputBuffer {
+    private let memory = AlignedBuffer(byteCount: 1 << 20)
+    private var count = 0
+    private var flushed: UInt64 = 0
+    private let put: (_ memory: AlignedBuffer, _ count: Int, _ position: UInt64) throws -> Void
+
+    /// Bytes so far.
+    var byteCount: UInt64 { flushed + UInt64(count) }
+
+    init(
+        _ put: @escaping (_ memory: AlignedBuffer, _ count: Int, _ position: UInt64) throws -> Void
+    ) {
+        self.put = put
+    }
+
+    func write(_ span: RawSpan) throws {
+        if count + span.byteCount > memory.byteCount { try flush() }
+        memory.store(span, at: count)
+        count += span.byteCount
+    }
+
+    func flush() throws {
+        try put(memory, count, flushed)
+        flushed += UInt64(count)
+        count = 0
+    }
 }
 
 /// A file. It is made under another name, which a crash may leave; it gets its own when it is whole and the catalog knows
@@ -28,17 +62,15 @@ final class ExportFileOutput: ExportOutput {
     private let partPath: String
     private let file: File
     private let lock: FileLock
-    private let buffer = AlignedBuffer(byteCount: 1 << 20)
-    private var buffered = 0
-    private var flushed: UInt64 = 0
-
-    var byteCount: UInt64 { flushed + UInt64(buffered) }
+    let buffer: OutputBuffer
 
     init(path: String, _ envelope: ExportFormat.Envelope) throws {
         guard !Directory.exists(path) else { throw ExportError.exists(path) }
         self.path = path
         partPath = path + ".part"
-        (file, lock) = try Self.make(partPath, envelope)
+        let (file, lock) = try Self.make(partPath, envelope)
+        (self.file, self.lock) = (file, lock)
+        buffer = OutputBuffer { try file.write($0, count: $1, at: $2) }
     }
 
     /// Makes a new file in place of what an interrupted export has left, and of nothing else.
@@ -65,18 +97,6 @@ final class ExportFileOutput: ExportOutput {
         return (file, lock)
     }
 
-    func write(_ span: RawSpan) throws {
-        if buffered + span.byteCount > buffer.byteCount { try flush() }
-        buffer.store(span, at: buffered)
-        buffered += span.byteCount
-    }
-
-    func flush() throws {
-        try file.write(buffer, count: buffered, at: flushed)
-        flushed += UInt64(buffered)
-        buffered = 0
-    }
-
     func prepare(_ last: () throws -> Void) throws {
         try last()
         try flush()
@@ -95,23 +115,7 @@ final class ExportFileOutput: ExportOutput {
 
 /// Standard output. Its end is written when the catalog knows of it: who reads it can import it from then on.
 final class ExportStreamOutput: ExportOutput {
-    private let buffer = AlignedBuffer(byteCount: 1 << 20)
-    private var buffered = 0
-    private var flushed: UInt64 = 0
-
-    var byteCount: UInt64 { flushed + UInt64(buffered) }
-
-    func write(_ span: RawSpan) throws {
-        if buffered + span.byteCount > buffer.byteCount { try flush() }
-        buffer.store(span, at: buffered)
-        buffered += span.byteCount
-    }
-
-    func flush() throws {
-        try StandardStream.write(buffer, count: buffered)
-        flushed += UInt64(buffered)
-        buffered = 0
-    }
+    let buffer = OutputBuffer { memory, count, _ in try StandardStream.write(memory, count: count) }
 
     func prepare(_ last: () throws -> Void) throws {
         try flush()

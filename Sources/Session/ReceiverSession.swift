@@ -99,7 +99,7 @@ package struct ReceiverSession: Sendable {
     package var isDone: Bool { state == .done }
 
     /// Whether nothing was under way when the sender closed: it has only asked, compared, or is done.
-    package var isIdle: Bool { [.offered, .compared, .done].contains(state) }
+    package var isIdle: Bool { isDone || state == .offered || state == .compared }
 
     /// Whether COMMIT came in and COMMITTED did not go out.
     package var isCommitting: Bool { state == .committing }

@@ -24,12 +24,7 @@ struct OneVolumeOptions: ParsableArguments {
     var volume: VolumeName?
 
     /// Values for the words of a next step.
-    func words(_ verb: String) -> [String: String] {
-        var words = ["VERB": verb, "SOURCE": source.text, "PEER": receiver.text]
-        words["VOLUME"] =
-            volume?.text ?? source.paths.first?.split(separator: "/").last.map(String.init)
-        return words
-    }
+    func words(_ verb: String) -> [String: String] { source.words(verb, receiver, volume) }
 
     /// The volume's name on the standby, and the logical volume, if the source is one.
     func find() throws -> (

@@ -105,12 +105,9 @@ struct SendCommand: ParsableCommand, NamingCommand {
     var quiet = false
 
     var words: [String: String] {
-        var words = ["VERB": "send", "SOURCE": source.text, "PEER": receiver.text]
-        if group == nil {
-            words["VOLUME"] =
-                volume.first?.text
-                ?? source.paths.first?.split(separator: "/").last.map(String.init)
-        }
+        var words = source.words("send", receiver, volume.first)
+        // An error of a group names its volume.
+        if group != nil { words["VOLUME"] = nil }
         return words
     }
 

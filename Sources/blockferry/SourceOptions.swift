@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import Catalog
 internal import CommandLine
 internal import LVM
 internal import Platform
 internal import Sending
+internal import Wire
 
 /// The source of a generation: one of four kinds.
 struct SourceOptions: ParsableArguments {
@@ -104,6 +106,14 @@ struct SourceOptions: ParsableArguments {
         add("--cow-store", cowStore)
         add("--base-store", baseStore)
         return words.joined(separator: " ")
+    }
+
+    /// Values for the words of a next step; the volume is called as a logical volume would be, if it is not named.
+    func words(_ verb: String, _ receiver: ReceiverName, _ volume: VolumeName?) -> [String: String]
+    {
+        var words = ["VERB": verb, "SOURCE": text, "PEER": receiver.text]
+        words["VOLUME"] = volume?.text ?? paths.first?.split(separator: "/").last.map(String.init)
+        return words
     }
 
     /// The logical volume of this name or path, if it is one.

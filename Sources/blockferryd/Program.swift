@@ -39,7 +39,6 @@ internal import Wire
     static func main() {
         ProgramRunner.run(Program.self) { error in
             switch error {
-            case AdministrationError.badName: .usage
             case AdministrationError.notApplied(_, _, let error): ProgramRunner.common(error)
             case ImportError.refused(_, _, _, let refusal):
                 // There is no session that the next one could go on from.
