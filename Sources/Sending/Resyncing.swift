@@ -145,8 +145,8 @@ extension Sender {
         do {
             let outcome = try transfer(source, begin, plan, dialogue, began).outcome
             return (outcome, compared.difference)
-        } catch let error as SendError where error.isRefusal {
-            // The standby holds what it held: what this side knows of that is not lost with the lineage that did not begin.
+        } catch let error as SendError where error.leavesCopy(begin) {
+            // What this side knows of the copy is not lost with the lineage that did not begin.
             if try self.replica().transfer == nil { try home.catalog.restoreReplica(replica) }
             throw error
         }

@@ -423,6 +423,24 @@ class States(Comparing):
         self.assertEqual(self.site.status("vol")["generation"], 2)
         self.assertEqual(sha256(source), sha256(target))
 
+    def test_one_in_place_that_failed_after_it_had_begun(self) -> None:
+        """The standby has given its copy up by then: the source does not go on believing in it."""
+        source, target = self.volume("vol", 2 << 20)
+        self.write(source, (3 * BLOCK, b"newer"))
+        hindrance = self.site.standby / "maps/vol.updates"
+        hindrance.mkdir()
+        failed = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--in-place")
+        self.assertEqual(failed.code, 11, failed)
+        self.assertEqual(self.site.status("vol")["state"], "initialising")
+        volumes = self.site.run("blockferry", "status", "--json").json["volumes"]
+        self.assertNotIn("committed", [volume["state"] for volume in volumes])
+        exported = self.site.run("blockferry", "export", source, "--to", "standby", "--volume", "vol", "--output",
+                                 self.site.path / "file")
+        self.assertNotIn("1→2", exported.out)
+        hindrance.rmdir()
+        self.blockferry("resync", "vol", source, "--in-place")
+        self.assertEqual(sha256(source), sha256(target))
+
     def test_the_emergency_exit_of_promote_is_open_after_it_was_refused(self) -> None:
         source, target = self.volume("vol", 2 << 20)
         self.write(target, *((at * BLOCK, b"by somebody") for at in range(0, 12)))
