@@ -37,7 +37,7 @@ struct Transfer: ~Copyable {
         let isRight =
             record.end <= size && (record.length % 512 == 0 || record.end == size)
             && (begin.head.kind == .full ? record.offset == end : record.offset >= end)
-            && content + more <= 32 << 20
+            && content + more <= 32 << (20 + UInt64(begin.segmentGrowth.rawValue))
         precondition(
             ((try? taker.add(record)) != nil) == isRight, "the receiver misjudged a record")
         precondition(((try? maker.add(record)) != nil) == isRight, "the sender misjudged a record")
