@@ -46,6 +46,8 @@ extension StandbyCatalog {
             }
             volume.applying = record
             volume.state = .prepared
+            // The target was compared before this.
+            volume.isRestored = false
             try volume.update(in: db)
             let text = "generation \(record.head.number), \(record.id), group \(group.id)"
             try self.record(.prepared, name, text, db)

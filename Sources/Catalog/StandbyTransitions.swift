@@ -127,6 +127,8 @@ extension StandbyCatalog {
             volume.applying = record
             volume.state = .applying
             volume.suspectReason = nil
+            // The target was compared before this.
+            volume.isRestored = false
             return "generation \(record.head.number), \(record.id)"
         }
     }

@@ -149,7 +149,7 @@ extension Administration {
         do {
             if isDryRun {
                 result = try transfer.check()
-                try admit(&result, volume)
+                try admit(&result, try writer(name))
             } else {
                 if file.isRepeatable { _ = try transfer.check() }
                 result = try transfer.run()
@@ -163,8 +163,10 @@ extension Administration {
         return result
     }
 
-    /// Asks the catalog whether the generation would be taken.
-    private func admit(_ result: inout ImportResult, _ volume: StandbyVolume) throws {
+    /// Asks whether the generation would be taken, of the catalog and of the target.
+    private func admit(_ result: inout ImportResult, _ writer: VolumeWriter) throws {
+        try writer.checkTargetUnchanged()
+        let volume = writer.volume
         let target = try TargetObject(path: volume.targetPath)
         let state = StandbyState(
             state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
@@ -174,7 +176,13 @@ extension Administration {
         let memory = Lineage.StandbyMemory(
             state: state, committedSize: volume.committed?.head.volumeSize,
             unfinished: volume.transfer?.begin)
-        if case .refuse(let refusal) = Lineage.admit(result.begin, memory) { throw refusal }
+        switch Lineage.admit(result.begin, memory) {
+        case .refuse(let refusal): throw refusal
+        case .resume, .start(inPlace: true): _ = try writer.openTarget()
+        case .start(inPlace: false):
+            _ = try writer.openTarget()
+            try Room.checkStaging(home, result.begin)
+        }
     }
 }
 

@@ -248,7 +248,11 @@ package final class IncomingTransfer {
         if writer.volume.transfer != nil { try writer.abandon(keepingComparison: true) }
         if begin.head.kind == .resync { try writer.map.keepFound() }
         staged = nil
-        if mode == .staged { try checkSpace(begin) }
+        switch mode {
+        case .staged: try Room.checkStaging(home, begin)
+        case .inPlace:
+            try targeting { try Room(target, writer.keeper).checkInPlace(begin, writer.volume) }
+        }
         let header = StagingLogFormat.Header(mode: mode, id: .random(), begin: begin)
         let log: StagingLogWriter
         do {
@@ -256,6 +260,13 @@ package final class IncomingTransfer {
             log = try StagingLogWriter(path: writer.logPath, header: header)
         } catch let error as StagingLogError {
             throw refusal(error)
+        }
+        var collection: UpdateCollection?
+        if mode == .inPlace {
+            collection = try UpdateCollection(
+                writer.map, begin, key,
+                base: begin.comparedRoot.flatMap { writer.map.compared($0) },
+                target: writer.volume.targetPath, isChecked: false, poll: poll)
         }
         // From here on the catalog says that a target in mode in place is not usable.
         try home.catalog.beginTransfer(
@@ -269,12 +280,7 @@ package final class IncomingTransfer {
         active = Active(
             target, log, mode, ContentProof(algorithm: begin.head.tagAlgorithm, key: key),
             TransferChecker(begin))
-        if mode == .inPlace {
-            active?.collection = try UpdateCollection(
-                writer.map, begin, key,
-                base: begin.comparedRoot.flatMap { writer.map.compared($0) },
-                target: writer.volume.targetPath, isChecked: false, poll: poll)
-        }
+        active?.collection = collection
         report(.ready(Ready(nextSegment: 0)))
     }
 
@@ -314,17 +320,6 @@ package final class IncomingTransfer {
             let target = try comparison?.target ?? writer.openTarget()
             if target.kind == .blockDevice { try target.prepare(for: begin.head.volumeSize) }
             return target
-        }
-    }
-
-    private func checkSpace(_ begin: Begin) throws {
-        let available = try Directory.availableByteCount(at: home.stagingPath)
-        // Five parts in a hundred stay free, so that the catalog can always be written, if it is on the same file system.
-        guard begin.plannedContent <= available / 20 * 19 else {
-            throw Refusal(
-                .space,
-                "the generation may need \(begin.plannedContent) bytes of staging log; \(available) are free in "
-                    + home.stagingPath)
         }
     }
 
@@ -474,14 +469,20 @@ package final class IncomingTransfer {
     private func refusal(_ error: TargetError) -> Refusal {
         if case .failed(let failure) = error {
             guard failure.isNoSpace else { return Refusal(.storage, "\(error)") }
-            return Refusal(
-                .space,
-                writer?.volume.state == .applying
-                    ? "the generation is committed, and the target has no room for it (\(failure)). Make room: the "
-                        + "standby goes on by itself"
-                    : "the target has no room (\(failure)). Make room, then send again")
+            return Refusal(.space, "the target has no room \(consequence) (\(failure))")
         }
         return Refusal(.target, rule: error.refusalRule, "\(error)")
+    }
+
+    /// What a target that is full has led to.
+    private var consequence: String {
+        switch writer?.volume.state {
+        case .applying:
+            "for the generation, which is committed. Make room: the standby goes on by itself"
+        case .initialising:
+            "and holds a part of a generation, and no whole one. What has come in stays, and the next attempt goes on"
+        default: "for the generation, and is what it was"
+        }
     }
 
     private func refusal(_ error: StagingLogError) -> Refusal {

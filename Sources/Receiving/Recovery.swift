@@ -21,7 +21,7 @@ package struct Recovery {
     /// - Returns: the others.
     package func recoverAll() throws -> [VolumeName] {
         try home.catalog.volumes().map(\.name).filter { name in
-            let isHeld = try !recover(name)
+            let isHeld = !recover(name)
             if isHeld {
                 log("volume \(name): another process has it; recovered when that has ended")
             }
@@ -34,13 +34,7 @@ package struct Recovery {
         let pauseMilliseconds = 500
         var held = held
         while !held.isEmpty {
-            held.removeAll { name in
-                do { return try recover(name) } catch {
-                    // What is not recovered here is when the volume is opened next.
-                    log("volume \(name): \(error)")
-                    return true
-                }
-            }
+            held.removeAll(where: recover)
             _ = Socket.waitReadable([], milliseconds: pauseMilliseconds)
         }
     }
@@ -52,17 +46,20 @@ package struct Recovery {
         return applying.filter { ((try? home.lock($0)) ?? nil) != nil }
     }
 
+    /// What goes wrong with one volume keeps no other one from being served.
+    ///
     /// - Returns: whether no other process had it.
-    private func recover(_ name: VolumeName) throws -> Bool {
-        guard let writer = try VolumeWriter(home, name) else { return false }
-        let before = writer.volume.state
+    private func recover(_ name: VolumeName) -> Bool {
         do {
+            guard let writer = try VolumeWriter(home, name) else { return false }
+            let before = writer.volume.state
             try writer.recover()
             if before == .applying { log("volume \(name): finished applying") }
             if let problem = writer.keepingProblem {
                 log("volume \(name): not kept as wanted: \(problem)")
             }
         } catch {
+            // What is not recovered here is when the volume is opened next.
             log("volume \(name): \(error)")
         }
         return true

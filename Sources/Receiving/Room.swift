@@ -8,8 +8,10 @@ internal import Platform
 internal import Staging
 internal import Wire
 
-/// Room on a target for a generation that is about to be committed. After the commit point there is no way back, so that
-/// what can be reserved is reserved before: storage of a file. Of a thin pool nothing can be reserved, but asked.
+/// Room for a generation.
+///
+/// After the commit point there is no way back, so that what can be reserved on a target is reserved before: storage of a file.
+/// Of a thin pool nothing can be reserved, but asked.
 final class Room {
     private let target: Target
     private let keeper: Keeper
@@ -46,8 +48,39 @@ final class Room {
                 + "Make room, then send again")
     }
 
-    private var reason: String? {
-        if let shortage { return "\(shortage)" }
+    /// Refuses a generation for which the staging log may have no room.
+    static func checkStaging(_ home: StandbyHome, _ begin: Begin) throws {
+        let available = try Directory.availableByteCount(at: home.stagingPath)
+        // Five parts in a hundred stay free, so that the catalog can always be written, if it is on the same file system.
+        guard begin.plannedContent <= available / 20 * 19 else {
+            throw Refusal(
+                .space,
+                "the generation may need \(begin.plannedContent) bytes of staging log; \(available) are free in "
+                    + home.stagingPath)
+        }
+    }
+
+    /// Refuses to give a copy up for a generation in place that may not fit: what it will write where is not known yet.
+    func checkInPlace(_ begin: Begin, _ volume: StandbyVolume) throws {
+        guard let committed = volume.committed else { return }
+        if let content = Extent(offset: 0, length: begin.plannedContent) { needed?.add(content) }
+        var reason = poolShortage
+        if target.kind == .file {
+            let needed = min(
+                begin.plannedContent, try target.unallocatedByteCount(of: begin.head.volumeSize))
+            let free = try Directory.availableByteCount(at: Directory.parent(of: target.path))
+            if needed > free { reason = "it may need \(needed) bytes, and \(free) are free" }
+        }
+        guard let reason else { return }
+        throw Refusal(
+            .space,
+            "the target has no room for a generation in place (\(reason)). Nothing was written; the copy is generation "
+                + "\(committed.head.number), as before")
+    }
+
+    private var reason: String? { shortage.map { "\($0)" } ?? poolShortage }
+
+    private var poolShortage: String? {
         // A block that is the target's alone needs no other one.
         guard let pool, let needed, needed.count > pool.freeBlocks, keeper.sharesEveryBlock,
             (try? PoolRoom.growsByItself()) == false

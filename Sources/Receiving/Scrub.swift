@@ -22,13 +22,17 @@ package struct ScrubResult: Sendable {
     package var readByteCount: UInt64
     /// Bytes that the target lacks at the end of the volume; the volume's last block differs then.
     package var missingByteCount: UInt64
+    /// Bytes that a target file has behind the end of the volume.
+    package var excessByteCount: UInt64
     /// Blocks of 64 KiB that are not what the map says.
     package var differingBlocks: UInt64 = 0
     /// Where they begin, in bytes; not more than 1000.
     package var offsets: [UInt64] = []
 
     /// Whether the target was found to be something else than what was committed.
-    package var isDifferent: Bool { differingBlocks > 0 || rootMatches == false }
+    package var isDifferent: Bool {
+        differingBlocks > 0 || rootMatches == false || excessByteCount > 0
+    }
 
     /// Whether there was something to compare the target with.
     package var isProof: Bool { !wasMapMissing || rootMatches != nil }
@@ -69,9 +73,14 @@ extension Administration {
             generation: committed, wasMapMissing: known == nil, rootMatches: hasRoot,
             readByteCount: found.readByteCount,
             missingByteCount: size - min(target.byteCount, size),
+            excessByteCount: target.kind == .file ? max(target.byteCount, size) - size : 0,
             differingBlocks: found.differingBlocks, offsets: found.offsets)
         if result.isDifferent {
-            let divergence = found.divergence ?? TargetDivergence(offsets: [], count: 0)
+            var divergence = found.divergence ?? TargetDivergence(offsets: [], count: 0)
+            if result.excessByteCount > 0 {
+                divergence.cause =
+                    "the target has \(result.excessByteCount) bytes behind the volume's end"
+            }
             try writer.diverge("found by scrub: \(divergence)")
         } else if !result.isProof {
             try writer.diverge("found by scrub: \(TargetDivergence.unproven)")

@@ -24,19 +24,44 @@ extension VolumeWriter {
     ///
     /// A promoted target is its operator's, and is not looked at, unless it was demoted.
     func checkTarget(_ progress: (Progress) throws -> Void = { _ in }) throws {
-        guard volume.state != .promoted || volume.isDemoted else { return }
+        guard let (object, owner, problem) = try examineTarget(progress) else { return }
+        if let problem { return try diverge(problem) }
+        switch volume.state {
+        case .consistent, .staging:
+            if volume.isRestored {
+                try home.catalog.noteProven(volume.name, fence: fence)
+                try refresh()
+            }
+            try adopt(object, owner)
+        case .empty: try adopt(object, owner)
+        case .initialising, .applying, .prepared, .promoted, .diverged, .suspect: break
+        }
+    }
+
+    /// The same for a dry run: what is found is refused, and not written down.
+    func checkTargetUnchanged() throws {
+        guard let problem = try examineTarget({ _ in })?.problem else { return }
+        throw Refusal(.lineage, rule: .diverged, problem)
+    }
+
+    /// - Returns: the target, and why it does not hold what the catalog says; nil if it is not looked at.
+    private func examineTarget(
+        _ progress: (Progress) throws -> Void
+    ) throws -> (TargetObject, TargetOwner, problem: String?)? {
+        guard volume.state != .promoted || volume.isDemoted else { return nil }
         let object = try TargetObject(path: volume.targetPath)
         try object.compare(registered: volume.targetIdentity)
         try checkPresence(object)
         try object.checkResumed(patience: Self.suspensionPatience)
         let owner = try TargetOwner(home, object)
         try owner.check(volume.name, among: try home.catalog.volumes())
+        var problem: String?
         switch volume.state {
-        case .consistent, .staging: try checkContent(of: object, progress)
+        case .consistent, .staging: problem = try findProblem(object, progress)
         case .empty: try checkUnoccupied(object)
         case .initialising, .applying, .prepared, .promoted, .diverged, .suspect: break
         }
-        if [.empty, .consistent, .staging].contains(volume.state) { try adopt(object, owner) }
+        return (object, owner, problem)
     }
 
     /// Refuses a device without any name that outlives a restart, if it may be another one by now, and there is no content
@@ -77,24 +102,20 @@ extension VolumeWriter {
     }
 
     /// Compares what a target holds with the committed generation.
-    private func checkContent(of object: TargetObject, _ progress: (Progress) throws -> Void) throws
-    {
-        guard let committed = volume.committed else { return }
-        guard object.byteCount >= committed.head.volumeSize else {
-            return try diverge(
-                "the target has \(object.byteCount) bytes, the volume \(committed.head.volumeSize)")
-        }
+    private func findProblem(
+        _ object: TargetObject, _ progress: (Progress) throws -> Void
+    ) throws -> String? {
+        guard let committed = volume.committed else { return nil }
+        if let problem = object.problem(holding: committed.head.volumeSize) { return problem }
         do {
             do { try compare(object, committed, progress) } catch MapError.damaged {
                 try map.removeCommitted()
                 try compare(object, committed, progress)
             }
         } catch let divergence as TargetDivergence {
-            return try diverge("\(divergence)")
+            return "\(divergence)"
         }
-        guard volume.isRestored else { return }
-        try home.catalog.noteProven(volume.name, fence: fence)
-        try refresh()
+        return nil
     }
 
     private func compare(

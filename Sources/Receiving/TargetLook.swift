@@ -32,8 +32,8 @@ package struct TargetLook: Equatable, Sendable {
         try object.compare(registered: volume.targetIdentity)
         try object.checkResumed(patience: 0)
         guard [.consistent, .staging].contains(volume.state),
-            let size = volume.committed?.head.volumeSize, object.byteCount < size
+            let size = volume.committed?.head.volumeSize
         else { return nil }
-        return "\(object.path) has \(object.byteCount) bytes, the generation on it \(size)"
+        return object.problem(holding: size)
     }
 }

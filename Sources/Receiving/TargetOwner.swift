@@ -34,7 +34,7 @@ struct TargetOwner {
         }
         guard !mayTakeOver else { return }
         for mark in [object.mark].compactMap({ $0 }) + TargetMark.below(stack)
-        where mark.state != state && Directory.exists(mark.state + "/catalog.sqlite") {
+        where Self.isOfAnother(mark, than: state) {
             throw .taken(
                 object.path,
                 by:
@@ -111,9 +111,16 @@ struct TargetOwner {
         return try TargetObject(path: object.path).identity
     }
 
-    /// Takes the mark of a volume off its file, if it is still that file. Best effort: a mark that no volume has is nobody's.
-    static func release(_ object: TargetObject, _ volume: StandbyVolume) {
-        guard object.mark != nil, (try? object.compare(registered: volume.targetIdentity)) != nil
+    /// Whether a mark is that of another standby that is still there: this state may be a copy of its directory.
+    private static func isOfAnother(_ mark: TargetMark, than state: String) -> Bool {
+        mark.state != state && Directory.exists(mark.state + "/catalog.sqlite")
+    }
+
+    /// Takes the mark of a volume off its file, if it is still that file and no other standby's. Best effort: a mark that no
+    /// volume has is nobody's.
+    static func release(_ home: StandbyHome, _ object: TargetObject, _ volume: StandbyVolume) {
+        guard let mark = object.mark, !isOfAnother(mark, than: Directory.resolved(home.path)),
+            (try? object.compare(registered: volume.targetIdentity)) != nil
         else { return }
         try? TargetMark.remove(from: object.file)
     }
@@ -124,7 +131,8 @@ struct TargetOwner {
     /// - Returns: what names the target from now on.
     func refreshMark(for name: VolumeName) throws(TargetError) -> ObjectIdentity {
         guard var mark = object.mark else { return try claim(for: name) }
-        guard mark.state != state || mark.volume != name.text else { return object.identity }
+        guard mark.state != state || mark.volume != name.text, !Self.isOfAnother(mark, than: state)
+        else { return object.identity }
         mark.state = state
         mark.volume = name.text
         return try Self.mark(object, state: state, name, mark)

@@ -106,7 +106,7 @@ extension Administration {
             }
         }
         let isOther = object.identity.relation(to: old?.identity ?? object.identity) != .same
-        if let old, isOther { TargetOwner.release(old, volume) }
+        if let old, isOther { TargetOwner.release(home, old, volume) }
         return result
     }
 
@@ -171,10 +171,7 @@ extension Administration {
         func refuse(_ reason: String) -> AdministrationError {
             .notRetargeted(volume.name, object.path, reason)
         }
-        guard object.byteCount >= size else {
-            throw refuse(
-                "it has \(object.byteCount) bytes, generation \(committed.head.number) \(size)")
-        }
+        if let problem = object.problem(holding: size) { throw refuse(problem) }
         guard let key = volume.tagKey else {
             throw Refusal(.storage, "the catalog has no tag key for the volume")
         }
@@ -223,7 +220,7 @@ extension Administration {
         try home.removeLog(name)
         try writer.map.remove()
         if let object = try? TargetObject(path: volume.targetPath) {
-            TargetOwner.release(object, volume)
+            TargetOwner.release(home, object, volume)
         }
         return result
     }

@@ -301,7 +301,8 @@ package final class VolumeWriter {
         let redo = try redo(record)
         if proven == nil { try prove(redo, progress) }
         let target = try proven ?? openTarget()
-        let isDoubtful = try volume.isRestored || isUnnamed(target.path)
+        // A target that this session has compared is known, whatever a backup of the state may have forgotten before.
+        let isDoubtful = try proven == nil && (volume.isRestored || isUnnamed(target.path))
         if isDoubtful, !isForced { try checkAll(of: target.path, transfer.begin, progress) }
         let isKnown =
             try proven != nil

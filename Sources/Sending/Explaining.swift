@@ -24,6 +24,7 @@ extension Sender {
         }
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
         guard let source else { return explanation }
+        try checkSize(source)
         if !options.adoptsSource {
             explanation.otherSource =
                 try otherSource(source.identity, source.name, replica)

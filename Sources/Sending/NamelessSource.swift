@@ -45,12 +45,23 @@ extension Sender {
             + "sent, and the copy is as it was"
     }
 
-    /// Refuses a source that is another thing than what was sent so far, unless that is meant.
+    /// Refuses a source that is another thing than what was sent so far, unless that is meant, and one that is too large.
     func checkObject(_ source: any Source, _ replica: Replica) throws {
+        try checkSize(source)
         try checkObject(source.identity, source.name, replica)
         guard !options.adoptsSource, let problem = try namelessProblem(source, replica) else {
             return
         }
         throw SourceError.refused(.otherSource, path: source.name, reason: problem)
+    }
+
+    /// Refuses a source that no tag map could describe.
+    func checkSize(_ source: any Source) throws {
+        guard source.volumeByteCount > Limits.mappedVolumeSize else { return }
+        throw SourceError.refused(
+            .limit, path: source.name,
+            reason:
+                "it has \(source.volumeByteCount) bytes; a volume may have \(Limits.mappedVolumeSize)"
+        )
     }
 }

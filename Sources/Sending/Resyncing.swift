@@ -108,9 +108,6 @@ extension Sender {
         var compared: ComparedMaps?
         let plan: SendPlan
         do {
-            if replica.transfer != nil || replica.pending != nil {
-                try abandonUnfinished()
-            }
             plan = try makePlan(id, source) { body in
                 var runs = BlockRuns(MapShape(volumeByteCount: source.volumeByteCount))
                 compared = try compare(source, comparison, dialogue, settled.standby) {
@@ -119,6 +116,8 @@ extension Sender {
                 if let refusal = compared?.difference.refusal { throw refusal }
                 try runs.finish(body)
             }
+            // An exported generation may be imported as long as nothing takes its place.
+            if replica.transfer != nil || replica.pending != nil { try abandonUnfinished() }
         } catch {
             dialogue.connection.close()
             throw error
@@ -145,11 +144,21 @@ extension Sender {
         do {
             let outcome = try transfer(source, begin, plan, dialogue, began).outcome
             return (outcome, compared.difference)
-        } catch let error as SendError where error.leavesCopy(begin) {
-            // What this side knows of the copy is not lost with the lineage that did not begin.
-            if try self.replica().transfer == nil { try home.catalog.restoreReplica(replica) }
+        } catch let error as SendError where error.isRefusal {
+            try recall(replica)
             throw error
         }
+    }
+
+    /// Brings back what this side knew of the copy before a resync that was refused, if the standby says that it still has
+    /// that copy: it is not lost with the lineage that did not begin.
+    private func recall(_ former: Replica) throws {
+        guard let committed = former.committed, try replica().transfer == nil,
+            let (dialogue, standby) = try? open()
+        else { return }
+        dialogue.connection.close()
+        guard standby.committedID == committed.id else { return }
+        try home.catalog.restoreReplica(former)
     }
 
     /// Under which key the two sides compare: that of their lineage, if it is one and the same, else a new one.

@@ -79,12 +79,10 @@ package enum SendError: RuledError, CustomStringConvertible {
         }
     }
 
-    /// Whether the standby has refused a resync by what the two sides hold, and so holds what it held. What else it refuses may
-    /// have come after it had given its copy up, and so may the end of one in place that was compared in vain.
-    func leavesCopy(_ begin: Begin) -> Bool {
+    /// Whether the standby has answered, and refused.
+    var isRefusal: Bool {
         switch self {
-        case .refused(let refusal), .outdated(let refusal):
-            refusal.code == .lineage && !(begin.inPlace && refusal.refusalRule == .notCompared)
+        case .refused, .outdated: true
         default: false
         }
     }

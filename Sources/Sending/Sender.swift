@@ -310,10 +310,12 @@ package final class Sender {
             }
             first = number
         } catch SendError.refused(let refusal)
-            where current.committed == nil && seals.seals.isEmpty || refusal.isOutdating(announced)
+            where seals.seals.isEmpty
+            && (current.committed == nil || announced.head.kind == .resync)
+            || refusal.isOutdating(announced)
         {
-            // Nothing of the first copy is there: any source may be the one that it is made from. Or the standby does not have
-            // any more what a resync was compared with: it can never go on.
+            // Nothing of the first copy is there: any source may be the one that it is made from. Nothing of the resync is:
+            // the next one compares. Or the standby does not have any more what it was compared with: it can never go on.
             try abandonUnfinished()
             throw refusal.isOutdating(announced)
                 ? SendError.outdated(refusal) : SendError.refused(refusal)

@@ -132,6 +132,13 @@ package final class Target {
         }
     }
 
+    /// Bytes of a file of this size for which it has no storage yet.
+    package func unallocatedByteCount(of size: UInt64) throws(TargetError) -> UInt64 {
+        do { return size - min(try file.status().allocatedByteCount, size) } catch {
+            throw .failed(error)
+        }
+    }
+
     /// Gives back what `reserve` has reserved, unless something was written since.
     package func giveBackReserved() {
         for range in reserved {

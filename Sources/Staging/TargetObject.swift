@@ -102,6 +102,15 @@ package final class TargetObject {
             path, registered: registered.words(differing), found: found.words(differing))
     }
 
+    /// Why it has not the size for a generation of so many bytes; nil if it has. A device may be larger. A file is as large as
+    /// the generation, since whoever uses it sees what is behind that, too.
+    package func problem(holding volumeByteCount: UInt64) -> String? {
+        guard byteCount < volumeByteCount || kind == .file && byteCount > volumeByteCount else {
+            return nil
+        }
+        return "\(path) has \(byteCount) bytes, the generation on it \(volumeByteCount)"
+    }
+
     /// Refuses a device that is suspended: whoever reads it waits for whoever has done that, for ever if he is gone.
     ///
     /// - Parameter patience: how long it may be so, in milliseconds: taking a snapshot suspends for a moment.

@@ -34,6 +34,7 @@ struct ScrubCommand: ParsableCommand, OneVolumeCommand {
         let mapWasMissing: Bool
         let bytesRead: UInt64
         let bytesMissing: UInt64
+        let bytesExcess: UInt64
         let differingBlocks: UInt64
         let offsets: [UInt64]
     }
@@ -55,6 +56,7 @@ struct ScrubCommand: ParsableCommand, OneVolumeCommand {
                         cannotBeTold: !result.isProof && !result.isDifferent,
                         mapWasMissing: result.wasMapMissing, bytesRead: result.readByteCount,
                         bytesMissing: result.missingByteCount,
+                        bytesExcess: result.excessByteCount,
                         differingBlocks: result.differingBlocks, offsets: result.offsets)))
         } else if !quiet {
             Terminal.out(text(result, head.number))
@@ -78,6 +80,10 @@ struct ScrubCommand: ParsableCommand, OneVolumeCommand {
             "\(volume) is not generation \(number): \(result.differingBlocks) blocks of 64 KiB differ\n"
         if result.missingByteCount > 0 {
             text += "  the target lacks the last \(result.missingByteCount) bytes of the volume\n"
+        }
+        if result.excessByteCount > 0 {
+            text +=
+                "  the target has \(result.excessByteCount) bytes behind the end of the volume\n"
         }
         for offset in result.offsets.prefix(20) { text += "  at byte \(offset)\n" }
         return text + next

@@ -515,6 +515,29 @@ class Refusals(Case):
         self.refused(full, 7, "promoted")
         self.assertEqual(self.site.status("vol")["state"], "promoted")
 
+    def test_a_target_that_an_import_could_not_use(self) -> None:
+        """A dry run says so too, and writes nothing down."""
+        self.site.pair("vol", self.target)
+        source = self.plain()
+        self.sent(source, expect="full")
+        self.change(source, 2)
+        _, file = self.exported(source, expect="delta")
+        away = self.target.with_suffix(".away")
+        self.target.rename(away)
+        self.refused(file, 9, "missing")
+        away.rename(self.target)
+        holder = self.target.open("r+b")
+        self.addCleanup(holder.close)
+        self.refused(file, 9, "in-use")
+        content = self.target.read_bytes()
+        holder.write(bytes(65536))
+        holder.close()
+        dry = self.run_import(file, "--dry-run")
+        self.assertEqual((dry.code, "diverged" in dry.error), (7, True), dry)
+        self.assertEqual(self.site.status("vol")["state"], "consistent")
+        self.target.write_bytes(content)
+        self.imported(file, expect="delta")
+
     def test_cut_and_damaged_files(self) -> None:
         _, full, delta = self.pair_and_export()
         self.site.pair("vol2", self.site.path / "copy2")
@@ -618,6 +641,32 @@ class Exporting(Case):
         self.imported(other, expect="full")
         self.refused(file, 7, "not-empty")
         self.sent(source, expect="up-to-date")
+
+    def test_a_refused_resync_does_not_give_it_up(self) -> None:
+        self.site.pair("vol", self.target)
+        source = self.plain()
+        self.sent(source, expect="full")
+        self.change(source, 2)
+        made, file = self.exported(source, expect="delta")
+        # An empty source has nothing in common with what was sent: the comparison ends in a refusal.
+        smaller = self.site.path / "smaller"
+        smaller.write_bytes(source.read_bytes()[:65536])
+        refused = self.site.run("blockferry", "resync", smaller, "--to", "standby", "--volume", "vol", "--adopt-source")
+        self.assertEqual((refused.code, "size-shrunk" in refused.error), (7, True), refused)
+        self.assertEqual(self.imported(file, expect="delta")["generation"], made["generation"])
+        self.change(source, 3)
+        self.assertEqual(self.sent(source, expect="delta")["generation"], made["generation"] + 1)
+
+    def test_a_refused_resync_leaves_nothing_unfinished(self) -> None:
+        self.site.pair("vol", self.target)
+        source = self.plain()
+        self.sent(source, expect="full")
+        self.change(source, 2)
+        with self.target.open("r+b"):
+            refused = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--trust-map")
+            self.assertEqual((refused.code, "in-use" in refused.error), (9, True), refused)
+        _, file = self.exported(source, expect="delta")
+        self.imported(file, expect="delta")
 
     def test_given_up_but_imported_all_the_same(self) -> None:
         self.site.pair("vol", self.target)

@@ -16,7 +16,7 @@ import tempfile
 import time
 import unittest
 
-from harness import BIN, Rogue, Site, until
+from harness import BIN, Rogue, Site, rules, until
 from test_room import FileSystem
 import decode
 import encode
@@ -73,6 +73,14 @@ class Empty(unittest.TestCase):
             for place in places:
                 file.seek(place)
                 file.write(os.urandom(BLOCK))
+
+    def test_one_that_is_larger_is_refused_by_all_that_would_bring_it(self) -> None:
+        os.truncate(self.source, GREATEST + 512)
+        output = self.site.path / "export"
+        for how in (["send"], ["send", "--dry-run"], ["resync"], ["resync", "--plan"], ["export", "--output", output]):
+            refused = self.site.run("blockferry", how[0], self.source, "--to", "standby", "--volume", "vol", *how[1:])
+            self.assertEqual((refused.code, "(rule limit)" in refused.error), (rules()["limit"]["exit"], True), refused)
+        self.assertFalse(output.exists())
 
     def cheap(self, usage, name: str) -> None:
         self.assertLess(usage.ru_utime + usage.ru_stime, SECONDS, name)

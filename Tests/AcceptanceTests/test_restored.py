@@ -79,6 +79,22 @@ class StateTests(RestoredTest):
             self.change(self.plain)
             self.is_left_alone(7, "diverged")
 
+    def test_a_diverged_copy_with_data_behind_its_end_is_resynced(self) -> None:
+        """In one session: what the comparison has read is known, and is replaced."""
+        for how in self.both():
+            self.site.pair("vol", self.target)
+            self.send()
+            self.keep_state()
+            self.change(self.target)
+            self.restore(how)
+            with self.target.open("ab") as file:
+                file.write(os.urandom(3 * 65536))
+            self.change(self.plain)
+            self.assertIn("diverged", self.send(7).error)
+            resynced = self.site.run("blockferry", "resync", self.plain, "--to", "standby", "--volume", "vol")
+            self.assertEqual(resynced.code, 0, resynced)
+            self.assertEqual(sha256(self.target), sha256(self.plain))
+
     def test_a_target_that_holds_what_the_backup_says_goes_on(self) -> None:
         for how in self.both():
             self.site.pair("vol", self.target)

@@ -130,6 +130,30 @@ class FullTests(RoomTest):
         self.assertEqual(self.site.send("v", source).code, 0)
         self.same(source, target)
 
+    def test_a_copy_is_not_given_up_for_one_in_place_that_does_not_fit(self) -> None:
+        system = self.mount("small", "ext4", 24 * MIB)
+        source, target = self.volume("v", 32 * MIB, 4 * MIB), system.path / "copy"
+        self.site.pair("v", target)
+        self.assertEqual(self.site.send("v", source).code, 0)
+        before = target.read_bytes()
+        self.write(source, 8 * MIB, 24 * MIB)
+        resync = ("blockferry", "resync", source, "--to", "standby", "--volume", "v", "--in-place")
+        refused = self.site.run(*resync)
+        self.assertEqual((refused.code, "Nothing was written; the copy is generation 1" in refused.error), (12, True), refused)
+        self.assertTrue(target.read_bytes() == before, "the copy was written")
+        self.assertEqual(self.site.status("v")["generation"], 1)
+        # The source believes in it, too.
+        with source.open("r+b") as file:
+            file.truncate(8 * MIB)
+            file.truncate(32 * MIB)
+        sent = self.site.send("v", source)
+        self.assertEqual((sent.code, sent.json["result"]), (0, "delta"), sent)
+        self.same(source, target)
+        self.write(source, 8 * MIB, 24 * MIB)
+        system.make_room()
+        self.assertEqual(self.site.run(*resync).code, 0)
+        self.same(source, target)
+
     def test_before_the_commit_point_the_copy_may_be_promoted(self) -> None:
         system = self.mount("small", "ext4", 24 * MIB)
         source, target = self.volume("v", 32 * MIB, 4 * MIB), system.path / "copy"

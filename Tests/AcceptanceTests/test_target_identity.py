@@ -256,6 +256,21 @@ class Targets(unittest.TestCase):
         promoted = self.site.run("blockferryd", "promote", "vol", state=self.site.path / "twin")
         self.assertEqual(promoted.code, 0, promoted)
 
+    def test_a_copied_state_directory_leaves_the_mark_to_the_first_one(self) -> None:
+        for command in (["rename", "vol", "other"], ["retarget", "vol", "elsewhere"], ["remove", "vol"]):
+            with self.subTest(command[0]):
+                self.paired()
+                shutil.copy(self.target, self.site.path / "elsewhere")
+                words = [self.site.path / word if word == "elsewhere" else word for word in command]
+                mark = os.getxattr(self.target, "user.blockferry.target")
+                shutil.copytree(self.site.standby, self.site.path / "twin")
+                done = self.site.run("blockferryd", *words, state=self.site.path / "twin")
+                self.assertEqual(done.code, 0, done)
+                self.assertEqual(os.getxattr(self.target, "user.blockferry.target"), mark)
+                self.assertEqual(self.site.send("vol", self.source).code, 0)
+            self.doCleanups()
+            self.setUp()
+
     def test_our_own_state_is_no_target(self) -> None:
         self.site.run("blockferryd", "id")
         hard = self.site.path / "hard"

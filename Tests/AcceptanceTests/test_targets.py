@@ -56,12 +56,24 @@ class FileSizeTests(unittest.TestCase):
         self.assertEqual(self.target.read_bytes(), before)
         self.send(SIZE - 1, "--allow-shrink")
 
+    def test_what_somebody_has_added_to_the_file_is_no_copy(self) -> None:
+        self.site.pair("db", self.target)
+        self.send(6 * 65536 + 512)
+        with self.target.open("ab") as file:
+            file.write(b"added")
+        self.assertIn(str(6 * 65536 + 512), str(self.site.status("db")["target_problem"]))
+        promoted = self.site.run("blockferryd", "promote", "db")
+        self.assertEqual((promoted.code, self.site.status("db")["state"]), (9, "diverged"), promoted)
+        scrubbed = self.site.run("blockferryd", "scrub", "db", "--json")
+        self.assertEqual((scrubbed.code, scrubbed.json["bytes_excess"], scrubbed.json["clean"]), (8, 5, False), scrubbed)
+        resynced = self.site.run("blockferry", "resync", self.source, "--to", "standby", "--volume", "db")
+        self.assertEqual(resynced.code, 0, resynced)
+        self.assertEqual(self.target.read_bytes(), self.source.read_bytes())
+        self.assertEqual(self.site.run("blockferryd", "scrub", "db").code, 0)
+
     def test_a_file_that_was_larger_than_the_volume_is_cut(self) -> None:
         self.target.write_bytes(b"x" * (SIZE + 12_345))
         self.site.pair("db", self.target, "--overwrite")
-        self.send(SIZE)
-        with open(self.target, "ab") as file:
-            file.write(b"y" * 777)
         self.send(SIZE)
 
 
