@@ -19,10 +19,10 @@ package final class SourceCatalog: Sendable {
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    ///   - historyLimit: how many committed generations are kept in the history.
+    ///   - historyLimit: how many committed generations of each volume are kept in the history.
     ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
     package init(
-        directory: String, historyLimit: UInt64 = 10_000,
+        directory: String, historyLimit: UInt64 = 2_000,
         clock: @escaping @Sendable () -> UInt64 = Clock.wall
     ) throws(CatalogError) {
         store = try Store(directory: directory, purpose: .source, migrator: SourceSchema.migrator)
@@ -102,7 +102,7 @@ package final class SourceCatalog: Sendable {
 
     // MARK: Verifications
 
-    /// Adds a comparison, and drops the oldest above the limit.
+    /// Adds a comparison, and drops the oldest of its volume above the limit.
     package func addVerification(_ entry: Verification) throws(CatalogError) {
         try store.write("record a verification of volume \(entry.volume)") { db in
             try db.execute(
@@ -117,9 +117,7 @@ package final class SourceCatalog: Sendable {
                     entry.firstPage.stored, entry.endPage.stored, entry.pageCount.stored,
                     entry.differingBlocks.stored, entry.time.stored,
                 ])
-            try db.execute(
-                sql: "DELETE FROM verification WHERE entry <= ? - ?",
-                arguments: [db.lastInsertedRowID, historyLimit.stored])
+            try dropOldest(of: "verification", entry.receiver, entry.volume, in: db)
         }
     }
 
@@ -140,7 +138,7 @@ package final class SourceCatalog: Sendable {
 
     // MARK: History
 
-    /// Adds a committed generation, and drops the oldest above the limit.
+    /// Adds a committed generation, and drops the oldest of its volume above the limit.
     package func addHistory(_ entry: HistoryEntry) throws(CatalogError) {
         try store.write("record generation \(entry.number) of volume \(entry.volume)") { db in
             try db.execute(
@@ -155,10 +153,21 @@ package final class SourceCatalog: Sendable {
                     entry.committedAt.stored, entry.changedBytes.stored, entry.wireBytes.stored,
                     entry.duration.stored,
                 ])
-            try db.execute(
-                sql: "DELETE FROM history WHERE entry <= ? - ?",
-                arguments: [db.lastInsertedRowID, historyLimit.stored])
+            try dropOldest(of: "history", entry.receiver, entry.volume, in: db)
+            try ChangePeak.note(entry, in: db)
         }
+    }
+
+    /// Keeps the newest of what is known of a volume.
+    private func dropOldest(
+        of table: String, _ receiver: ReceiverName, _ volume: VolumeName, in db: Database
+    ) throws {
+        try db.execute(
+            sql: """
+                DELETE FROM \(table) WHERE receiver = ?1 AND volume = ?2 AND entry <= (
+                    SELECT entry FROM \(table) WHERE receiver = ?1 AND volume = ?2
+                    ORDER BY entry DESC LIMIT 1 OFFSET ?3)
+                """, arguments: [receiver.text, volume.text, historyLimit.stored])
     }
 
     /// The newest committed generations, newest first; of one volume or receiver if it is given.

@@ -24,7 +24,7 @@ extension SourceCatalog {
                 sql: "UPDATE receiver SET name = ? WHERE name = ?",
                 arguments: [new.text, name.text]
             )
-            for table in ["replica", "history", "verification"] {
+            for table in ["replica", "history", "verification", "peak"] {
                 try db.execute(
                     sql: "UPDATE \(table) SET receiver = ? WHERE receiver = ?",
                     arguments: [new.text, name.text])
@@ -64,7 +64,7 @@ extension SourceCatalog {
             guard try Replica.find(receiver, new, in: db) == nil else {
                 throw CatalogError.Kind.conflict("there is a volume of the name \(new) there")
             }
-            for table in ["replica", "history", "verification"] {
+            for table in ["replica", "history", "verification", "peak"] {
                 try db.execute(
                     sql: "UPDATE \(table) SET volume = ? WHERE receiver = ? AND volume = ?",
                     arguments: [new.text, receiver.text, volume.text])

@@ -14,6 +14,7 @@ enum SourceSchema {
         migrator.registerMigration("source-4") { db in try db.execute(sql: version4) }
         migrator.registerMigration("source-snapshots") { db in try db.execute(sql: snapshots) }
         migrator.registerMigration("source-export-key") { db in try db.execute(sql: exportKey) }
+        migrator.registerMigration("source-peak") { db in try db.execute(sql: peak) }
         return migrator
     }
 
@@ -96,5 +97,18 @@ enum SourceSchema {
     // The key to which export files for the standby are encrypted; none before it has told it.
     private static let exportKey = """
         ALTER TABLE receiver ADD COLUMN export_key BLOB CHECK (length(export_key) = 32)
+        """
+    // The largest change of each volume (`ChangePeak`).
+    private static let peak = """
+        CREATE TABLE peak (
+            receiver TEXT NOT NULL,
+            volume TEXT NOT NULL,
+            bytes INTEGER NOT NULL,
+            time INTEGER NOT NULL,
+            PRIMARY KEY (receiver, volume)
+        ) STRICT;
+        INSERT INTO peak (receiver, volume, bytes, time)
+            SELECT receiver, volume, max(changed_bytes), max(committed_at) FROM history
+            WHERE number > 1 GROUP BY receiver, volume;
         """
 }

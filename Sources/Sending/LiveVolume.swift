@@ -199,16 +199,14 @@ package final class LiveVolume {
         }
     }
 
-    /// Three times the most that changed between two of the last generations; a fifth of the origin as long as
-    /// nothing is known.
+    /// Three times the largest change that is to be expected again; a fifth of the origin as long as nothing is known.
     private func storeSize() throws -> StoreSize {
         if let size = options.storeSize { return size }
-        let most = try home.catalog.history(
-            receiver: options.sender.receiver, volume: options.sender.volume, limit: 10
-        ).filter { $0.number > 1 }.map(\.changedBytes).max()
-        guard let most else { return .percent(20) }
+        let peak = try home.catalog.changePeak(
+            options.sender.volume, at: options.sender.receiver)
+        guard let peak else { return .percent(20) }
         let least: UInt64 = 64 << 20
-        let wanted = most.multipliedReportingOverflow(by: 3)
+        let wanted = peak.bytes.multipliedReportingOverflow(by: 3)
         return .bytes(
             min(max(wanted.overflow ? .max : wanted.partialValue, least), volume.byteCount))
     }

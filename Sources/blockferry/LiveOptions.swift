@@ -10,7 +10,8 @@ struct LiveOptions: ParsableArguments {
         help: ArgumentHelp(
             """
             Logical volume outside a thin pool: size of the new snapshot's store, as 512M, 10G or 15% (of the \
-            volume). Default: three times the largest change so far, at first 20%. It must hold what is written \
+            volume). Default: three times the largest change of late, which is forgotten by half in two weeks; at \
+            first 20%. It must hold what is written \
             until the next send is done.
             """, valueName: "size"))
     var cowSize: StoreSize?

@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import signal
 import shutil
 import sqlite3
@@ -423,21 +424,34 @@ class States(Comparing):
         self.assertEqual(self.site.status("vol")["generation"], 2)
         self.assertEqual(sha256(source), sha256(target))
 
-    def test_one_in_place_that_failed_after_it_had_begun(self) -> None:
-        """The standby has given its copy up by then: the source does not go on believing in it."""
+    def test_one_in_place_that_failed_before_it_had_begun(self) -> None:
+        """The standby has its copy, and the source believes in it."""
         source, target = self.volume("vol", 2 << 20)
         self.write(source, (3 * BLOCK, b"newer"))
         hindrance = self.site.standby / "maps/vol.updates"
         hindrance.mkdir()
         failed = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--in-place")
-        self.assertEqual(failed.code, 11, failed)
+        self.assertEqual((failed.code, self.site.status("vol")["state"]), (11, "consistent"), failed)
+        hindrance.rmdir()
+        sent = self.site.send("vol", source)
+        self.assertEqual((sent.code, sent.json["result"]), (0, "delta"), sent)
+        self.assertEqual(sha256(source), sha256(target))
+
+    def test_one_in_place_that_failed_after_it_had_begun(self) -> None:
+        """The standby has given its copy up by then: the source does not go on believing in it."""
+        source, target = self.volume("vol", 2 << 20)
+        os.truncate(source, 8 << 20)
+        resource.prlimit(self.site.daemon.pid, resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+        failed = self.site.run("blockferry", "resync", source, "--to", "standby", "--volume", "vol", "--in-place")
+        self.assertEqual((failed.code, "and no whole one" in failed.error), (12, True), failed)
         self.assertEqual(self.site.status("vol")["state"], "initialising")
         volumes = self.site.run("blockferry", "status", "--json").json["volumes"]
         self.assertNotIn("committed", [volume["state"] for volume in volumes])
         exported = self.site.run("blockferry", "export", source, "--to", "standby", "--volume", "vol", "--output",
                                  self.site.path / "file")
         self.assertNotIn("1→2", exported.out)
-        hindrance.rmdir()
+        self.site.kill_daemon()
+        self.site.start_daemon()
         self.blockferry("resync", "vol", source, "--in-place")
         self.assertEqual(sha256(source), sha256(target))
 

@@ -263,7 +263,9 @@ import Wire
 
     // MARK: History
 
-    @Test("the history tells the newest first, keeps a limit, and outlives the receiver")
+    @Test(
+        "the history tells the newest first, keeps a limit of each volume, and outlives the receiver"
+    )
     func history() throws {
         let small = try SourceCatalog(directory: scratch.directory("small"), historyLimit: 10)
         let other = try name("mail")
@@ -276,10 +278,64 @@ import Wire
         for number in 1...25 {
             try small.addHistory(entry(UInt64(number), number.isMultiple(of: 5) ? other : volume))
         }
-        #expect(try small.history(limit: 100).map(\.number) == (16...25).reversed())
-        #expect(try small.history(volume: other, limit: 100).map(\.number) == [25, 20])
+        let left: [UInt64] = [24, 23, 22, 21, 19, 18, 17, 16, 14, 13]
+        let rare: [UInt64] = [25, 20, 15, 10, 5]
+        #expect(try small.history(volume: volume, limit: 100).map(\.number) == left)
+        #expect(try small.history(volume: other, limit: 100).map(\.number) == rare)
+        #expect(try small.history(limit: 100).map(\.number) == (left + rare).sorted(by: >))
         #expect(try small.history(receiver: receiver, limit: 1) == [entry(25, other)])
         let nobody = try #require(ReceiverName("nobody"))
         #expect(try small.history(receiver: nobody, limit: 10).isEmpty)
+    }
+
+    @Test("the largest change is remembered over quiet days and weeks, and forgotten in the end")
+    func changePeak() throws {
+        let minute: UInt64 = 60 * 1_000_000_000
+        let day = 1440 * minute
+        let mib: UInt64 = 1 << 20
+        for period in [1, 7] as [UInt64] {
+            var peak = ChangePeak(bytes: 0, time: 50 * 365 * day)
+            var jobs = 0
+            for step in 1...(40 * 288) as ClosedRange<UInt64> {
+                let isJob = step.isMultiple(of: 288 * period)
+                // What the store of the snapshot before has room for.
+                if isJob, jobs > 0 { #expect(peak.bytes * 3 > 80 * mib) }
+                if isJob { jobs += 1 }
+                peak = peak.followed(by: isJob ? 70 * mib : 100_000, at: peak.time + 5 * minute)
+                #expect(peak.bytes <= 70 * mib)
+            }
+            #expect(jobs == 40 / Int(period))
+            for _ in 0..<(90 * 288) { peak = peak.followed(by: 0, at: peak.time + 5 * minute) }
+            #expect(peak.bytes < mib)
+        }
+        // A clock that leaps takes no more than a day, one that goes back nothing.
+        var peak = ChangePeak(bytes: 64 * mib, time: 5 * day)
+        peak = peak.followed(by: 1, at: 4000 * day)
+        #expect(peak.bytes > 60 * mib)
+        let before = peak.bytes
+        peak = peak.followed(by: 1, at: day)
+        #expect(peak.bytes == before)
+        #expect(ChangePeak(bytes: .max, time: 0).followed(by: 7, at: .max).bytes >= 7)
+    }
+
+    @Test(
+        "the largest change is of one volume at one receiver, takes no first copy, and has a new name with it"
+    )
+    func changePeaks() throws {
+        let other = try name("mail")
+        func add(_ number: UInt64, _ bytes: UInt64, _ volume: VolumeName) throws {
+            try catalog.addHistory(
+                HistoryEntry(
+                    receiver: receiver, volume: volume, number: number, id: digest("\(number)"),
+                    committedAt: 7, changedBytes: bytes, wireBytes: 1, duration: 3))
+        }
+        try add(1, 1 << 40, volume)
+        #expect(try catalog.changePeak(volume, at: receiver) == nil)
+        try add(2, 500, volume)
+        try add(3, 400, volume)
+        try add(2, 9, other)
+        #expect(try catalog.changePeak(volume, at: receiver)?.bytes == 500)
+        #expect(try catalog.changePeak(other, at: receiver)?.bytes == 9)
+        #expect(try catalog.changePeak(volume, at: try #require(ReceiverName("nobody"))) == nil)
     }
 }
