@@ -312,7 +312,7 @@ package final class IncomingTransfer {
     private func openTarget(_ writer: VolumeWriter, _ begin: Begin) throws -> Target {
         try targeting {
             let target = try comparison?.target ?? writer.openTarget()
-            if target.kind == .blockDevice { try target.prepare(for: begin.head.volumeSize) }
+            if target.kind == .blockDevice { try writer.fit(target, to: begin.head.volumeSize) }
             return target
         }
     }
