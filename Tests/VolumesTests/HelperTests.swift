@@ -198,7 +198,7 @@ struct Report {
         HelperServer(
             volumes: text == nil ? path + ".none" : path, user: user, recordIn: "/nonexistent"
         ) { _ in }.serve(pair.near)
-        guard pair.far.wait(seconds: 0) else { return nil }
+        guard pair.far.wait(seconds: 1) else { return nil }
         guard let message = pair.far.receive(HelperAnswer.limit) else { return nil }
         return try decode(answer: message.bytes)
     }
