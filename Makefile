@@ -17,7 +17,7 @@ demo: packages ## Build, pair, replicate kernel-written images over TLS, kill, r
 	@$(SWIFT_BUILD) --product blockferryd
 	@deploy/demo/run
 
-build: packages ## Build both programs (release)
+build: packages ## Build the programs (release)
 	$(SWIFT_BUILD)
 
 test: packages ## Build and run all tests but the long campaigns

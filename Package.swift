@@ -51,6 +51,7 @@ let package = Package(
     products: [
         .executable(name: "blockferry", targets: ["blockferry"]),
         .executable(name: "blockferryd", targets: ["blockferryd"]),
+        .executable(name: "blockferryd-lvm", targets: ["blockferryd-lvm"]),
         .library(name: "ChangedBlocks", targets: ["Blocks", "SnapshotStore", "ThinMetadata"]),
     ],
     dependencies: [
@@ -95,6 +96,7 @@ let package = Package(
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
         module("LVM", ["Blocks", "Objects", "Digests", "Platform", "ThinMetadata"]),
+        module("Volumes", ["Blocks", "Digests", "Platform", "Wire", "LVM", "ThinMetadata"]),
         module("Signatures", ["Platform", "CBlkid"]),
         module("MapStore", ["Blocks", "Digests", "Platform", "TagMap", "Wire"]),
         linuxModule(
@@ -112,8 +114,7 @@ let package = Package(
             "Receiving",
             [
                 "Blocks", "Objects", "Digests", "Platform", "Wire", "Session", "HPKE", "TLS",
-                "Connection", "Catalog", "Staging", "LVM", "Signatures", "TagMap", "MapStore",
-                "ThinMetadata",
+                "Connection", "Catalog", "Staging", "Volumes", "Signatures", "TagMap", "MapStore",
             ]),
         // MARK: Programs
         module("CommandLine", ["Platform", "Wire", "TLS", "Catalog", arguments]),
@@ -129,8 +130,11 @@ let package = Package(
             dependencies: [
                 "CommandLine", "Receiving", "Objects", "Digests", "Platform", "Staging", "Wire",
                 "TLS",
-                "Catalog", arguments,
+                "Catalog", "Volumes", arguments,
             ],
+            swiftSettings: settings, linkerSettings: selfContained),
+        .executableTarget(
+            name: "blockferryd-lvm", dependencies: ["Platform", "Volumes", arguments],
             swiftSettings: settings, linkerSettings: selfContained),
         // MARK: Simulation
         .target(name: "CDiskTrace", path: "Tests/Simulation/CDiskTrace"),
@@ -160,6 +164,7 @@ let package = Package(
         tests("HPKETests", ["Blocks", "Digests", "HPKE"]),
         tests("TLSTests", ["Blocks", "Digests", "Platform", "HPKE", "TLS"]),
         tests("LVMTests", ["Blocks", "LVM", "Platform"]),
+        tests("VolumesTests", ["Blocks", "Digests", "LVM", "Platform", "Wire", "Volumes"]),
         tests("SendingTests", ["Blocks", "Objects", "Digests", "Platform", "Wire", "Sending"]),
         tests("CompressionTests", ["Blocks", "Compression"]),
         tests(

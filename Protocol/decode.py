@@ -35,6 +35,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import helper
 import hpke
 from checksums import crc32c, poly1305, xxh3
 from decoder.core import LARGEST_OFFSET, Context, Fields, Refused, printable, require
@@ -266,6 +267,7 @@ def main() -> int:
     try:
         match arguments.command:
             case "vectors":
+                print(f"{helper.check_vectors(Path(__file__).parent / 'helper-vectors.json')} vectors of the helper")
                 return run_vectors(arguments.directory)
             case "frames":
                 return run_frames(arguments)

@@ -25,6 +25,7 @@ let targets: [(name: String, length: Int, make: @Sendable () -> Target)] = [
     ("device-mapper", 256, { fuzzDeviceMapper }),
     ("host-values", 256, { fuzzHostValues }),
     ("send-plan", 256, { SendPlanTarget().run }),
+    ("helper", 512, { fuzzHelper }),
     ("invitation", 512, { fuzzInvitation }),
     ("snapshot-store", 256, { SnapshotStoreTarget().run }),
     ("object-identity", 512, { fuzzObjectIdentity }),

@@ -189,6 +189,30 @@ long clinux_receive_descriptor(int socket, void *message, size_t count, int *des
     return got;
 }
 
+int clinux_connect_to_path(const char *path) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    strcpy(address.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+    int code = errno;
+    close(fd);
+    errno = code;
+    return -1;
+}
+
+int clinux_peer_user(int socket, uint32_t *user) {
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || length != sizeof peer) return -1;
+    *user = peer.uid;
+    return 0;
+}
+
 long clinux_peek(int socket, void *buffer, size_t count) {
     return recv(socket, buffer, count, MSG_PEEK | MSG_DONTWAIT);
 }

@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-package import Digests
+internal import Digests
 internal import Foundation
 internal import GRDB
 internal import Platform
@@ -32,32 +32,6 @@ package struct Retention: Hashable, Sendable {
             guard let seconds, now > generation.committedAt else { return false }
             return (now - generation.committedAt) / nanosecondsPerSecond > seconds
         }.map(\.element)
-    }
-}
-
-/// A generation that is kept as a snapshot of the target.
-package struct KeptGeneration: Hashable, Sendable {
-    package var number: UInt64
-    package var id: SHA256Digest
-    /// The point in time of the source's snapshot, nanoseconds since 1970-01-01 UTC by the source's clock.
-    package var sourceTime: UInt64
-    /// Nanoseconds since 1970-01-01 UTC by the standby's clock.
-    package var committedAt: UInt64
-    /// "vg/lv" of the snapshot when it was seen last.
-    package var snapshot: String
-    /// LVM's id of it.
-    package var snapshotUUID: String
-
-    package init(
-        number: UInt64, id: SHA256Digest, sourceTime: UInt64, committedAt: UInt64, snapshot: String,
-        snapshotUUID: String
-    ) {
-        self.number = number
-        self.id = id
-        self.sourceTime = sourceTime
-        self.committedAt = committedAt
-        self.snapshot = snapshot
-        self.snapshotUUID = snapshotUUID
     }
 }
 

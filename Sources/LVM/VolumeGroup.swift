@@ -64,26 +64,32 @@ package struct VolumeGroup: Sendable {
                 guard let uuid = status.device.flatMap({ BlockDevice($0).mapperUUID }),
                     uuid.hasPrefix("LVM-")
                 else { return nil }
-                // LVM-, id of the group, id of the volume, both without dashes; what is below has a suffix.
                 let ids = uuid.dropFirst("LVM-".count)
-                let all = try all()
-                func isMeant(_ volume: LogicalVolume) -> Bool {
-                    (volume.groupUUID + volume.uuid).filter { $0 != "-" } == ids
-                }
-                guard ids.utf8.count == 64,
-                    let group = all.first(where: { $0.volumes.contains(where: isMeant) }),
-                    let found = group.volumes.first(where: isMeant)
-                else {
+                guard ids.utf8.count == 64, let found = try find(ids: ids) else {
                     throw .refused(
                         "\(text) is an internal device of LVM (\(uuid)); name the logical volume")
                 }
-                return (group, found)
+                return found
             }
             // A volume that is not active has no node.
             guard text.hasPrefix("/dev/") else { return nil }
             return try find(group: String(text.dropFirst("/dev/".count)), text)
         }
         return try find(group: text, text)
+    }
+
+    /// Finds a volume by LVM's ids of its group and of itself, both without dashes.
+    package static func find(
+        ids: some StringProtocol
+    ) throws(LVMError) -> (group: VolumeGroup, volume: LogicalVolume)? {
+        let all = try all()
+        func isMeant(_ volume: LogicalVolume) -> Bool {
+            (volume.groupUUID + volume.uuid).filter { $0 != "-" } == ids
+        }
+        guard let group = all.first(where: { $0.volumes.contains(where: isMeant) }),
+            let found = group.volumes.first(where: isMeant)
+        else { return nil }
+        return (group, found)
     }
 
     private static func find(
@@ -107,7 +113,7 @@ package struct VolumeGroup: Sendable {
     }
 
     /// The characters that LVM allows in names.
-    private static func isName(_ text: Substring) -> Bool {
+    static func isName(_ text: Substring) -> Bool {
         !text.isEmpty && !text.hasPrefix("-") && text != "." && text != ".."
             && text.utf8.allSatisfy { byte in
                 (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
@@ -141,6 +147,15 @@ package struct VolumeGroup: Sendable {
             arguments += ["--activate", "y", "--ignoreactivationskip"]
         }
         try Suspension.change(origin, "lvcreate", arguments + [origin.fullName], holding: lock)
+    }
+
+    /// Makes a volume larger, to so many bytes or up to an extent more; never smaller.
+    package static func extend(
+        _ volume: LogicalVolume, to byteCount: UInt64, holding lock: FileLock?
+    ) throws(LVMError) {
+        try Suspension.change(
+            volume, "lvextend", ["--yes", "--size", "\(byteCount)b", volume.fullName],
+            holding: lock)
     }
 
     /// Activates a volume, even if it says that it is to be left out.

@@ -79,15 +79,6 @@ package struct BlockDevice: Sendable {
             && below[0].hasSuffix("-tpool")
     }
 
-    /// The id by which its pool knows a thin volume: LVM gives a volume another one when a snapshot is merged into it.
-    /// Nothing for other devices, and where device-mapper may not be asked.
-    package var thinDevice: String? {
-        guard isThin, let table = try? DeviceTable(of: number), table.lines.count == 1,
-            let line = table.lines.first, line.type == "thin", line.parameters.count >= 2
-        else { return nil }
-        return line.parameters[1]
-    }
-
     /// The devices right below it: those of a device-mapper or RAID device, the disk of a partition.
     package var below: [BlockDevice] {
         let names = (try? Directory.names(in: folder + "/slaves")) ?? []
@@ -95,6 +86,11 @@ package struct BlockDevice: Sendable {
             Self.text("\(folder)/slaves/\(name)/dev").flatMap { DeviceNumber($0) }
         }
         return slaves.map { BlockDevice($0) } + [disk].compactMap { $0 }
+    }
+
+    /// Its size.
+    package var byteCount: UInt64? {
+        Self.text(folder + "/size").flatMap { UInt64($0) }.map { KernelValues.bytes($0, of: 512) }
     }
 
     /// In which units it can give storage back, in bytes; nothing if it takes no discards.

@@ -36,6 +36,36 @@ package struct Channel: ~Copyable {
             near: Channel(takingOwnershipOf: ends[0]), far: Channel(takingOwnershipOf: ends[1]))
     }
 
+    /// Connects to a socket of this host that carries messages.
+    package init(connectingTo path: String) throws(SystemCallError) {
+        // SAFETY: the path is passed as a C string for the length of the call.
+        let raw = unsafe clinux_connect_to_path(path)
+        guard raw >= 0 else { throw SystemCallError("connect", path) }
+        descriptor = OwnedDescriptor(takingOwnershipOf: raw)
+    }
+
+    /// The user of the process at the other end, as it was when that connected; nothing if the kernel does not tell.
+    package var peerUser: UInt32? {
+        var user: UInt32 = 0
+        // SAFETY: writes the value passed.
+        return unsafe clinux_peer_user(descriptor.rawValue, &user) == 0 ? user : nil
+    }
+
+    /// Waits until there is something to be received.
+    ///
+    /// - Returns: false if that takes longer.
+    package borrowing func wait(seconds: Int) -> Bool {
+        let due = Clock.monotonic() + UInt64(seconds) * nanosecondsPerSecond
+        while true {
+            let now = Clock.monotonic()
+            guard now < due else { return false }
+            let rest = Int((due - now) / 1_000_000) + 1
+            if !Socket.waitReadable([descriptor.rawValue], milliseconds: rest).isEmpty {
+                return true
+            }
+        }
+    }
+
     /// To be waited for, and to be passed on.
     package var rawValue: CInt { descriptor.rawValue }
 

@@ -9,23 +9,14 @@ extension BlockDevice {
     /// LVM and udev do, let go of it soon.
     ///
     /// - Parameter patience: how long others may have it open, in milliseconds.
-    /// - Returns: false also where that cannot be asked: of other devices, and without `CAP_SYS_ADMIN`.
+    /// - Returns: false also where that cannot be asked: of other devices, and where nobody answers (`mapperAnswer`).
     package func isOpenElsewhere(patience: UInt64) -> Bool {
         let due = Clock.monotonic() + patience * (nanosecondsPerSecond / 1000)
-        while let count = openCount, count > ownDescriptors {
+        while let count = mapperAnswer?.openCount, Int(count) > ownDescriptors {
             guard Clock.monotonic() < due else { return true }
             Clock.sleep(milliseconds: 50)
         }
         return false
-    }
-
-    /// How often it is open, by all processes together.
-    private var openCount: Int? {
-        guard mapperName != nil, let control = try? File(path: "/dev/mapper/control", .write) else {
-            return nil
-        }
-        let count = clinux_device_open_count(control.descriptor, number.major, number.minor)
-        return count < 0 ? nil : Int(count)
     }
 
     /// Descriptors that this process has of it.

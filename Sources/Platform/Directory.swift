@@ -86,6 +86,17 @@ package enum Directory {
         unsafe access(path, F_OK) == 0
     }
 
+    /// Refuses what this process may not read, write and, if it is a directory, enter. Opens nothing: closing a file would
+    /// let go of the locks that the process has on it.
+    package static func checkAccess(_ path: String) throws(SystemCallError) {
+        var mode = R_OK | W_OK
+        var status = stat()
+        // SAFETY: the call writes the struct passed; the path is a C string for the length of the calls.
+        guard unsafe stat(path, &status) == 0 else { throw SystemCallError("stat", path) }
+        if clinux_mode_is_directory(status.st_mode) != 0 { mode |= X_OK }
+        guard unsafe access(path, mode) == 0 else { throw SystemCallError("access", path) }
+    }
+
     /// Removes a file if it is there; the caller syncs the directory where that matters.
     package static func remove(_ path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.
@@ -138,7 +149,7 @@ package final class FileLock: Sendable {
     private let file: File
 
     /// The descriptor; whoever inherits it holds the lock too.
-    var descriptor: CInt { file.descriptor }
+    package var descriptor: CInt { file.descriptor }
 
     /// Takes the lock, or returns nothing if another process has it.
     package init?(path: String) throws(SystemCallError) {
@@ -155,6 +166,12 @@ package final class FileLock: Sendable {
     package init?(existing path: String) throws(SystemCallError) {
         file = try File(path: path)
         guard try Self.take(file) else { return nil }
+    }
+
+    /// Holds a lock together with the process that has passed its descriptor on; nothing if that is no regular file.
+    package init?(sharing descriptor: consuming OwnedDescriptor) {
+        file = File(descriptor, path: "the lock that was passed on")
+        guard let kind = try? file.status().kind, kind == .regular else { return nil }
     }
 
     private static func take(_ file: File) throws(SystemCallError) -> Bool {

@@ -48,6 +48,12 @@ package final class File: Sendable {
         }
     }
 
+    /// Takes over what is open already.
+    init(_ descriptor: consuming OwnedDescriptor, path: String) {
+        owned = descriptor
+        self.path = path
+    }
+
     /// Opens `path` for direct I/O, or through the page cache on a file system that has no direct I/O; there
     /// a flush still reports lost writes.
     package convenience init(

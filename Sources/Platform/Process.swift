@@ -12,6 +12,12 @@ package enum Process {
     /// Numeric id of the user it runs as.
     package static var effectiveUser: UInt32 { geteuid() }
 
+    /// The numeric id of a user of this host; nothing if there is none of that name.
+    package static func user(named name: String) -> UInt32? {
+        // SAFETY: the name is passed as a C string; the entry is read at once.
+        unsafe getpwnam(name).map { unsafe $0.pointee.pw_uid }
+    }
+
     /// The words after the program's name with which it was started; nothing if there is no list of them. Asks no `/proc`.
     package static var arguments: [String]? {
         let count = clinux_argument_count()

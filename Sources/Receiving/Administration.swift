@@ -204,8 +204,8 @@ package struct Administration {
     }
 
     /// How many snapshots the thin pool of a target can still take; nil for other targets, and where that cannot be asked.
-    package static func snapshotsLeft(_ volume: StandbyVolume) -> UInt64? {
-        Keeper.snapshotsLeft(below: volume.targetPath)
+    package func snapshotsLeft(_ volume: StandbyVolume) -> UInt64? {
+        Keeper.snapshotsLeft(home, below: volume.targetPath)
     }
 
     /// Changes which generations of a volume are kept, and does at once what that asks for, unless a session has the

@@ -155,8 +155,8 @@ package final class IncomingTransfer {
 
     private func standbyState(_ writer: VolumeWriter) throws -> StandbyState {
         let volume = writer.volume
-        let target: TargetObject
-        do { target = try TargetObject(path: volume.targetPath) } catch { throw refusal(error) }
+        let target: (kind: TargetKind, byteCount: UInt64)
+        do { target = try writer.targetFacts() } catch { throw refusal(error) }
         return StandbyState(
             state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
             lineage: volume.lineage ?? .none, committedNumber: volume.committed?.head.number ?? 0,
@@ -217,17 +217,19 @@ package final class IncomingTransfer {
         guard begin.head.volumeSize <= Limits.mappedVolumeSize else {
             throw Refusal(.limit, "the volume is larger than a tag map can be")
         }
-        let memory = Lineage.StandbyMemory(
+        var memory = Lineage.StandbyMemory(
             state: try standbyState(writer),
             committedSize: writer.volume.committed?.head.volumeSize,
             unfinished: staged == nil ? nil : writer.volume.transfer?.begin,
             comparedRoot: comparison?.root ?? knownRoot(begin, writer),
             isDemoted: writer.volume.isDemoted)
+        if case .refuse(let refusal) = Lineage.admit(begin, memory), refusal.code == .target {
+            // The target itself says the same, and how to mend it, unless it grows.
+            _ = try openTarget(writer, begin)
+            memory.state = try standbyState(writer)
+        }
         switch Lineage.admit(begin, memory) {
-        case .refuse(let refusal):
-            // The target itself says the same, and how to mend it.
-            if refusal.code == .target { _ = try openTarget(writer, begin) }
-            throw refusal
+        case .refuse(let refusal): throw refusal
         case .resume: try resume(begin, writer)
         case .start(let inPlace): try start(begin, writer, inPlace ? .inPlace : .staged)
         }
@@ -318,7 +320,7 @@ package final class IncomingTransfer {
     private func openTarget(_ writer: VolumeWriter, _ begin: Begin) throws -> Target {
         try targeting {
             let target = try comparison?.target ?? writer.openTarget()
-            if target.kind == .blockDevice { try target.prepare(for: begin.head.volumeSize) }
+            if target.kind == .blockDevice { try writer.fit(target, to: begin.head.volumeSize) }
             return target
         }
     }

@@ -15,7 +15,7 @@ internal import Wire
 final class Room {
     private let target: Target
     private let keeper: Keeper
-    private let pool: PoolRoom?
+    private let pool: ThinRoom?
     private var needed: PoolBlockCounter?
     private var shortage: SystemCallError?
 
@@ -83,7 +83,7 @@ final class Room {
     private var poolShortage: String? {
         // A block that is the target's alone needs no other one.
         guard let pool, let needed, needed.count > pool.freeBlocks, keeper.sharesEveryBlock,
-            (try? PoolRoom.growsByItself()) == false
+            !pool.growsByItself
         else { return nil }
         return
             "it needs \(needed.count) blocks of its thin pool, which has \(pool.freeBlocks) of "

@@ -6,6 +6,7 @@ internal import Digests
 package import HPKE
 internal import Platform
 package import TLS
+internal import Volumes
 package import Wire
 
 /// The state directory of the standby: identity, catalog, staging logs and locks.
@@ -14,12 +15,15 @@ package struct StandbyHome: Sendable {
     package let path: String
     /// What is registered, and where each volume stands.
     package let catalog: StandbyCatalog
+    /// Who works on logical volumes for this process.
+    let volumes: any StandbyVolumes
     /// Whether the fences that are taken leave marks, by which a catalog that was restored is known.
     private let marksFences: Bool
 
     /// Opens the directory, making what is missing.
     package init(path: String, marksFences: Bool = false) throws {
         self.path = path
+        volumes = Volumes.volumes(recordIn: path)
         self.marksFences = marksFences
         try Directory.create(path)
         catalog = try StandbyCatalog(directory: path)
@@ -33,6 +37,12 @@ package struct StandbyHome: Sendable {
     /// - Returns: the volumes whose targets will be read as a whole for that, before anything else is done with them.
     package func checkPlace() throws -> [VolumeName] {
         try catalog.checkPlace(marks: path + "/locks")
+    }
+
+    /// Refuses a state that this process can use no more, such as one that has another owner by now.
+    package func checkAccess() throws {
+        let names = ["", "/catalog.sqlite", "/locks", "/maps", "/identity.pem"]
+        for name in names { try Directory.checkAccess(path + name) }
     }
 
     /// Takes a volume over from whoever wrote to it.

@@ -23,7 +23,9 @@ package final class Supervisor {
 
     private let listener: OwnedDescriptor
     private let arguments: [String]
+    private let checkState: () throws -> Void
     private let log: (String) -> Void
+    private var checked: UInt64 = 0
     private var retries: Retries
     private var admission = Admission()
     private var lastConnection = 0
@@ -138,13 +140,16 @@ package final class Supervisor {
     ///   - listener: a listening socket.
     ///   - arguments: what this program is told, beside its command, when it is started as `worker`, which serves
     ///     descriptor 3, or as `recover`.
+    ///   - checkState: throws if the state can be used no more.
     ///   - interrupted: the volumes with a committed generation that is not on its target, and that no process has.
     package init(
         listener: consuming OwnedDescriptor, arguments: [String],
-        interrupted: @escaping () -> [VolumeName], log: @escaping (String) -> Void
+        checkState: @escaping () throws -> Void, interrupted: @escaping () -> [VolumeName],
+        log: @escaping (String) -> Void
     ) {
         self.listener = listener
         self.arguments = arguments
+        self.checkState = checkState
         retries = Retries(interrupted)
         self.log = log
     }
@@ -169,6 +174,7 @@ package final class Supervisor {
             let ready = Socket.waitReadable(
                 descriptors, milliseconds: admission.isContended ? pause.contended : pause.calm)
             if reap() { retries.lookSoon(now: Clock.monotonic()) }
+            try checkNow()
             if ready.contains(0), Process.takeSignal(from: signals) != nil { return stop() }
             for index in ready where index >= 2 {
                 let position = index - 2
@@ -187,6 +193,17 @@ package final class Supervisor {
                 let due = retries.due(now: now)
                 if !due.isEmpty { recover(program, due) }
             }
+        }
+    }
+
+    /// Ends the service where no worker could open the state any more: whoever has started it is to see that, instead of
+    /// connections that are reset.
+    private func checkNow() throws {
+        guard Clock.monotonic() >= checked + nanosecondsPerSecond else { return }
+        checked = Clock.monotonic()
+        do { try checkState() } catch {
+            stop()
+            throw error
         }
     }
 

@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-package import Catalog
+internal import Catalog
 internal import Digests
 internal import MapStore
 internal import Objects

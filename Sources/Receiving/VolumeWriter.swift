@@ -4,8 +4,10 @@
 package import Catalog
 internal import Digests
 internal import MapStore
+internal import Objects
 internal import Platform
 internal import Staging
+internal import Volumes
 package import Wire
 
 /// The one writer of a volume: recovery, and the way from a committed staging log to the target.
@@ -64,6 +66,27 @@ package final class VolumeWriter {
         try Target(path: volume.targetPath, registered: volume.targetIdentity)
     }
 
+    /// Activates a logical volume whose node is missing, if somebody may; a copy that was handed over is its operator's. Without
+    /// it what follows says that the target is missing.
+    private func activateTarget() {
+        guard volume.state != .promoted || volume.isDemoted, !Directory.exists(volume.targetPath),
+            let uuid = ObjectIdentity(volume.targetIdentity)?.object["dm"], uuid.hasPrefix("LVM-"),
+            let id = LogicalVolumeID(String(uuid.dropFirst("LVM-".count)))
+        else { return }
+        try? home.volumes.activate(id, holding: lock)
+    }
+
+    /// Makes sure that a device has room for so many bytes: one that is too small grows, if it is a thin volume that
+    /// somebody may grow.
+    func fit(_ target: Target, to byteCount: UInt64) throws(TargetError) {
+        if target.byteCount < byteCount, let volume = target.device?.logicalVolume {
+            // Why it does not grow is not told: that it is too small is, and what mends that.
+            try? home.volumes.grow(volume, to: byteCount, holding: lock)
+            try target.measure()
+        }
+        try target.prepare(for: byteCount)
+    }
+
     /// Finishes what an earlier process left behind, without the network.
     ///
     /// What a crash left, by the state in the catalog:
@@ -76,6 +99,7 @@ package final class VolumeWriter {
     ///    *applying*, with the reason; an attempt after a failed one is proven by reading the target. If the log is damaged,
     ///    or the proof fails: *suspect*.
     package func recover(_ progress: (Progress) throws -> Void = { _ in }) throws {
+        activateTarget()
         switch volume.state {
         case _ where volume.hasUntouchedTransfer:
             if !Directory.exists(logPath) { try abandon() }

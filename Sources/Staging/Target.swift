@@ -109,6 +109,16 @@ package final class Target {
         try resize(to: needed)
     }
 
+    /// Finds out how large a device is that was made larger while it is open.
+    package func measure() throws(TargetError) {
+        do { byteCount = try file.status().byteCount } catch { throw .failed(error) }
+    }
+
+    /// The number of a device.
+    package var device: BlockDevice? {
+        (try? file.status().device).map { BlockDevice($0) }
+    }
+
     /// Makes sure that content can be written to a range later: of a file, gives storage to what has none. Neither its
     /// content nor its size changes. Where the file system cannot reserve, or copies on write, this proves nothing.
     package func reserve(_ offset: UInt64, count: UInt64) throws(SystemCallError) {
@@ -176,6 +186,7 @@ package final class Target {
         try guarded { () throws(SystemCallError) in
             let parts = split(offset, UInt64(count))
             var from = position
+            try zeroing.fill(endsOf: offset..<offset + UInt64(count))
             if let head = parts.head {
                 try patch(head) { edge, place, count in
                     edge.copy(from: memory, at: from, to: place, count: count)
@@ -207,6 +218,10 @@ package final class Target {
     ) throws(TargetError) {
         try guarded { () throws(SystemCallError) in
             let parts = split(offset, count)
+            // Each unit that the ends are in is written in part.
+            if parts.head != nil || parts.tail != nil {
+                try zeroing.fill(endsOf: offset..<offset + count)
+            }
             for part in [parts.head, parts.tail].compactMap({ $0 }) {
                 try patch(part) { edge, place, count in edge.zero(at: place, count: count) }
             }

@@ -5,11 +5,11 @@ internal import Blocks
 package import Platform
 internal import Wire
 
-/// Makes ranges of a target read as zeros, giving storage back where that is proven to leave zeros.
+/// Makes ranges of a target read as zeros, giving storage back where that leaves zeros.
 ///
 /// A file gets holes, which read as zeros by definition. A block device gets zeros written
 /// (`BLKZEROOUT`), since what a discarded range reads as is a device's own affair. Only a thin volume
-/// for which `thinUnit` finds proof gets discards; even there each is read back, because
+/// gets discards, under the conditions of `method(of:byteCount:)`; even there each is read back, because
 /// a pool may drop a discard that meets other I/O.
 package final class Zeroing {
     /// How whole units are zeroed.
@@ -18,8 +18,9 @@ package final class Zeroing {
         case hole
         /// Let the kernel write zeros.
         case write
-        /// Discard whole pool blocks, of so many bytes.
-        case discard(unit: UInt64)
+        /// Discard whole pool blocks, of so many bytes. Where nothing proves that a pool zeroes a new block of which a part
+        /// is written, units are filled: zeros are written to all of one before a part of it is written.
+        case discard(unit: UInt64, isFilled: Bool)
     }
 
     /// How it is done now.
@@ -28,6 +29,8 @@ package final class Zeroing {
     private let memory = AlignedBuffer(byteCount: Limits.recordContent)
     /// Bytes that the kernel is asked to zero at once.
     private static let step: UInt64 = 1 << 30
+    /// The last unit that was found to have storage.
+    private var filled: UInt64?
 
     /// For a target that is open for writing.
     package init(_ file: File, _ status: FileStatus) {
@@ -36,9 +39,7 @@ package final class Zeroing {
             method = .hole
             return
         }
-        method =
-            Self.thinUnit(of: device, byteCount: status.byteCount).map { .discard(unit: $0) }
-            ?? .write
+        method = Self.method(of: BlockDevice(device), byteCount: status.byteCount)
     }
 
     /// Zeroes a range of whole logical blocks.
@@ -59,7 +60,8 @@ package final class Zeroing {
                 try file.zeroOut(offset, count: count)
                 offset += count
             }
-        case .discard(let unit):
+        case .discard(let unit, _):
+            filled = nil
             let inner = Self.whole(units: unit, in: range)
             if !inner.isEmpty, try !file.discard(inner.lowerBound, count: inner.length) {
                 // Somebody has turned discards off.
@@ -106,6 +108,21 @@ package final class Zeroing {
         }
     }
 
+    /// Prepares a range for being written: a unit at one of its ends that has nothing but zeros, and so perhaps no storage,
+    /// gets zeros as a whole, so that what is not written of it stays zeros.
+    package func fill(endsOf range: Range<UInt64>) throws(SystemCallError) {
+        guard case .discard(let unit, true) = method else { return }
+        for end in [range.lowerBound, range.upperBound] where end % unit != 0 {
+            let start = end / unit * unit
+            guard filled != start else { continue }
+            let got = try file.read(at: start, into: memory, count: Int(unit))
+            if memory.withBytes(at: 0, count: got, { $0.isAllZero }) {
+                try file.zeroOut(start, count: unit)
+            }
+            filled = start
+        }
+    }
+
     private func writeZeros(
         _ range: Range<UInt64>, while isWanted: () -> Bool
     ) throws(SystemCallError) {
@@ -119,46 +136,34 @@ package final class Zeroing {
     }
 }
 
-// MARK: - Proof
+// MARK: - Choice
 
 extension Zeroing {
-    /// The unit in which a thin volume's discarded blocks read as zeros, now and after they are written in part;
-    /// nothing if that is not proven.
+    /// The greatest unit that the kernel writes at once, so that a pool shows all of it or nothing.
+    private static let greatestFilled: UInt64 = 1 << 20
+
+    /// How ranges of a device are zeroed.
     ///
-    /// Proven it is if sysfs says that the device stands on nothing but a thin pool and takes discards, and the live
-    /// tables say what `isProven` asks for. Without the right to ask device-mapper there is no proof.
-    package static func thinUnit(of device: DeviceNumber, byteCount: UInt64) -> UInt64? {
-        let facts = BlockDevice(device)
-        guard facts.isThin, let unit = facts.discardUnit, unit % 4096 == 0,
-            let own = try? DeviceTable(of: device),
-            let pool = poolDevice(of: own, byteCount: byteCount),
-            let table = try? DeviceTable(of: pool), isProven(pool: table)
-        else { return nil }
-        return unit
+    /// Discards are for logical volumes that by sysfs stand on nothing but a thin pool and take them, if device-mapper's
+    /// tables prove that zeros are left. Where nobody answers for device-mapper, units are filled, if they are small enough
+    /// for that.
+    package static func method(of device: BlockDevice, byteCount: UInt64) -> Method {
+        guard device.isThin, let unit = device.discardUnit else { return .write }
+        return method(
+            unit: unit, byteCount: byteCount, isProven: device.mapperAnswer?.provesDiscards,
+            isWhole: device.isLogicalVolume)
     }
 
-    /// The pool of a device that is one thin volume, as a whole and without an external origin: where such a volume
-    /// has no block of its own, it shows the origin's, and not zeros.
-    package static func poolDevice(of own: DeviceTable, byteCount: UInt64) -> DeviceNumber? {
-        guard own.lines.count == 1, own.lines[0].type == "thin", own.lines[0].start == 0,
-            own.lines[0].length == byteCount / 512, own.lines[0].parameters.count == 2
-        else { return nil }
-        return DeviceNumber(own.lines[0].parameters[0])
-    }
-
-    /// Whether a pool's discarded blocks read as zeros.
+    /// The same from what is known.
     ///
-    /// Every feature must be one that is known to be harmless. `ignore_discard` keeps the content. With
-    /// `skip_block_zeroing` a block that was given back reads as zeros only until a part of it is written: the rest
-    /// then shows what the pool's disk held.
-    package static func isProven(pool: DeviceTable) -> Bool {
-        let harmless: Set<String> = ["no_discard_passdown", "error_if_no_space"]
-        guard pool.lines.count == 1, pool.lines[0].type == "thin-pool" else { return false }
-        let parameters = pool.lines[0].parameters
-        if parameters.count == 4 { return true }
-        guard parameters.count > 4, let count = Int(parameters[4]), count == parameters.count - 5
-        else { return false }
-        return parameters[5...].allSatisfy { harmless.contains($0) }
+    /// - Parameter isProven: what the tables say; nil where nobody answers.
+    package static func method(
+        unit: UInt64, byteCount: UInt64, isProven: Bool?, isWhole: Bool
+    ) -> Method {
+        guard unit > 0, unit % 4096 == 0, isProven ?? isWhole else { return .write }
+        if isProven == true { return .discard(unit: unit, isFilled: false) }
+        return unit <= greatestFilled && byteCount % unit == 0
+            ? .discard(unit: unit, isFilled: true) : .write
     }
 }
 

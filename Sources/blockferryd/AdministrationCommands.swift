@@ -64,7 +64,8 @@ struct InviteCommand: ParsableCommand, OneVolumeCommand {
     func run() throws {
         let address = address ?? "\(ProcessInfo.processInfo.hostName):7441"
         _ = try Socket.split(address)
-        let invitation = try Administration(try state.home()).invite(
+        let home = try state.home()
+        let invitation = try Administration(home).invite(
             volume, targetPath: target, createFile: create, mayOverwrite: overwrite,
             retention: Retention(keep, keepFor),
             address: address, seconds: minutes * 60)
@@ -82,6 +83,11 @@ struct InviteCommand: ParsableCommand, OneVolumeCommand {
                         validSeconds: minutes * 60)))
         }
         Terminal.out(invitation.text + "\n")
+        if let registered = try home.catalog.volume(volume),
+            TargetLook(registered).wastesStorage == true
+        {
+            Terminal.error("note: \(registered.targetPath) is thin, but \(StatusCommand.waste)")
+        }
     }
 }
 
@@ -221,7 +227,12 @@ struct StatusCommand: ParsableCommand {
         let kept: [KeptEntry.Generation]
         /// Of a target in a thin pool.
         let snapshotsLeft: UInt64?
+        /// Of a thin target: whether zeros take storage.
+        let wastesStorage: Bool?
     }
+
+    static let waste =
+        "zeros take storage there: nothing says that what its pool takes back reads as zeros"
 
     func run() throws {
         let now = Clock.wall()
@@ -249,7 +260,8 @@ struct StatusCommand: ParsableCommand {
                 targetPresent: look.isPresent, targetProblem: look.problem,
                 demoted: volume.isDemoted, restored: volume.isRestored,
                 keeping: entry.keeping, kept: entry.kept,
-                snapshotsLeft: Administration.snapshotsLeft(volume))
+                snapshotsLeft: Administration(home).snapshotsLeft(volume),
+                wastesStorage: look.wastesStorage)
         }
         if json {
             struct List: Encodable {
@@ -279,7 +291,8 @@ struct StatusCommand: ParsableCommand {
                         ?? (entry.restored
                             ? "the state was restored or moved: the target is read before it is used"
                             : entry.sourceClockAhead
-                                ? "the source's time is ahead: the age counts from the commit" : "")
+                                ? "the source's time is ahead: the age counts from the commit"
+                                : entry.wastesStorage == true ? waste : "")
                 ),
             ]
         }

@@ -6,6 +6,7 @@ internal import CommandLine
 internal import Platform
 internal import Receiving
 internal import Staging
+internal import Volumes
 internal import Wire
 
 /// The daemon of the standby, and its administration.
@@ -37,6 +38,10 @@ internal import Wire
         ])
 
     static func main() {
+        // What this process may not ask device-mapper, the helper does.
+        if Process.effectiveUser != 0 {
+            BlockDevice.setHelper { HelperClient().look(at: $0) }
+        }
         ProgramRunner.run(Program.self) { error in
             switch error {
             case AdministrationError.notApplied(_, _, let error): ProgramRunner.common(error)

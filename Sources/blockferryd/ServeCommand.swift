@@ -38,7 +38,7 @@ struct ServeCommand: ParsableCommand {
         let supervisor = Supervisor(
             listener: listener,
             arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"],
-            interrupted: recovery.interrupted
+            checkState: { try home.checkAccess() }, interrupted: recovery.interrupted
         ) { Terminal.error($0) }
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import devices
 from devices import MIB
 from harness import ROOT, Disks, KernelTest, Volumes, acceptance, command, until
+from lvm_helper import HelperSocket, fact
 
 MANUAL = ROOT / "docs/OPERATIONS.md"
 # Fewer commands than this are not the manual.
@@ -31,8 +32,8 @@ LEAST_COMMANDS, LEAST_FAILING, LEAST_COMPARED, LEAST_LINES = 120, 10, 20, 70
 #   standby1, source1   127.0.0.1 and 127.0.0.2, in /etc/hosts; /etc/default/blockferryd makes each daemon listen there,
 #                       since both hosts have one network
 #   udev                there is none: the rules file that the manual installs is followed before and after each command
-#   ```sh               what needs systemd, apt or a firewall is not run, but for `systemctl VERB blockferryd`, which is
-#                       done as the unit says: its ExecStart, User and EnvironmentFile
+#   ```sh               what needs systemd, apt or a firewall is not run, but for `systemctl VERB blockferryd` and the start
+#                       of blockferryd-lvm.socket, which are done as the units say: ExecStart, User, EnvironmentFile and others
 INVITATION, PROGRAMS = "bf1.…", ".build/release"
 ADDRESSES = {"standby": "127.0.0.1", "source": "127.0.0.2"}
 UNIT = pathlib.Path("usr/lib/systemd/system/blockferryd.service")
@@ -119,6 +120,7 @@ class Host:
     def __init__(self, name: str, where: pathlib.Path) -> None:
         self.name, self.where = name, where
         self.daemon: subprocess.Popen | None = None
+        self.helper: HelperSocket | None = None
         where.mkdir()
         command("cp", "-a", "/etc", where / "etc")
         for directory in ("lib", "srv", "mnt"):
@@ -134,6 +136,8 @@ class Host:
 
     def close(self) -> None:
         self.stop()
+        if self.helper:
+            self.helper.close()
         self.inside.kill()
         self.inside.wait()
         if self.inside.stdout:
@@ -174,6 +178,12 @@ class Host:
                 if separator and key.isalpha():
                     facts[key] = value
         return facts
+
+    def start_helper(self) -> None:
+        """What `systemctl enable --now blockferryd-lvm.socket` does."""
+        user = fact("blockferryd-lvm.socket", "SocketUser")
+        number = int(re.findall(rf"^{user}:x:(\d+):", (self.where / "etc/passwd").read_text(), re.M)[0])
+        self.helper = HelperSocket(number, lambda text: self.arguments("root", text), self.where / "helper.log")
 
     def service(self, verb: str) -> None:
         assert verb in ("start", "stop", "restart", "enable --now"), verb
@@ -292,6 +302,9 @@ class OperationsTests(KernelTest):
         if words[0] == "systemctl" and words[-1] == "blockferryd":
             print(f"{step} (as the unit says)", flush=True)
             self.hosts[step.host].service(" ".join(words[1:-1]))
+        if step.text == "systemctl enable --now blockferryd-lvm.socket":
+            print(f"{step} (as the units say)", flush=True)
+            self.hosts[step.host].start_helper()
 
     def compare(self, step: Step, words: list[str]) -> None:
         """Every copy that the command has made is its snapshot, byte for byte."""

@@ -12,7 +12,7 @@ import tempfile
 
 import devices
 from devices import MIB
-from harness import KernelTest, Site, acceptance, command, mapped
+from harness import KernelTest, command, mapped
 
 SIZE = 12 * MIB
 
@@ -295,57 +295,3 @@ class GrowthTests(KernelTest):
         # What is beyond the volume is not part of it, even where the target still holds it.
         source.resize(SIZE)
         source.arrives(site, target, 3)
-
-
-class PrivilegeTests(KernelTest):
-    """The daemon as a user of its own: without capabilities, and with those of deploy/config/blockferryd-lvm.conf."""
-
-    USER = 65534
-
-    def restricted(self, *capabilities: str):
-        """Both hosts, the standby's as another user; the target is that user's to write."""
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="programs.", dir="/run"))
-        folder.chmod(0o755)
-        os.symlink(acceptance.BIN / "blockferry", folder / "blockferry")
-        sets = ",".join(f"+{name}" for name in capabilities)
-        (folder / "blockferryd").write_text(
-            f"#!/bin/sh\nexec setpriv --reuid {self.USER} --regid {self.USER} --clear-groups --no-new-privs "
-            f"--bounding-set -all{',' + sets if sets else ''} --inh-caps -all{',' + sets if sets else ''} "
-            f"--ambient-caps -all{',' + sets if sets else ''} {acceptance.BIN / 'blockferryd'} \"$@\"\n")
-        (folder / "blockferryd").chmod(0o755)
-        self.addCleanup(setattr, acceptance, "BIN", acceptance.BIN)
-        acceptance.BIN = folder
-        self.standby.pool()
-        target = self.standby.thin("copy", SIZE)
-        os.chown(os.path.realpath(target), self.USER, self.USER)
-        site = Site()
-        self.addCleanup(site.close)
-        os.chown(site.path, self.USER, self.USER)
-        site.start_daemon()
-        return site, target
-
-    def replicate(self, site, target: str) -> dict:
-        source = Source(self, site)
-        site.pair("db", target)
-        self.assertEqual(site.run("blockferryd", "keep", "db", "--generations", "2").code, 0)
-        source.arrives(site, target, 1)
-        source.zero(0, SIZE // 2)
-        source.arrives(site, target, 2)
-        return site.status("db")
-
-    def mapped_bytes(self) -> int:
-        return int(command("dmsetup", "status", "sby-copy").stdout.split()[3]) * 512
-
-    def test_without_capabilities_zeros_are_written_and_what_is_not_kept_is_told(self) -> None:
-        site, target = self.restricted()
-        status = self.replicate(site, target)
-        self.assertEqual(self.mapped_bytes(), SIZE)
-        self.assertEqual((status["generation"], status["kept"]), (2, []))
-        self.assertIn("lvs", status["keeping"]["problem"])
-
-    def test_with_three_capabilities_storage_is_given_back_and_generations_are_kept(self) -> None:
-        site, target = self.restricted("sys_admin", "dac_override", "fowner")
-        status = self.replicate(site, target)
-        self.assertEqual(self.mapped_bytes(), SIZE // 2)
-        self.assertEqual([entry["generation"] for entry in status["kept"]], [2, 1], status)
-        self.assertIsNone(status["keeping"].get("problem"), status)

@@ -53,7 +53,7 @@ struct ZeroingTests {
     func poolOfTable() {
         let size: UInt64 = 131_072 * 512
         func pool(_ lines: DeviceTable) -> DeviceNumber? {
-            Zeroing.poolDevice(of: lines, byteCount: size)
+            lines.thinPool(ofWhole: size)
         }
         #expect(pool(table("0 131072 thin 254:2 1")) == DeviceNumber(major: 254, minor: 2))
         for refused in [
@@ -73,7 +73,7 @@ struct ZeroingTests {
             "0 409600 thin-pool 254:0 254:1 128 0 1 no_discard_passdown",
             "0 409600 thin-pool 254:0 254:1 384 9 2 error_if_no_space no_discard_passdown",
         ] {
-            #expect(Zeroing.isProven(pool: table(line)), "\(line)")
+            #expect(table(line).zeroesDiscarded, "\(line)")
         }
         for line in [
             "0 409600 thin-pool 254:0 254:1 128 0 1 skip_block_zeroing",
@@ -85,8 +85,29 @@ struct ZeroingTests {
             "0 409600 thin-pool 254:0 254:1 128 0 -1", "0 409600 thin-pool 254:0 254:1 128 0 x",
             "0 409600 thin-pool 254:0 254:1 128", "0 409600 linear 8:0 0",
         ] {
-            #expect(!Zeroing.isProven(pool: table(line)), "\(line)")
+            #expect(!table(line).zeroesDiscarded, "\(line)")
         }
+    }
+
+    @Test(
+        "discards need proof, or units that can be filled; a table that speaks against them decides"
+    )
+    func methods() {
+        let unit: UInt64 = 65_536
+        func method(
+            _ unit: UInt64, _ size: UInt64, _ isProven: Bool?, isWhole: Bool = true
+        ) -> Zeroing.Method {
+            Zeroing.method(unit: unit, byteCount: size, isProven: isProven, isWhole: isWhole)
+        }
+        #expect(method(unit, 10 * unit, true) == .discard(unit: unit, isFilled: false))
+        #expect(method(unit, 10 * unit, nil) == .discard(unit: unit, isFilled: true))
+        #expect(method(1 << 20, 1 << 22, nil) == .discard(unit: 1 << 20, isFilled: true))
+        #expect(method(1 << 21, 1 << 23, true) == .discard(unit: 1 << 21, isFilled: false))
+        for refused in [
+            method(unit, 10 * unit, false), method(1 << 21, 1 << 23, nil),
+            method(unit, 10 * unit + 512, nil), method(unit, 10 * unit, nil, isWhole: false),
+            method(0, 10, nil), method(512, 5120, true),
+        ] { #expect(refused == .write) }
     }
 
     @Test("numbers of devices are read as they are written, and nothing else is")

@@ -77,6 +77,10 @@ int clinux_notify(const char *path, const char *message);
 int clinux_send_descriptor(int socket, const void *message, size_t count, int descriptor);
 long clinux_receive_descriptor(int socket, void *message, size_t count, int *descriptor);
 
+// struct sockaddr_un and struct ucred, again. A new descriptor, or -1; the user at the other end: 0, or -1.
+int clinux_connect_to_path(const char *path);
+int clinux_peer_user(int socket, uint32_t *user);
+
 // Peeks at what a socket holds (recv with MSG_PEEK), and sets how much must be there before poll(2) says so.
 long clinux_peek(int socket, void *buffer, size_t count);
 int clinux_set_low_water(int socket, int bytes);
