@@ -32,6 +32,7 @@ struct ServeCommand: ParsableCommand {
         let signals = try Process.descriptor(forSignals: [15, 2])
         _ = try home.identity()
         _ = try home.exportKey()
+        let view = try ServiceView(writing: home)
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
         let recovery = Recovery(home) { Terminal.error($0) }
@@ -43,9 +44,8 @@ struct ServeCommand: ParsableCommand {
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
         Terminal.error("listening on \(listen), port \(port)")
-        Process.notifyServiceManager("READY=1")
         try supervisor.run(signals: signals.rawValue, held: held)
-        Process.notifyServiceManager("STOPPING=1")
+        withExtendedLifetime(view) {}
     }
 }
 
