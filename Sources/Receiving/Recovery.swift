@@ -62,6 +62,9 @@ package struct Recovery {
             if let problem = writer.keepingProblem {
                 log("volume \(name): not kept as wanted: \(problem)")
             }
+            if let problem = writer.hookProblem {
+                log("volume \(name): --post-commit: \(problem)")
+            }
         } catch {
             log("volume \(name): \(error)")
         }

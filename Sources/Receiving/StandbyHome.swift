@@ -14,6 +14,8 @@ package struct StandbyHome: Sendable {
     package let path: String
     /// What is registered, and where each volume stands.
     package let catalog: StandbyCatalog
+    /// What is run after each commit by this process.
+    package var commitHook: CommitHook?
     /// Whether the fences that are taken leave marks, by which a catalog that was restored is known.
     private let marksFences: Bool
 

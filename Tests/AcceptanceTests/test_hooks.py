@@ -12,7 +12,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BIN, Site, until
+from harness import BIN, Site, sha256, until
 
 SIZE = 2_000_000
 
@@ -88,6 +88,60 @@ class OutcomeTests(unittest.TestCase):
         self.assertEqual(self.send("--dry-run", *hook).code, 2)
         self.assertEqual(self.send("--cow-size", "1M", *hook).code, 2)
         self.assertFalse(self.told.exists())
+
+
+class CommitTests(unittest.TestCase):
+    """What the standby runs after a commit."""
+
+    def setUp(self) -> None:
+        self.site = Site()
+        self.addCleanup(self.site.close)
+        self.source, self.target, self.told = (self.site.path / name for name in ("source.img", "copy.img", "told"))
+        self.source.write_bytes(random.Random(2).randbytes(SIZE))
+
+    def serve(self, command: str, *more: str) -> None:
+        self.site.kill_daemon()
+        self.site.daemon = subprocess.Popen(
+            [BIN / "blockferryd", "serve", "--listen", f"127.0.0.1:{self.site.port}", "--post-commit", command, *more],
+            stderr=self.site.log, env={**os.environ, "BLOCKFERRYD_STATE": str(self.site.standby)}, start_new_session=True)
+        wanted = self.site.journal().count("listening on ") + 1
+        self.assertTrue(until(60, lambda: self.site.journal().count("listening on ") >= wanted), self.site.journal())
+
+    def send(self, *more: str):
+        return self.site.run("blockferry", "send", self.source, "--to", "standby", "--volume", "db", "--json", *more)
+
+    def test_it_sees_the_copy_of_its_generation_and_nothing_is_applied_meanwhile(self) -> None:
+        self.serve(f'sha256sum <"$BLOCKFERRY_TARGET" >{self.told}.sum; sleep 3; sha256sum <"$BLOCKFERRY_TARGET" >>{self.told}.sum; '
+                   f'echo "$1 $BLOCKFERRY_GENERATION $BLOCKFERRY_ID $BLOCKFERRY_TARGET" >{self.told}')
+        self.site.pair("db", self.target)
+        for number in (1, 2):
+            sent = self.send()
+            self.assertEqual(sent.code, 0, sent)
+            # The sender hears of the commit when the hook is done.
+            self.assertEqual(self.told.read_text().split(), ["db", str(number), sent.json["generation_id"], str(self.target)])
+            sums = (self.site.path / "told.sum").read_text().split()
+            self.assertEqual((sums[0], sums[2]), (sha256(self.source), sha256(self.source)))
+            self.told.unlink()
+            self.source.write_bytes(random.Random(number).randbytes(SIZE))
+        first = self.site.start_send("db", self.source)
+        self.assertTrue(until(60, lambda: (self.site.path / "told.sum").read_text().split()[:1] == [sha256(self.source)]))
+        self.assertFalse(self.told.exists())
+        second = self.send("--wait", "0")
+        self.assertEqual(second.code, 3, second)
+        self.assertEqual(first.wait(60), 0)
+        first.communicate()
+        self.assertTrue(self.told.exists())
+
+    def test_one_that_fails_or_takes_too_long_takes_nothing_from_the_commit(self) -> None:
+        for number, command, words in ((1, "echo no disk >&2; exit 5", "no disk"), (2, "sleep 60", "did not end within 1 s")):
+            self.serve(command, "--hook-timeout", "1")
+            if number == 1:
+                self.site.pair("db", self.target)
+            sent = self.send()
+            self.assertEqual((sent.code, sent.json["generation"]), (0, number), sent)
+            self.assertEqual(sha256(self.target), sha256(self.source))
+            self.assertRegex(self.site.journal(), f"volume db: --post-commit: .*{words}")
+            self.source.write_bytes(random.Random(number).randbytes(SIZE))
 
 
 class ServiceManagerTests(unittest.TestCase):
