@@ -256,7 +256,7 @@ class BootedTests(unittest.TestCase):
     def test_12_then_a_failure_alarms_once(self) -> None:
         """A code that a person has to look at: no second try."""
         alarms = self.alarms()
-        self.source.check("""echo 'BLOCKFERRY_SEND_ARGUMENTS="vg0/home --to nobody"' > /etc/blockferry/wrong.env""")
+        self.source.check("""echo 'BLOCKFERRY_SEND_ARGUMENTS="/srv/disk --to nobody --volume disk"' > /etc/blockferry/wrong.env""")
         self.assertNotEqual(self.source.run("systemctl start blockferry-send@wrong").code, 0)
         self.await_property(self.source, "blockferry-send@wrong", "ActiveState", "failed")
         self.assertEqual((self.source.property("blockferry-send@wrong", "ExecMainStatus"),
