@@ -238,7 +238,7 @@ class BootedTests(unittest.TestCase):
         self.await_property(self.source, job, "ActiveState", "inactive", 90)
         self.assertEqual(self.source.property(job, "Result"), "success")
         self.assertGreaterEqual(int(self.source.property(job, "NRestarts")), 1)
-        self.assertRegex(self.journal(self.source, job), r"committed.* resumed after segment")
+        self.assertRegex(self.journal(self.source, job), r"home \d+→\d+ committed")
         self.assertEqual(self.alarms(), alarms)
         self.assert_copy("source", "vg0/home", "home")
 
