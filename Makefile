@@ -4,7 +4,7 @@
 SWIFT_BUILD = swift build -c release
 PREFIX ?= /usr
 
-.PHONY: help demo build test test-kernel soak campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
+.PHONY: help demo build test test-kernel test-units soak campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
 
 help: ## Say what the goals do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ test: packages ## Build and run all tests but the long campaigns
 
 test-kernel: build ## Test with the device-mapper of a real kernel, in guests that need no privileges
 	Tests/KernelTests/run
+
+test-units: build ## Test the package, the units and the manual on two hosts that booted, in the same guests
+	Tests/BootedTests/run
 
 soak: build ## 1000 live increments of each kind, thin and classic, each compared
 	BLOCKFERRY_INCREMENTS=1000 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=7200 Tests/KernelTests/run live_increments

@@ -38,7 +38,8 @@ package enum NextStep {
             "on the standby: unmount PATH, detach what is stacked on it, end what has it open (lsblk PATH; fuser -v PATH)"
         case .suspended: "if nobody is at work on it, on the standby: dmsetup resume DEVICE"
         case .readOnly:
-            "on the standby: make PATH writable (lvchange --permission rw, blockdev --setrw, mount -o remount,rw)"
+            "on the standby: make PATH writable (lvchange --permission rw, blockdev --setrw, mount -o remount,rw; for the "
+                + "service: ReadWritePaths= in a drop-in, and restart it)"
         case .foreign:
             "on the standby: put the right one at PATH; if the copy is elsewhere now: blockferryd retarget VOLUME NEWPATH"
         case .tooSmall:

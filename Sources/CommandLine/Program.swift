@@ -93,6 +93,16 @@ package enum ProgramRunner {
         }
     }
 
+    /// As what an error is told: its sentence, the name of the rule that explains it, and the exit code.
+    ///
+    /// - Parameter status: as for `run`.
+    package static func account(
+        of error: any Error, _ status: (any Error) -> ExitStatus?
+    ) -> (message: String, rule: String?, exit: ExitStatus) {
+        let failure = Failure(error, status(error) ?? common(error), [:])
+        return (failure.message, failure.rule, failure.status)
+    }
+
     /// The exit code of an error that both programs know.
     package static func common(_ error: any Error) -> ExitStatus {
         if let refusal = error as? Refusal { return ExitStatus(refusal) }

@@ -36,6 +36,10 @@ package enum Process {
         signal(SIGPIPE, SIG_IGN)
         signal(SIGXFSZ, SIG_IGN)
         umask(0o077)
+        // The catalog's library lets libdispatch start threads, which would like a priority that a unit's sandbox does not
+        // give, and which do without; it says so on standard error each time.
+        // SAFETY: both are constant C strings, and no other thread runs yet.
+        _ = unsafe setenv("LIBDISPATCH_LOG", "NO", 0)
         _ = clinux_set_not_dumpable()
     }
 
@@ -88,13 +92,6 @@ package enum Process {
         // SAFETY: 128 bytes are sizeof(struct signalfd_siginfo); the array has that many.
         let got = unsafe read(descriptor, &information, 128)
         return got == 128 ? Int32(information[0]) : nil
-    }
-
-    /// Tells the service manager how this process is doing, as `sd_notify(3)` does; nothing if there is none.
-    package static func notifyServiceManager(_ message: String) {
-        guard let path = environment("NOTIFY_SOCKET") else { return }
-        // SAFETY: both strings are passed as C strings for the length of the call.
-        _ = unsafe clinux_notify(path, message)
     }
 
     /// The path of the program that runs in this process.

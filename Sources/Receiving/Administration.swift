@@ -32,6 +32,10 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
     case notPromoted(VolumeName, VolumeState)
     /// Generations cannot be kept on this target.
     case cannotKeep(String)
+    /// The daemon runs, and may not write this file.
+    case readOnlyForService(String)
+    /// The daemon runs, and sees something else under this path.
+    case hiddenFromService(String)
 
     package var description: String {
         switch self {
@@ -60,6 +64,10 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
             "volume \(name) is \(state), not promoted: a resync needs no leave to replace its content"
         case .cannotKeep(let path):
             "generations are kept as snapshots in a thin pool, and \(path) is no LVM thin volume"
+        case .readOnlyForService(let path):
+            "\(path) is read-only for the service: its unit does not let it write there"
+        case .hiddenFromService(let path):
+            "\(path) is not what the service finds there: its unit shows it other files"
         }
     }
 
@@ -77,6 +85,8 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
         case .notDemoted: .notDemoted
         case .notPromoted: .notPromoted
         case .cannotKeep: .cannotKeep
+        case .readOnlyForService: .readOnly
+        case .hiddenFromService: .missing
         }
     }
 
@@ -90,6 +100,7 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
             .nothingToScrub(let name, _), .notDemoted(let name), .notPromoted(let name, _):
             ["VOLUME": name.text]
         case .cannotKeep: [:]
+        case .readOnlyForService(let path), .hiddenFromService(let path): ["PATH": path]
         }
     }
 }
@@ -117,6 +128,7 @@ package struct Administration {
     ) throws -> Invitation {
         if try home.catalog.volume(name) == nil {
             guard let targetPath else { throw AdministrationError.unknownVolume(name) }
+            try ServiceView.check(targetPath, for: home)
             if createFile, !Directory.exists(targetPath) {
                 let file = try File(path: targetPath, [.write, .createNew])
                 try file.sync()

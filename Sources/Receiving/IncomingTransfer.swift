@@ -426,6 +426,9 @@ package final class IncomingTransfer {
         if let problem = writer.keepingProblem {
             report(.note("volume \(writer.volume.name): not kept as wanted: \(problem)"))
         }
+        if let problem = writer.hookProblem {
+            report(.note("volume \(writer.volume.name): --post-commit: \(problem)"))
+        }
     }
 
     // MARK: Failing

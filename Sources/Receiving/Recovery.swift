@@ -58,6 +58,9 @@ package struct Recovery {
             if let problem = writer.keepingProblem {
                 log("volume \(name): not kept as wanted: \(problem)")
             }
+            if let problem = writer.hookProblem {
+                log("volume \(name): --post-commit: \(problem)")
+            }
         } catch {
             // What is not recovered here is when the volume is opened next.
             log("volume \(name): \(error)")

@@ -17,6 +17,8 @@ package struct StandbyHome: Sendable {
     package let catalog: StandbyCatalog
     /// Who works on logical volumes for this process.
     let volumes: any StandbyVolumes
+    /// What is run after each commit by this process.
+    package var commitHook: CommitHook?
     /// Whether the fences that are taken leave marks, by which a catalog that was restored is known.
     private let marksFences: Bool
 

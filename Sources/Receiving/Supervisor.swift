@@ -34,6 +34,7 @@ package final class Supervisor {
     private var workers: [Int32: Started] = [:]
     private var recovery: Int32?
     private var strangers = Strangers()
+    private var manager = ServiceManager()
 
     /// Where a connection comes from.
     private struct Origin {
@@ -154,14 +155,17 @@ package final class Supervisor {
         self.log = log
     }
 
-    /// Serves until SIGTERM or SIGINT comes in on `signals`.
+    /// Serves until SIGTERM or SIGINT comes in on `signals`. The service manager hears that it can be used, that it still goes
+    /// round, and that it stops.
     ///
     /// - Parameter held: volumes that another process had when they were to be recovered, such as a worker of an
     ///   earlier run that has not ended yet. A process of their own waits for that.
     package func run(signals: CInt, held: [VolumeName]) throws {
         let program = try Process.executablePath
         if !held.isEmpty { recover(program, held) }
+        manager.tell(.ready)
         while true {
+            manager.round(now: Clock.monotonic())
             let hellos = waiting.filter { $0.value.wanted != nil }
             let heard = workers.filter { $0.value.isHeard }
             let connections = Array(hellos.keys)
@@ -369,6 +373,7 @@ package final class Supervisor {
 
     /// Ends the workers: what they have acknowledged is durable, and what they have not is sent again.
     private func stop() {
+        manager.tell(.stopping)
         log("stopping")
         func children() -> [Int32] { Array(workers.keys) + (recovery.map { [$0] } ?? []) }
         for process in children() { Process.send(15, to: process) }

@@ -21,6 +21,8 @@ package final class VolumeWriter {
     let fence: UInt64
     /// Why a generation could not be kept or released, if that was tried and went wrong.
     package private(set) var keepingProblem: String?
+    /// Why what was to be run after the last commit has failed, if it did.
+    package private(set) var hookProblem: String?
     /// Whether a committed generation is written although nobody knows what its target holds by now.
     var isForced = false
     /// Called while something takes long; what it throws ends that. What is being applied is not ended.
@@ -306,6 +308,17 @@ package final class VolumeWriter {
         try map.discard()
         try refresh()
         keepDue()
+        runHook(record)
+    }
+
+    /// The generation is committed, whatever comes of it.
+    private func runHook(_ record: GenerationRecord) {
+        hookProblem = nil
+        do throws(CommandError) {
+            try home.commitHook?.run(volume.name, record, target: volume.targetPath)
+        } catch {
+            hookProblem = "\(error)"
+        }
     }
 
     /// - Returns: the target, and whether what the log does not touch is known to be as it should.

@@ -50,7 +50,7 @@ struct LiveOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Seconds that each of the two commands may take.", valueName: "seconds"))
+            "Seconds that each command of the user may take.", valueName: "seconds"))
     var hookTimeout = 60
 
     func validate() throws {

@@ -40,7 +40,8 @@ internal import Wire
         ProgramRunner.run(Program.self, status: status)
     }
 
-    private static func status(_ error: any Error) -> ExitStatus? {
+    /// The code of an error that only this program knows.
+    static func status(_ error: any Error) -> ExitStatus? {
         switch error {
         case let failure as GroupSender.Failure:
             status(failure.error) ?? ProgramRunner.common(failure.error)

@@ -73,6 +73,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
     var group: String?
 
     @OptionGroup var live: LiveOptions
+    @OptionGroup var outcome: OutcomeOptions
     @OptionGroup var state: StateOptions
 
     @Option(
@@ -121,9 +122,31 @@ struct SendCommand: ParsableCommand, NamingCommand {
         guard group == nil || !dryRun else {
             throw ValidationError("--dry-run explains one volume at a time, not a group.")
         }
+        guard !dryRun || !outcome.isUsed else {
+            throw ValidationError("--post-success and --post-failure do not go with --dry-run.")
+        }
     }
 
     func run() throws {
+        do {
+            try send()
+        } catch let failure as OutcomeOptions.Failure {
+            throw failure
+        } catch {
+            // Wrong use is not a failure of the send.
+            if !(error is ValidationError) {
+                let last = source.paths.compactMap { path in
+                    path.split(separator: "/").last.flatMap { VolumeName(String($0)) }
+                }
+                outcome.failed(
+                    error, volume.isEmpty ? last : volume, at: receiver,
+                    seconds: live.hookTimeout)
+            }
+            throw error
+        }
+    }
+
+    private func send() throws {
         let home = try state.home()
         let found = try source.paths.map { try SourceOptions.liveVolume($0) }
         let names = try names(found)
@@ -152,6 +175,8 @@ struct SendCommand: ParsableCommand, NamingCommand {
         guard !dryRun else { return }
         line.end()
         try show(outcomes, names)
+        try outcome.succeeded(
+            outcomes.compactMap(\.last), names, at: receiver, seconds: self.live.hookTimeout)
     }
 
     /// The names of the volumes on the standby.

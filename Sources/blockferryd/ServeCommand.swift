@@ -7,6 +7,38 @@ internal import Platform
 internal import Receiving
 internal import Wire
 
+/// What `serve` and the processes that it starts run after a commit.
+struct HookOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            """
+            Run by 'sh -c' after each commit, before anything else can be written to the target, with the volume's name as $1 \
+            and BLOCKFERRY_GENERATION, _ID and _TARGET in the environment. If it fails, the journal says so.
+            """, valueName: "command"))
+    var postCommit: String?
+
+    @Option(help: ArgumentHelp("Seconds that it may take.", valueName: "seconds"))
+    var hookTimeout = 60
+
+    func validate() throws {
+        guard (1...3600).contains(hookTimeout) else {
+            throw ValidationError("--hook-timeout takes seconds, up to an hour.")
+        }
+    }
+
+    /// The same for a process that is started.
+    var arguments: [String] {
+        postCommit.map { ["--post-commit", $0, "--hook-timeout", "\(hookTimeout)"] } ?? []
+    }
+
+    /// The standby, with what is to be run there.
+    func home(_ state: StateOptions) throws -> StandbyHome {
+        var home = try state.home()
+        home.commitHook = postCommit.map { CommitHook($0, seconds: hookTimeout) }
+        return home
+    }
+}
+
 struct ServeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve",
@@ -25,27 +57,29 @@ struct ServeCommand: ParsableCommand {
             "Write the port to this file once it listens; for port 0.", valueName: "file"))
     var portFile: String?
 
+    @OptionGroup var hook: HookOptions
     @OptionGroup var state: StateOptions
 
     func run() throws {
-        let home = try state.home()
+        let home = try hook.home(state)
         let signals = try Process.descriptor(forSignals: [15, 2])
         _ = try home.identity()
         _ = try home.exportKey()
+        let view = try ServiceView(writing: home)
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
         let recovery = Recovery(home) { Terminal.error($0) }
         let supervisor = Supervisor(
             listener: listener,
-            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"],
+            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"]
+                + hook.arguments,
             checkState: { try home.checkAccess() }, interrupted: recovery.interrupted
         ) { Terminal.error($0) }
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
         Terminal.error("listening on \(listen), port \(port)")
-        Process.notifyServiceManager("READY=1")
         try supervisor.run(signals: signals.rawValue, held: held)
-        Process.notifyServiceManager("STOPPING=1")
+        withExtendedLifetime(view) {}
     }
 }
 
@@ -53,6 +87,7 @@ struct ServeCommand: ParsableCommand {
 struct WorkerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "worker", shouldDisplay: false)
 
+    @OptionGroup var hook: HookOptions
     @OptionGroup var state: StateOptions
 
     @Option var supervisor: Int32
@@ -61,7 +96,7 @@ struct WorkerCommand: ParsableCommand {
         guard Process.endWithParent(supervisor, 9) else { return }
         Process.closeOnExec(3)
         let worker = Worker(
-            home: try state.home(), software: software, channel: Channel(takingOwnershipOf: 3)
+            home: try hook.home(state), software: software, channel: Channel(takingOwnershipOf: 3)
         ) { Terminal.error($0) }
         guard worker.run() else { throw ExitCode(ExitStatus.failed.rawValue) }
     }
@@ -72,6 +107,7 @@ struct WorkerCommand: ParsableCommand {
 struct RecoverCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "recover", shouldDisplay: false)
 
+    @OptionGroup var hook: HookOptions
     @OptionGroup var state: StateOptions
 
     @Option var supervisor: Int32
@@ -80,7 +116,7 @@ struct RecoverCommand: ParsableCommand {
 
     func run() throws {
         guard Process.endWithParent(supervisor, 9) else { return }
-        Recovery(try state.home()) { Terminal.error($0) }
+        Recovery(try hook.home(state)) { Terminal.error($0) }
             .recover(held: volumes.compactMap { VolumeName($0) })
     }
 }
