@@ -133,8 +133,8 @@ struct Keeper {
                         "\(pool.pool): \(reason) (rule \(RefusalRule.poolExhausted.rawValue))")
             }
             let suffix = KeptName(number: committed.head.number, id: committed.id)
-            var name = target.name + suffix.short
-            if group.volume(named: name) != nil { name = target.name + suffix.long }
+            var name = target.derivedName(suffix.short)
+            if group.volume(named: name) != nil { name = target.derivedName(suffix.long) }
             try VolumeGroup.createSnapshot(
                 of: target, named: name,
                 tags: tags.new(committed, committedAt: committedAt), store: nil, isActive: false,
@@ -226,7 +226,11 @@ private struct KeptName {
         self.init(number: generation.number, id: generation.id)
     }
 
-    func matches(_ name: String) -> Bool { name.hasSuffix(short) || name.hasSuffix(long) }
+    /// Where nothing fits before it, a name is the ending without its first sign.
+    func matches(_ name: String) -> Bool {
+        let name = "_" + name
+        return name.hasSuffix(short) || name.hasSuffix(long)
+    }
 }
 
 /// The tags on the snapshots of a standby, which say all there is to know of a kept generation.
