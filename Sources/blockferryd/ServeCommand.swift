@@ -27,6 +27,8 @@ struct ServeCommand: ParsableCommand {
 
     @OptionGroup var state: StateOptions
 
+    func validate() throws { try GivenText.checkAddress(listen, "--listen") }
+
     func run() throws {
         let home = try state.home()
         let signals = try Process.descriptor(forSignals: [15, 2])
