@@ -114,7 +114,7 @@ private func checkName(_ text: String) {
     let bytes = Array(text.utf8)
     let isName =
         (1...63).contains(bytes.count)
-        && bytes.allSatisfy { isHostByte($0) && !(0x41...0x5A).contains($0) }
-        && !(bytes.first.map { [0x2E, 0x2D, 0x5F].contains($0) } ?? true)
+        && bytes.allSatisfy { isHostByte($0) || $0 == 0x2B }
+        && bytes.first != 0x2D && text != "." && text != ".."
     precondition((VolumeName(text) != nil) == isName, "a name was misjudged")
 }

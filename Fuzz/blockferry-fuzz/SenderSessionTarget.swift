@@ -168,6 +168,7 @@ private struct SenderRun {
         case .pair:
             precondition(hasGreeted(message) && isPairing)
             phase = .pairing
+        case .unknownName: preconditionFailure("no wide name is sent here")
         case .greeted: preconditionFailure("nobody greets for its own sake here")
         case .decide:
             precondition(phase == .opening)

@@ -97,5 +97,6 @@ class Reader:
 
 def volume_name(reader: Reader) -> str:
     name = reader.string(63, least=1)
-    require(re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name, re.ASCII) is not None, "bad-string-characters", repr(name))
+    require(re.fullmatch(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*", name, re.ASCII) is not None, "bad-string-characters", repr(name))
+    require(name not in (".", ".."), "bad-string-characters", repr(name))
     return name

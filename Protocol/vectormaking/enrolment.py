@@ -20,6 +20,7 @@ def enrolment() -> None:
     right("v4", "An IPv4 address.", "vm-disk.0", "192.0.2.7:7411")
     right("v6", "An IPv6 address.", "vm-disk.0", "[2001:db8::7]:7411")
     right("v6-shortest", "The shortest IPv6 address, the greatest port.", "0", "[::]:65535")
+    right("wide-name", "A volume name as LVM gives it.", "LogVol00+1", "standby.example.org:7411")
     right("longest", "The longest volume name and address.", "a" * 63, "h" * 253 + ":1")
     for padding in range(1, 5):
         right(f"tail-{padding}", "Other lengths of the base32 tail.", "v" * padding, "a.b:80")
@@ -58,7 +59,7 @@ def enrolment() -> None:
     short = data[:40]
     wrong("cut", "truncated", "The secret is cut, under a right checksum.",
           e.invitation(short + crc32c(short).to_bytes(4, "little")))
-    broken("volume-capital", "bad-string-characters", "A volume name in capitals.", volume="Disk")
+    broken("volume-dots", "bad-string-characters", "A name that no volume has.", volume="..")
     broken("volume-empty", "bad-string-length", "No volume name.", volume="")
     broken("address-empty", "bad-string-length", "No address.", address="")
     broken("address-long", "bad-string-length", "256 bytes of address.", address="h" * 253 + ":80")
@@ -71,8 +72,8 @@ def enrolment() -> None:
     broken("trailing", "trailing-bytes", "A byte between address and checksum.", extra=b"\0")
     wrong("order-prefix-base32", "bad-prefix", "Wrong prefix and characters.", "bf2.!!!")
     broken("order-checksum-version", "checksum", "Wrong checksum and version.", version=2, checksum=0)
-    broken("order-version-volume", "bad-version", "Wrong version and volume name.", version=2, volume="Disk")
-    broken("order-volume-address", "bad-string-characters", "Wrong volume name and address.", volume="Disk", address=":")
+    broken("order-version-volume", "bad-version", "Wrong version and volume name.", version=2, volume="Di/sk")
+    broken("order-volume-address", "bad-string-characters", "Wrong volume name and address.", volume="Di/sk", address=":")
     broken("order-address-trailing", "bad-address", "A wrong address, and a byte too many.", address=":", extra=b"\0")
 
     for name, key_id in (("receiver", RECEIVER), ("sender", SENDER), ("zeros", bytes(32)), ("ones", b"\xff" * 32)):

@@ -55,7 +55,7 @@ def headers() -> None:
     change("encapsulated-zeros", "zero-key", "The encapsulated key is zeros.", encapsulated=bytes(32))
     change("volume-none", "bad-string-length", "A volume without a name.", volume="")
     change("volume-long", "bad-string-length", "A name of 64 characters.", volume="v" * 64)
-    change("volume-upper", "bad-string-characters", "A letter that a name may not have.", volume="Db")
+    change("volume-dots", "bad-string-characters", "A name that no volume has.", volume="..")
     for suffix, bytes_, reason, what in BAD_STRINGS:
         # The string with its length comes as it is.
         change(f"volume-{suffix}", reason, f"In the name: {what}.", volume=bytes_[2:])

@@ -61,6 +61,9 @@ def greetings() -> None:
     good("hello-retry-after", "HELLO", "The sender reads the time in REFUSE.",
          {"lowest_version": 1, "highest_version": 1, "features": 2, "software": "blockferry 1.0"})
     good("welcome-retry-after", "WELCOME", "The receiver knows that feature too.", base | {"features": 2}, {"hello_features": 2})
+    good("hello-wide-names", "HELLO", "The sender knows names of volumes as LVM gives them.",
+         {"lowest_version": 1, "highest_version": 1, "features": 7, "software": "blockferry 1.0"})
+    good("welcome-wide-names", "WELCOME", "So does the receiver.", base | {"features": 4}, {"hello_features": 7})
     good("welcome-offered", "WELCOME", "The highest version offered, a subset of the features.",
          {"version": 3, "features": 4, "software": ""}, offered)
     bad_each("welcome", "WELCOME", base, [
@@ -81,11 +84,16 @@ def greetings() -> None:
 
 
 def volumes() -> None:
-    for suffix, volume in (("", "vm-disk.0"), ("-shortest", "0"), ("-longest", "a" * 63), ("-marks", "z._-")):
+    for suffix, volume in (("", "vm-disk.0"), ("-shortest", "0"), ("-longest", "a" * 63), ("-marks", "z._-"),
+                           ("-capitals", "LogVol00"), ("-plus", "vm+data"), ("-plus-alone", "+"), ("-low-line-first", "_db"),
+                           ("-dot-first", ".disk"), ("-three-dots", "..."), ("-wide-longest", "Z+" * 31 + "A")):
         good(f"open{suffix}", "OPEN", "A volume name that is allowed.", {"volume": volume})
     for suffix, volume, reason in (
             ("name-empty", "", "bad-string-length"), ("name-long", "a" * 64, "bad-string-length"),
-            ("name-capital", "Disk", "bad-string-characters"), ("name-dot-first", ".disk", "bad-string-characters"),
+            ("name-wide-long", "A" * 64, "bad-string-length"), ("name-dot", ".", "bad-string-characters"),
+            ("name-dots", "..", "bad-string-characters"), ("name-at", "a@b", "bad-string-characters"),
+            ("name-hash", "a#b", "bad-string-characters"), ("name-colon", "a:b", "bad-string-characters"),
+            ("name-zero", "a\0", "bad-string-characters"), ("name-fullwidth", "\uff21", "bad-string-characters"),
             ("name-hyphen-first", "-disk", "bad-string-characters"), ("name-slash", "a/b", "bad-string-characters"),
             ("name-space", "a b", "bad-string-characters"), ("name-umlaut", "dä", "bad-string-characters"),
             ("name-combining", "a\u0301", "bad-string-characters"), ("name-other-digit", "a\u0663", "bad-string-characters"),
@@ -93,7 +101,8 @@ def volumes() -> None:
         bad(f"open-{suffix}", "OPEN", reason, f"The volume name {volume!r} is not allowed.", e.open_(volume))
     bad_ends("open", "OPEN", e.open_())
     good("paired", "PAIRED", "A volume name, as in OPEN.", {"volume": "vm-disk.0"})
-    bad("paired-name-capital", "PAIRED", "bad-string-characters", "The rule of OPEN holds here too.", e.open_("VM"))
+    good("paired-name-capital", "PAIRED", "The alphabet of OPEN holds here too.", {"volume": "VM"})
+    bad("paired-name-dots", "PAIRED", "bad-string-characters", "The rule of OPEN holds here too.", e.open_(".."))
     bad_ends("paired", "PAIRED", e.open_())
 
     key = bytes(range(1, 33))

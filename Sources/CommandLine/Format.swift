@@ -70,18 +70,48 @@ package enum Format {
         let encoder = JSONEncoder()
         encoder.keyEncodingStrategy = .convertToSnakeCase
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return String(decoding: try encoder.encode(value), as: UTF8.self) + "\n"
+        let text = String(decoding: try encoder.encode(value), as: UTF8.self)
+        // What the encoder leaves as it is can still move a cursor or hide text; it stands in strings alone.
+        guard hasForeign(text) else { return text + "\n" }
+        var shown = String.UnicodeScalarView()
+        for scalar in text.unicodeScalars {
+            guard isControl(scalar) else {
+                shown.append(scalar)
+                continue
+            }
+            for unit in String(scalar).utf16 {
+                let digits = String(unit, radix: 16)
+                shown +=
+                    ("\\u" + String(repeating: "0", count: 4 - digits.count) + digits)
+                    .unicodeScalars
+            }
+        }
+        return String(shown) + "\n"
+    }
+
+    private static func isControl(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.properties.generalCategory {
+        case .control, .format, .lineSeparator, .paragraphSeparator: true
+        default: false
+        }
+    }
+
+    /// Whether there may be something else than printable ASCII in lines.
+    private static func hasForeign(_ text: String) -> Bool {
+        text.utf8.contains { $0 < 0x20 && $0 != 0x0A || $0 >= 0x7F }
     }
 
     /// Text from outside, on one line and without control characters.
     package static func escaped(_ text: String) -> String {
         String(
+            String.UnicodeScalarView(text.unicodeScalars.map { isControl($0) ? "?" : $0 }))
+    }
+
+    /// Lines with text from outside in them: only line breaks and tabs stay of what is not printed.
+    package static func escapedLines(_ text: String) -> String {
+        guard hasForeign(text) else { return text }
+        return String(
             String.UnicodeScalarView(
-                text.unicodeScalars.map { scalar in
-                    switch scalar.properties.generalCategory {
-                    case .control, .format, .lineSeparator, .paragraphSeparator: "?"
-                    default: scalar
-                    }
-                }))
+                text.unicodeScalars.map { $0 == "\n" || $0 == "\t" || !isControl($0) ? $0 : "?" }))
     }
 }

@@ -31,9 +31,16 @@ package enum ProgramRunner {
             Terminal.exit(.usage)
         }
         let isJSON = arguments.contains("--json")
+        if let unknown = unknownCommand(arguments, root) {
+            Terminal.error(unknown)
+            if isJSON { Failure(unknown, .usage).print() }
+            Terminal.exit(.usage)
+        }
         var words: [String: String] = [:]
+        var parsed: (any ParsableCommand.Type)?
         do {
             var command = try root.parseAsRoot(arguments)
+            parsed = type(of: command)
             words = (command as? any NamingCommand)?.words ?? [:]
             try command.run()
             Terminal.exit(.done)
@@ -41,7 +48,7 @@ package enum ProgramRunner {
             switch root.exitCode(for: error) {
             case .success: root.exit(withError: error)
             case .validationFailure:
-                Terminal.errorText(root.fullMessage(for: error))
+                Terminal.errorText(usage(error, root, parsed))
                 if isJSON { Failure(root.message(for: error), .usage).print() }
                 Terminal.exit(.usage)
             default:
@@ -56,6 +63,59 @@ package enum ProgramRunner {
                 Terminal.exit(failure.status)
             }
         }
+    }
+
+    /// What is wrong, and how the command is used: an error that comes after parsing does not know of which one it is.
+    private static func usage(
+        _ error: any Error, _ root: any ParsableCommand.Type, _ parsed: (any ParsableCommand.Type)?
+    ) -> String {
+        guard let parsed, error is ValidationError else { return root.fullMessage(for: error) }
+        return parsed.fullMessage(for: error).split(
+            separator: "\n", omittingEmptySubsequences: false
+        ).map { line in
+            line.hasPrefix("Usage: ")
+                ? "Usage: \(name(root)) " + line.dropFirst("Usage: ".count) : String(line)
+        }.joined(separator: "\n")
+    }
+
+    private static func name(_ command: any ParsableCommand.Type) -> String {
+        command.configuration.commandName ?? "\(command)"
+    }
+
+    /// What to say of a first word that is no command: the one that may be meant.
+    private static func unknownCommand(
+        _ arguments: [String], _ root: any ParsableCommand.Type
+    ) -> String? {
+        guard let word = arguments.first, !word.hasPrefix("-") else { return nil }
+        var names = ["help"]
+        var shown: [String] = []
+        for command in root.configuration.subcommands {
+            names.append(name(command))
+            if command.configuration.shouldDisplay { shown.append(name(command)) }
+        }
+        guard !names.contains(word) else { return nil }
+        let near = shown.filter { distance(word, $0) <= 2 }
+            .min { distance(word, $0) < distance(word, $1) }
+        return "there is no command \(word)"
+            + (near.map { "; did you mean \($0)?" } ?? "; see: \(name(root)) --help")
+    }
+
+    /// How many letters have to be added, taken away or changed to make one word of the other, or exchanged with the next.
+    static func distance(_ one: String, _ other: String) -> Int {
+        let (a, b) = (Array(one.utf8.prefix(32)), Array(other.utf8.prefix(32)))
+        var rows = [Array(0...b.count)]
+        for (i, x) in a.enumerated() {
+            var row = [i + 1]
+            for (j, y) in b.enumerated() {
+                var best = min(row[j] + 1, rows[i][j + 1] + 1, rows[i][j] + (x == y ? 0 : 1))
+                if i > 0, j > 0, x == b[j - 1], a[i - 1] == y {
+                    best = min(best, rows[i - 1][j - 1] + 1)
+                }
+                row.append(best)
+            }
+            rows.append(row)
+        }
+        return rows[a.count][b.count]
     }
 
     /// What a command ends with if it does not do what it should; with `--json` an object on standard output.

@@ -14,8 +14,10 @@ package enum Terminal {
     /// Takes standard output for something else: what is said there goes to standard error from now on.
     package static func takeOutput() { isOutputTaken.store(true, ordering: .relaxed) }
 
-    /// Writes to standard output. A reader that has gone away is no concern of ours.
+    /// Writes to standard output, without what would move a terminal's cursor. A reader that has gone away is no concern
+    /// of ours.
     package static func out(_ text: String) {
+        let text = Format.escapedLines(text)
         hasOutput.store(true, ordering: .relaxed)
         if isOutputTaken.load(ordering: .relaxed) { return report(text) }
         try? FileHandle.standardOutput.write(contentsOf: Data(text.utf8))

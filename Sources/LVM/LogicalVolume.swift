@@ -52,6 +52,19 @@ package struct LogicalVolume: Hashable, Sendable {
     /// "vg/lv".
     package var fullName: String { "\(group)/\(name)" }
 
+    /// A name in its group that ends in `ending`, with as much of this one's name before it as device-mapper takes: it knows
+    /// a volume by the names of group and volume, in which it doubles hyphens, and by a suffix of what is below.
+    package func derivedName(_ ending: String) -> String {
+        func length(_ text: some StringProtocol) -> Int {
+            text.utf8.count + text.utf8.count { $0 == UInt8(ascii: "-") }
+        }
+        let most = 127 - length(group) - "-".utf8.count - "_tdata-real".utf8.count
+        var start = name.prefix(90)
+        while !start.isEmpty, length(start) + length(ending) > most { start.removeLast() }
+        // A snapshot of what has a name without letters has one all the same.
+        return start.isEmpty ? String(ending.drop { $0 == "_" }) : start + ending
+    }
+
     /// The path of its node; the volume must be active.
     package func devicePath() throws(LVMError) -> String {
         guard let device else { throw .refused("\(fullName) is not active") }
@@ -80,7 +93,9 @@ extension LogicalVolume {
         do {
             report = try JSONDecoder().decode(Report.self, from: Data(text.utf8))
         } catch {
-            throw .unexpected("lvs printed no report that can be read: \(error)")
+            throw .unexpected(
+                "lvs printed no report that can be read; it begins: "
+                    + text.split(whereSeparator: \.isWhitespace).joined(separator: " ").prefix(80))
         }
         var seen: Set<String> = []
         var volumes: [LogicalVolume] = []
@@ -89,6 +104,12 @@ extension LogicalVolume {
             if seen.insert(volume.uuid).inserted { volumes.append(volume) }
         }
         return volumes
+    }
+
+    private static func isOfTag(_ byte: UInt8) -> Bool {
+        (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
+            || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+            || "_+.-/=!:&#@".utf8.contains(byte)
     }
 
     private init(_ row: [String: String]) throws(LVMError) {
@@ -107,11 +128,12 @@ extension LogicalVolume {
             }
             return value
         }
+        /// A word that means something else than what is known would be taken for no.
+        func unknown(_ name: String) -> LVMError {
+            .unexpected("lvs reports \(name)=\(row[name] ?? "") of \(row["lv_name"] ?? "")")
+        }
         func number(_ name: String) throws(LVMError) -> UInt64 {
-            guard let value = UInt64(try text(name)) else {
-                throw .unexpected(
-                    "lvs reports \(name)=\(row[name] ?? "") of \(row["lv_name"] ?? "")")
-            }
+            guard let value = UInt64(try text(name)) else { throw unknown(name) }
             return value
         }
         group = try text("vg_name")
@@ -120,20 +142,41 @@ extension LogicalVolume {
         uuid = try identifier("lv_uuid")
         byteCount = try number("lv_size")
         tags = Set(try text("lv_tags").split(separator: ",").map(String.init))
+        // What LVM lets a tag be. Another sign means that something else than a comma is between them.
+        guard tags.allSatisfy({ $0.utf8.allSatisfy(Self.isOfTag) }) else {
+            throw unknown("lv_tags")
+        }
         origin = try optional("origin").map { String($0.drop { $0 == "[" }.prefix { $0 != "]" }) }
         originUUID = try optional("origin_uuid")
         chunkByteCount = try number("chunk_size")
-        createdAt = UInt64(try text("lv_time")) ?? 0
-        isReadOnly = try text("lv_permissions").hasPrefix("read-only")
-        isMerging = try !text("lv_merging").isEmpty
+        createdAt = try optional("lv_time") == nil ? 0 : try number("lv_time")
+        switch try text("lv_permissions") {
+        case "read-only", "read-only-override": isReadOnly = true
+        // LVM says "unknown" of what has no permissions of its own.
+        case "writeable", "unknown", "": isReadOnly = false
+        default: throw unknown("lv_permissions")
+        }
+        switch try text("lv_merging") {
+        case "": isMerging = false
+        case "merging", "unknown": isMerging = true
+        default: throw unknown("lv_merging")
+        }
         usedPercent = Double(try text("data_percent"))
+        guard try text("data_percent").isEmpty == (usedPercent == nil) else {
+            throw unknown("data_percent")
+        }
         // Not active: -1.
-        if let major = UInt32(try text("lv_kernel_major")),
-            let minor = UInt32(try text("lv_kernel_minor"))
-        {
-            device = DeviceNumber(major: major, minor: minor)
+        switch try (text("lv_kernel_major"), text("lv_kernel_minor")) {
+        case ("-1", "-1"): break
+        default:
+            device = DeviceNumber(
+                major: UInt32(clamping: try number("lv_kernel_major")),
+                minor: UInt32(clamping: try number("lv_kernel_minor")))
         }
         let roles = try text("lv_role").split(separator: ",")
+        guard roles.contains("public") || roles.contains("private") else {
+            throw unknown("lv_role")
+        }
         let type = try text("segtype")
         if try text("lv_name").hasPrefix("[") || type.hasSuffix("-pool") {
             kind = .component

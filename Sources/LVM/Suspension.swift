@@ -59,7 +59,7 @@ package enum Suspension {
     ) throws(LVMError) -> Command.Output {
         let before = Set(BlockDevice.mapped().filter { BlockDevice($0).isSuspended })
         do throws(CommandError) {
-            return try Command.change(program, arguments, holding: lock)
+            return try LVMProgram.change(program, arguments, holding: lock)
         } catch {
             // LVM gives this answer only when no other command changes the group: what is suspended now was left so.
             let after = (try? VolumeGroup(volume.group).volumes) ?? [volume]
@@ -73,7 +73,7 @@ package enum Suspension {
                             + "Resume it with: \(device.remedy)")
                 }
             }
-            throw .command(error)
+            throw LVMProgram.explained(error)
         }
     }
 }

@@ -30,11 +30,11 @@ package struct VolumeGroup: Sendable {
 
     private static func list(_ what: [String]) throws(LVMError) -> [LogicalVolume] {
         try LogicalVolume.decode(
-            run(
+            LVMProgram.ask(
                 "lvs",
                 [
-                    "-a", "--reportformat", "json", "--units", "b", "--nosuffix", "--config",
-                    "report{time_format=\"%s\"}", "-o", LogicalVolume.fields.joined(separator: ","),
+                    "-a", "--reportformat", "json", "--units", "b", "--nosuffix", "-o",
+                    LogicalVolume.fields.joined(separator: ","),
                 ] + what
             ).text)
     }
@@ -65,9 +65,15 @@ package struct VolumeGroup: Sendable {
                     uuid.hasPrefix("LVM-")
                 else { return nil }
                 let ids = uuid.dropFirst("LVM-".count)
-                guard ids.utf8.count == 64, let found = try find(ids: ids) else {
+                guard ids.utf8.count == 64 else {
                     throw .refused(
                         "\(text) is an internal device of LVM (\(uuid)); name the logical volume")
+                }
+                guard let found = try find(ids: ids) else {
+                    throw .refused(
+                        "\(text) is an active logical volume, but LVM does not report it: devices/filter, "
+                            + "global_filter or the devices file (lvmdevices) keeps LVM from the disk that it is on"
+                    )
                 }
                 return found
             }
@@ -141,10 +147,10 @@ package struct VolumeGroup: Sendable {
         for tag in tags { arguments += ["--addtag", tag] }
         if let store {
             arguments += store
-        } else if !isActive {
-            arguments += ["--setactivationskip", "y"]
         } else {
-            arguments += ["--activate", "y", "--ignoreactivationskip"]
+            // Nothing but this program activates it.
+            arguments += ["--setactivationskip", "y"]
+            if isActive { arguments += ["--activate", "y", "--ignoreactivationskip"] }
         }
         try Suspension.change(origin, "lvcreate", arguments + [origin.fullName], holding: lock)
     }
@@ -168,6 +174,14 @@ package struct VolumeGroup: Sendable {
             holding: lock)
     }
 
+    /// Deactivates a volume, unless somebody has it open.
+    package static func deactivate(
+        _ volume: LogicalVolume, holding lock: FileLock?
+    ) throws(LVMError) {
+        try Suspension.change(
+            volume, "lvchange", ["--activate", "n", "--yes", volume.fullName], holding: lock)
+    }
+
     /// Removes a snapshot, if it still is the one with this id, this name and this tag, and as read-only as it was.
     ///
     /// The condition is LVM's own to check, under its lock, so that a volume which has changed meanwhile is never hit.
@@ -183,15 +197,6 @@ package struct VolumeGroup: Sendable {
         // LVM finds nothing wrong with a condition that nothing meets.
         guard said.text.contains("successfully removed") else {
             throw .refused("\(volume.fullName) was changed just now, and was left alone")
-        }
-    }
-
-    @discardableResult
-    private static func run(
-        _ program: String, _ arguments: [String]
-    ) throws(LVMError) -> Command.Output {
-        do throws(CommandError) { return try Command.run(program, arguments) } catch {
-            throw .command(error)
         }
     }
 }

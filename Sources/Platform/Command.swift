@@ -58,17 +58,19 @@ package enum Command {
 
     /// Runs a program that only asks to its end.
     ///
-    /// - Parameter seconds: after this long it is killed, with what it has started.
+    /// - Parameters:
+    ///   - settings: arguments that come first, and that errors do not tell: nobody would type them.
+    ///   - seconds: after this long it is killed, with what it has started.
     @discardableResult
     package static func run(
-        _ program: String, _ arguments: [String], seconds: Int = 120
+        _ program: String, _ arguments: [String], settings: [String] = [], seconds: Int = 120
     ) throws(CommandError) -> Output {
         let line = ([program] + arguments).map(quoted).joined(separator: " ")
         func failure(_ cause: CommandError.Cause, _ message: [UInt8] = []) -> CommandError {
             CommandError(command: line, cause: cause, message: oneLine(message))
         }
         let piped: PipedChild
-        do { piped = try PipedChild(program, arguments) } catch {
+        do { piped = try PipedChild(program, settings + arguments) } catch {
             throw failure(.notStarted(error))
         }
         let child = piped.child
@@ -119,11 +121,14 @@ package enum Command {
     /// nobody kills it: there is no limit of time or output, and what it prints goes to memory of its own, so that
     /// our end is not its. That it takes long is told on standard error.
     ///
-    /// - Parameter lock: becomes its standard input. So it holds the lock with us, and, if we end, without us: a
-    ///   second run finds what it works on busy. LVM closes every other descriptor that it did not open.
+    /// - Parameters:
+    ///   - settings: as with `run`.
+    ///   - lock: becomes its standard input. So it holds the lock with us, and, if we end, without us: a
+    ///     second run finds what it works on busy. LVM closes every other descriptor that it did not open.
     @discardableResult
     package static func change(
-        _ program: String, _ arguments: [String], holding lock: FileLock? = nil
+        _ program: String, _ arguments: [String], settings: [String] = [],
+        holding lock: FileLock? = nil
     ) throws(CommandError) -> Output {
         let line = ([program] + arguments).map(quoted).joined(separator: " ")
         func failure(_ cause: CommandError.Cause, _ message: [UInt8] = []) -> CommandError {
@@ -136,7 +141,7 @@ package enum Command {
             output = try MemoryFile()
             errors = try MemoryFile()
             child = try Child(
-                program, arguments, input: lock?.descriptor, output: output.descriptor,
+                program, settings + arguments, input: lock?.descriptor, output: output.descriptor,
                 errors: errors.descriptor)
         } catch {
             throw failure(.notStarted(error))

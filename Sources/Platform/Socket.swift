@@ -27,7 +27,15 @@ package enum Socket {
         }
         var host = String(address[..<colon])
         let port = String(address[address.index(after: colon)...])
-        if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = String(host.dropFirst().dropLast())
+        } else if host.contains(":") {
+            // Its last part would be taken for the port.
+            throw ResolveError(
+                address: address,
+                reason:
+                    "an IPv6 address stands in brackets, with the port behind: [\(address)]:7441")
+        }
         guard !port.isEmpty, UInt16(port) != nil else {
             throw ResolveError(address: address, reason: "the form is host:port")
         }

@@ -20,7 +20,7 @@ package struct Difference: Sendable {
     package var blockCount: UInt64 = 0
     /// Bytes of the volume in them.
     package var byteCount: UInt64 = 0
-    /// Bytes of them in which the standby holds something other than zeros.
+    /// Bytes of them in which the standby holds something other than zeros, as far as its target reaches.
     package var lostByteCount: UInt64 = 0
     /// Where they lie; not more than `extentLimit`.
     package var extents: [Extent] = []
@@ -39,10 +39,15 @@ package struct Difference: Sendable {
     /// Extents that are told.
     package static let extentLimit = 1000
 
-    fileprivate mutating func add(_ extent: Extent, isZeroThere: Bool) {
+    fileprivate mutating func add(_ extent: Extent, there entry: Tag) {
         blockCount += 1
         byteCount += extent.length
-        if !isZeroThere { lostByteCount += extent.length }
+        if entry == .missing {
+            // The target ends before this block does.
+            lostByteCount += min(extent.end, max(extent.offset, standby.targetSize)) - extent.offset
+        } else if !entry.isZero {
+            lostByteCount += extent.length
+        }
         if let last = extents.last, last.end == extent.offset,
             let joined = Extent(from: last.offset, upTo: extent.end)
         {
@@ -109,7 +114,7 @@ extension Sender {
                 return content
             }.forEach { block, other in
                 guard let extent = map.shape.extent(ofBlock: block) else { return }
-                difference.add(extent, isZeroThere: other.isZero)
+                difference.add(extent, there: other)
                 try body(block)
             }
             guard difference.blockCount > 0 else {

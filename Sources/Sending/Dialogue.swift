@@ -48,7 +48,12 @@ final class Dialogue {
                     try ReceiverMessage(type, span)
                 }
                 guard let message else { throw try broken("frame \(type) is not a receiver's") }
-                return try session.receive(message, type: type)
+                let action = try session.receive(message, type: type)
+                if case .unknownName(let volume) = action {
+                    connection.close()
+                    throw SendError.unknownName(volume)
+                }
+                return action
             } catch let error as WireError {
                 throw try broken("\(error)")
             } catch SessionError.refused(let refusal) {

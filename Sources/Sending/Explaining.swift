@@ -4,12 +4,23 @@
 internal import Blocks
 internal import Catalog
 internal import Connection
+internal import MapStore
 internal import Session
 internal import Wire
 
 extension Sender {
-    /// Says what `send` would do; with a source also how much it would send. Nothing is written anywhere.
+    /// Says what `send` would do; with a source also how much it would send. Nothing is written but files of its own.
     package func explain(_ source: (any Source)?) throws -> Explanation {
+        while true {
+            let before = try replica().committed
+            do { return try explainOnce(source) } catch let error as MapError {
+                // A send that has just ended changed the map that was read.
+                guard try replica().committed != before else { throw error }
+            }
+        }
+    }
+
+    private func explainOnce(_ source: (any Source)?) throws -> Explanation {
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }
         let replica = try replica()

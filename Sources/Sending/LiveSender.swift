@@ -20,7 +20,8 @@ internal import Wire
 ///    a new one.*
 /// 4. The standby commits, then the catalog: the new snapshot is the base. *A crash between the two leaves a
 ///    generation in doubt, and both snapshots; the standby is asked.*
-/// 5. The old base is removed. *A crash leaves it: 1 removes it.*
+/// 5. The old base is removed, and a thin new one is deactivated. *A crash leaves it: 1 removes it; an active one rests after the
+///    next send.*
 ///
 /// Several volumes are a group: 2 takes their snapshots while all of them stand still, and 3 and 4 are those of
 /// `GroupSender`.
@@ -106,7 +107,8 @@ package final class LiveSender {
             try volume.checkSuspension(in: group)
             try volume.checkPool(in: group)
         }
-        try sweep(groups, locks)
+        sweep(groups, locks)
+        volumes.first?.sweepOthers(groups)
         var outcomes = volumes.map { _ in [Sender.Outcome]() }
         func bring(_ moments: [Moment]) throws {
             for (index, outcome) in try transmit(moments, way, locks).enumerated() {
@@ -117,17 +119,16 @@ package final class LiveSender {
             try bring(unfinished)
             // What comes now follows a generation that both sides know.
             way = .send
-            try sweep(try self.groups(), locks)
+            if let now = try? self.groups() { sweep(now, locks) }
         }
-        do {
-            let taken = try take(locks)
-            try bring(taken)
-            try sweep(taken.map(\.group), locks)
-        } catch {
-            // The snapshot of a generation that was begun stays; one that nobody names goes.
-            if let now = try? self.groups() { try? sweep(now, locks) }
-            throw error
+        // The snapshot of a generation that was begun stays, and that of the committed one; one that nobody names goes.
+        defer {
+            if let now = try? self.groups() {
+                sweep(now, locks)
+                rest(now, locks)
+            }
         }
+        try bring(try take(locks))
         return outcomes
     }
 
@@ -195,8 +196,12 @@ package final class LiveSender {
         }
     }
 
-    private func sweep(_ groups: [VolumeGroup], _ locks: [SendLock]) throws {
-        for (index, group) in groups.enumerated() { try volumes[index].sweep(group, locks[index]) }
+    private func sweep(_ groups: [VolumeGroup], _ locks: [SendLock]) {
+        for (index, group) in groups.enumerated() { volumes[index].sweep(group, locks[index]) }
+    }
+
+    private func rest(_ groups: [VolumeGroup], _ locks: [SendLock]) {
+        for (index, group) in groups.enumerated() { volumes[index].rest(group, locks[index].lock) }
     }
 
     /// The snapshots of the unfinished generations, active; nothing unless every volume has one, and all of them
@@ -236,19 +241,18 @@ package final class LiveSender {
                 time = try takeTogether(names, locks)
             }
         }
-        func found(_ name: String, _ group: VolumeGroup) throws -> LogicalVolume {
-            guard let snapshot = group.volume(named: name) else { throw LVMError.notFound(name) }
-            return snapshot
+        func found(_ groups: [VolumeGroup]) throws -> [LogicalVolume] {
+            try volumes.indices.map { try volumes[$0].taken(names[$0], in: groups[$0]) }
         }
         var groups = try groups()
-        let inactive = try zip(zip(names, groups).map(found), locks).filter { $0.0.device == nil }
+        let inactive = try zip(found(groups), locks).filter { $0.0.device == nil }
         if !inactive.isEmpty {
             for (snapshot, lock) in inactive {
                 try VolumeGroup.activate(snapshot, holding: lock.lock)
             }
             groups = try self.groups()
         }
-        return try zip(names, groups).map { (try found($0, $1), $1, time) }
+        return try zip(found(groups), groups).map { ($0, $1, time) }
     }
 
     /// Takes snapshots of all volumes while all of them stand still.

@@ -116,7 +116,7 @@ package final class LiveVolume {
         guard volume.device != nil else {
             throw SourceError.invalid(
                 path: volume.fullName,
-                reason: "it is not active; activate it with: lvchange -ay \(volume.fullName)")
+                reason: "it is not active; activate it with: lvchange -ay -K \(volume.fullName)")
         }
     }
 
@@ -157,8 +157,7 @@ package final class LiveVolume {
     /// "vol_blockferry_1a2b3c4d".
     func newSnapshotName() -> String {
         let suffix = Hex.encode(SecureRandom.bytes(4))
-        // LVM takes names of 127 characters, and makes longer ones of them.
-        return "\(volume.name.prefix(90))_blockferry_\(suffix)"
+        return volume.derivedName("_blockferry_\(suffix)")
     }
 
     /// Remembers that a snapshot of this name is about to be made.
@@ -237,8 +236,25 @@ package final class LiveVolume {
                 noteGivenUp: { home.noteGivenUp($0) }))
     }
 
-    /// The snapshot that the committed generation was made from.
-    package func committedSource(in group: VolumeGroup) throws -> any Source {
+    /// Lends the snapshot that the committed generation was made from.
+    package func withCommittedSource<Value>(
+        in group: VolumeGroup, _ body: (any Source) throws -> Value
+    ) throws -> Value {
+        defer {
+            // Whoever sends it now has activated it for that.
+            if let lock = try? lock(), let now = try? VolumeGroup(group.name) {
+                rest(now, lock.lock)
+            }
+        }
+        return try lend(group, body)
+    }
+
+    /// Its own function, so that nothing has the snapshot open when it has returned.
+    private func lend<Value>(
+        _ group: VolumeGroup, _ body: (any Source) throws -> Value
+    ) throws -> Value { try body(try committedSource(in: group)) }
+
+    private func committedSource(in group: VolumeGroup) throws -> any Source {
         guard let uuid = try replica()?.baseIdentity?.snapshotUUID,
             let snapshot = group.volume(uuid: uuid), !snapshot.isMerging
         else {
@@ -289,18 +305,66 @@ package final class LiveVolume {
     /// Removes the snapshots for this standby and volume that this catalog has made, and that are neither the base nor of
     /// the unfinished generation.
     ///
-    /// One that cannot be proven to be ours any more is told, struck out and left.
-    func sweep(_ group: VolumeGroup, _ lock: SendLock) throws {
-        let cleaner = SnapshotCleaner(home, waitSeconds: options.waitSeconds)
-        try cleaner.clean(
-            options.sender.receiver, options.sender.volume, [group], lock, isDryRun: false
-        ) { found in
-            switch found.fate {
-            case .removed, .unknown: break
-            case .left(let why): warn("\(found.volume.fullName) is left alone: \(why)")
-            case .kept(let why): warn("\(found.volume.fullName) is not removed now: \(why)")
+    /// One that cannot be proven to be ours any more is told, struck out and left. Cleaning up never fails a send: what goes
+    /// wrong is told, what is left over stays in `SnapshotInventory`, and the next send tries again.
+    func sweep(_ group: VolumeGroup, _ lock: SendLock) {
+        do {
+            try SnapshotCleaner(home, waitSeconds: options.waitSeconds).clean(
+                options.sender.receiver, options.sender.volume, [group], lock, isDryRun: false,
+                report: tell)
+        } catch {
+            warn(
+                "what earlier sends left over in volume group \(group.name) is not removed now: \(error)"
+            )
+        }
+    }
+
+    /// Removes what killed sends of other volumes have left in the groups: it takes the room that a snapshot needs.
+    func sweepOthers(_ groups: [VolumeGroup]) {
+        do {
+            try SnapshotInventory(home).cleanSnapshots(in: groups, isDryRun: false, waitSeconds: 0)
+            {
+                tell($0)
+            }
+        } catch {
+            warn("what sends of other volumes left over is not removed now: \(error)")
+        }
+    }
+
+    private func tell(_ found: SnapshotCleaner.Found) {
+        switch found.fate {
+        case .removed, .unknown: break
+        case .left(let why): warn("\(found.volume.fullName) is left alone: \(why)")
+        case .kept(let why): warn("\(found.volume.fullName) is not removed now: \(why)")
+        }
+    }
+
+    /// Deactivates our thin snapshots of the volume: what is in them is there twice while they are active, with the same UUIDs
+    /// and names. Nothing that is asked of them between two sends needs a device. One that somebody has open stays.
+    func rest(_ group: VolumeGroup, _ lock: FileLock?) {
+        for lv in group.volumes where lv.isThin && lv.isReadOnly && lv.device != nil {
+            guard let own = SnapshotTags.own(lv, key), own.receiver == options.sender.receiver,
+                own.name == options.sender.volume, lv.originUUID ?? volume.uuid == volume.uuid,
+                let role = try? home.catalog.role(of: lv), role != .leftover
+            else { continue }
+            do throws(LVMError) { try VolumeGroup.deactivate(lv, holding: lock) } catch {
+                warn("\(lv.fullName) stays active: \(error)")
             }
         }
+    }
+
+    /// Finds a snapshot that was taken just now. Without its tags nobody would ever know it again, and one more would be left
+    /// with each send.
+    func taken(_ name: String, in group: VolumeGroup) throws -> LogicalVolume {
+        guard let snapshot = group.volume(named: name) else { throw LVMError.notFound(name) }
+        let tags = SnapshotTags.new(options.sender.receiver, options.sender.volume, key)
+        guard snapshot.tags.isSuperset(of: tags) else {
+            throw LVMError.unexpected(
+                "LVM made \(snapshot.fullName) and reports it without the tags that it was to have "
+                    + "(\(snapshot.tags.sorted().joined(separator: " "))). Remove it with: lvremove \(snapshot.fullName)"
+            )
+        }
+        return snapshot
     }
 }
 

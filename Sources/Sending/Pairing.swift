@@ -28,6 +28,11 @@ package struct Pairing {
                 path: home.path, operation: "add the standby \(receiverName)",
                 kind: .conflict("the name belongs to another key"))
         }
+        // Under two names of one key each would find the other's generations, and refuse them.
+        let known = try home.catalog.receivers().filter { $0.key == invitation.receiver }
+        if let first = known.first, !known.contains(where: { $0.name == receiverName }) {
+            throw SendError.otherName(receiverName, known: first.name)
+        }
         let dialogue: Dialogue
         do {
             dialogue = try Dialogue(

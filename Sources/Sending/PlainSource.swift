@@ -24,14 +24,29 @@ package final class PlainSource: Source {
 
     /// Opens a file or device.
     ///
-    /// - Parameter allowsUse: read it although somebody uses it, on the operator's word; the summary says so.
-    package init(path: String, allowsUse: Bool = false) throws(SourceError) {
+    /// - Parameters:
+    ///   - allowsUse: read it although somebody uses it, on the operator's word; the summary says so.
+    ///   - isLook: nothing is sent: another process that wants to send it is not kept from that.
+    package init(
+        path: String, allowsUse: Bool = false, isLook: Bool = false
+    ) throws(SourceError) {
         var use: String?
-        reader = try SourceError.reading { () throws(SystemCallError) in
-            do throws(SystemCallError) { return try AlignedReader(path: path, .exclusive) } catch {
-                guard error.isBusy else { throw error }
-                use = "it is mounted, or another device or program holds it"
-                return try AlignedReader(path: path)
+        do {
+            reader = try SourceError.reading { () throws(SystemCallError) in
+                do throws(SystemCallError) {
+                    let exclusive = try Self.openExclusively(path)
+                    return isLook ? try AlignedReader(path: path) : exclusive
+                } catch {
+                    guard error.isBusy else { throw error }
+                    use = "it is mounted, or another device or program holds it"
+                    return try AlignedReader(path: path)
+                }
+            }
+        } catch {
+            // Direct I/O on a directory or a terminal gives errors that do not say what is wrong.
+            switch (try? File(path: path).status())?.kind {
+            case .directory, .other: throw .invalid(path: path, reason: Self.unfit)
+            case .regular, .blockDevice, nil: throw error
             }
         }
         let status = try SourceError.reading(reader.status)
@@ -42,7 +57,7 @@ package final class PlainSource: Source {
         case .blockDevice:
             claim = try TargetClaim(reader.file)
         case .directory, .other:
-            throw .invalid(path: path, reason: "it is neither a file nor a block device")
+            throw .invalid(path: path, reason: Self.unfit)
         }
         if let use, !allowsUse {
             throw .refused(
@@ -58,6 +73,19 @@ package final class PlainSource: Source {
         identity = ObjectIdentity(
             status.kind == .regular ? .file : .device, object: file.object, content: file.content)
         summary = use == nil ? "plain \(path)" : "plain \(path), in use"
+    }
+
+    private static let unfit = "it is neither a file nor a block device"
+
+    /// Opens it so that no other program can take it; one that only looks has it for a moment.
+    private static func openExclusively(_ path: String) throws(SystemCallError) -> AlignedReader {
+        for _ in 0..<10 {
+            do throws(SystemCallError) { return try AlignedReader(path: path, .exclusive) } catch {
+                guard error.isBusy else { throw error }
+            }
+            Clock.sleep(milliseconds: 50)
+        }
+        return try AlignedReader(path: path, .exclusive)
     }
 
     /// Who may write a file, as far as that can be seen.

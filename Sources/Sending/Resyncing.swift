@@ -214,15 +214,19 @@ package enum VerifiedPart: Equatable, Sendable {
 }
 
 extension Sender {
+    /// What was compared, and the share of the volume that this was, 0 to 1.
+    package typealias Verified = (
+        generation: GenerationRecord, difference: Difference, share: Double
+    )
+
     /// Both sides read the committed generation and compare it.
     ///
     /// - Parameters:
     ///   - source: the point in time that the generation was made from.
     ///   - seconds: ends between two parts when this is over; nothing compares all that was asked for.
-    /// - Returns: also the share of the volume that was compared, 0 to 1.
     package func verify(
         _ source: any Source, _ part: VerifiedPart, seconds: UInt64?
-    ) throws -> (generation: GenerationRecord, difference: Difference, share: Double) {
+    ) throws -> Verified {
         let lock = try home.lock(options.receiver, options.volume)
         defer { withExtendedLifetime(lock) {} }
         defer { map.removeScan() }
@@ -252,13 +256,20 @@ extension Sender {
                         "the source is not what generation \(committed.head.number) was made from, so that a "
                         + "difference would mean nothing")
             }
+            found = committed
+            // Of more parts than there are pieces some are empty, and nothing differs in them.
+            guard !pages.isEmpty else {
+                total = total ?? Difference(standby: standby)
+                continue
+            }
             let plan = ComparisonPlan(
                 mode: .read, algorithm: committed.head.tagAlgorithm, key: key, isLineages: true,
                 firstPage: pages.lowerBound, pageCount: pages.upperBound - pages.lowerBound)
-            let more = try compare(source, plan, dialogue, standby) { _ in }.difference
+            let compared = try compare(source, plan, dialogue, standby) { _ in }
+            let more = compared.difference
             try source.confirm()
+            try checkUnwritten(source, compared, committed, isWhole: pages == 0..<shape.pageCount)
             total = total.map { $0.joined(more) } ?? more
-            found = committed
             try home.catalog.addVerification(
                 Verification(
                     receiver: options.receiver, volume: options.volume, id: committed.id,
@@ -267,12 +278,31 @@ extension Sender {
                     time: Clock.wall()))
             if let due, Clock.monotonic() >= due { break }
         }
-        guard let total, let found, total.comparedByteCount > 0 else {
-            throw SendError.fault("nothing was compared")
-        }
+        guard let total, let found else { throw SendError.fault("nothing was compared") }
         return (
             found, total, Double(total.comparedByteCount) / Double(source.volumeByteCount)
         )
+    }
+
+    /// A difference says something of the copy only if the source is what was sent. Where nothing but its content proves that,
+    /// it is compared with what this side keeps of the generation.
+    private func checkUnwritten(
+        _ source: any Source, _ compared: ComparedMaps, _ committed: GenerationRecord, isWhole: Bool
+    ) throws {
+        guard compared.difference.blockCount > 0, !source.identity.provesContent else { return }
+        var isWritten = isWhole && committed.volumeRoot != compared.map.root
+        if !isWhole, let known = map.committed(committed) {
+            for extent in compared.difference.extents where !isWritten {
+                let block = extent.offset / MapShape.blockByteCount
+                isWritten = try known.entry(ofBlock: block) != compared.map.entry(ofBlock: block)
+            }
+        }
+        guard isWritten else { return }
+        throw SourceError.noProof(
+            .notThatGeneration,
+            reason:
+                "\(source.name) was written since generation \(committed.head.number) was made from it, so that a difference "
+                + "would mean nothing")
     }
 
     /// The ranges of pages to compare, in order.
@@ -284,14 +314,8 @@ extension Sender {
         switch part {
         case .all: wanted = 0..<pages
         case .part(let number, let count):
-            let size = (pages - 1) / count + 1
-            let start = min((number - 1) * size, pages)
-            wanted = start..<min(start + size, pages)
-            guard !wanted.isEmpty else {
-                throw SourceError.invalid(
-                    path: options.volume.text,
-                    reason: "it has fewer pieces of 16 MiB than there are parts")
-            }
+            // Together all of it, each piece once. Neither product comes near the top: there are at most 2^26 pieces.
+            wanted = pages * (number - 1) / count..<pages * number / count
         case .sample(let percent):
             let size = min(max(UInt64((Double(pages) * percent / 100).rounded(.up)), 1), pages)
             let last = try home.catalog.verifications(
@@ -308,7 +332,7 @@ extension Sender {
 
     /// 4 GiB at a time, where there is an end to the time.
     private func split(_ pages: Range<UInt64>, _ isTimed: Bool) -> [Range<UInt64>] {
-        guard isTimed else { return [pages] }
+        guard isTimed, !pages.isEmpty else { return [pages] }
         return stride(from: pages.lowerBound, to: pages.upperBound, by: 256).map {
             $0..<min($0 + 256, pages.upperBound)
         }

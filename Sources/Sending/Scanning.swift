@@ -46,9 +46,9 @@ extension Sender {
         poll: () throws -> Void = {}
     ) throws -> (map: TagMapFile, read: UInt64) {
         // The list is written down first: some sources hold something that others wait for while they list.
-        let listPath = home.scratchPath(options.receiver, options.volume)
-        try? Directory.remove(listPath)
-        defer { try? Directory.remove(listPath) }
+        let listPath = try map.scratch.path("list")
+        map.scratch.remove("list")
+        defer { map.scratch.remove("list") }
         let list = try SendPlan(
             writing: listPath, transfer: .random(), volumeByteCount: source.volumeByteCount,
             source.forEachExtent)

@@ -9,6 +9,8 @@ package import Wire
 package enum SendError: RuledError, CustomStringConvertible {
     /// No standby has this name here.
     case unknownReceiver(ReceiverName)
+    /// The standby has another name here.
+    case otherName(ReceiverName, known: ReceiverName)
     /// Another process sends this volume to this standby.
     case busy(VolumeName)
     /// The receiver refused.
@@ -17,6 +19,8 @@ package enum SendError: RuledError, CustomStringConvertible {
     case outdated(Refusal)
     /// The two sides' histories do not fit.
     case lineage(Lineage.Rule, here: String, there: String)
+    /// The receiver's version cannot take the volume's name.
+    case unknownName(VolumeName)
     /// The receiver broke the protocol.
     case brokenProtocol(String)
     /// What this side keeps contradicts itself.
@@ -34,6 +38,9 @@ package enum SendError: RuledError, CustomStringConvertible {
         switch self {
         case .unknownReceiver(let name):
             "no standby is called \(name) here"
+        case .otherName(let name, let known):
+            "this standby is called \(known) here, and a key has one name: pair with it as \(known), or rename it first; \(name) was "
+                + "not added, and the invitation was not used"
         case .busy(let volume):
             "another process is sending \(volume) to this standby, or a program that it has started (lvcreate, "
                 + "lvchange, lvremove) is still running"
@@ -42,6 +49,9 @@ package enum SendError: RuledError, CustomStringConvertible {
             "the standby refused: \(refusal); the interrupted resync was given up, and the next one compares anew"
         case .lineage(let rule, let here, let there):
             "\(rule.meaning) (rule \(rule.rawValue)); source: \(here); standby: \(there)"
+        case .unknownName(let volume):
+            "the standby's version takes no volume of the name \(volume): there a name has a-z, 0-9, '.', '_', '-' alone, and "
+                + "begins with a letter or digit; nothing was sent"
         case .brokenProtocol(let text): "the standby broke the protocol: \(text)"
         case .fault(let text): "a fault of this program: \(text); nothing was changed"
         case .groupIncomplete:
@@ -60,9 +70,11 @@ package enum SendError: RuledError, CustomStringConvertible {
     package var refusalRule: RefusalRule? {
         switch self {
         case .unknownReceiver: .unknownPeer
+        case .otherName: nil
         case .busy: .busy
         case .refused(let refusal), .outdated(let refusal): refusal.refusalRule
         case .lineage(let rule, _, _): rule
+        case .unknownName: .unsupportedVersion
         case .brokenProtocol: .malformed
         case .fault: .fault
         case .groupIncomplete: .groupIncomplete

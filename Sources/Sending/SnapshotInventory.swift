@@ -139,30 +139,40 @@ package struct SnapshotInventory {
     /// - Parameter isDryRun: says what it would remove, and removes nothing.
     package func cleanUp(isDryRun: Bool) throws -> Cleaned {
         let groups = try VolumeGroup.all()
-        let key = try home.identity().keyID
         var cleaned = Cleaned(suspended: try suspended(in: groups))
+        try cleanSnapshots(in: groups, isDryRun: isDryRun, waitSeconds: 10) {
+            cleaned.snapshots.append($0)
+        }
+        cleaned.pools = try MetadataSnapshot.releaseLeftovers(
+            recordIn: home.path, isWanted: !isDryRun)
+        return cleaned
+    }
+
+    /// Goes through the leftovers of every standby and volume that no send is at work on now.
+    func cleanSnapshots(
+        in groups: [VolumeGroup], isDryRun: Bool, waitSeconds: Int,
+        report: (SnapshotCleaner.Found) throws -> Void
+    ) throws {
+        let key = try home.identity().keyID
         struct Kept: Hashable {
             let receiver: ReceiverName
             let volume: VolumeName
         }
         var seen: Set<Kept> = []
         for lv in groups.flatMap(\.volumes) {
-            guard let own = SnapshotTags.own(lv, key),
+            guard let own = SnapshotTags.own(lv, key), try home.catalog.role(of: lv) == .leftover,
                 seen.insert(Kept(receiver: own.receiver, volume: own.name)).inserted
             else { continue }
             // A send that runs now may have made it.
             let lock: SendLock
             do { lock = try home.lock(own.receiver, own.name) } catch SendError.busy { continue }
             defer { withExtendedLifetime(lock) {} }
-            let cleaner = SnapshotCleaner(home, waitSeconds: 10)
+            let cleaner = SnapshotCleaner(home, waitSeconds: waitSeconds)
             // Asked again, since the lock is ours only now.
             try cleaner.clean(
                 own.receiver, own.name, try VolumeGroup.all(), lock, isDryRun: isDryRun
-            ) { cleaned.snapshots.append($0) }
+            ) { try report($0) }
         }
-        cleaned.pools = try MetadataSnapshot.releaseLeftovers(
-            recordIn: home.path, isWanted: !isDryRun)
-        return cleaned
     }
 
     /// The suspended devices of volumes that snapshots of ours are of, or were to be of.

@@ -95,11 +95,6 @@ package struct SourceHome: Sendable {
     /// Where a plan with this name is.
     func planPath(_ name: String) -> String { "\(path)/plans/\(name)" }
 
-    /// Where a list is written down that is of no use once the program has ended.
-    func scratchPath(_ receiver: ReceiverName, _ volume: VolumeName) -> String {
-        planPath("\(volume)@\(receiver)@scan")
-    }
-
     /// Where its seals are.
     func sealsPath(_ name: String) -> String { planPath(name) + Self.seals }
 

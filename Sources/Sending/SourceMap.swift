@@ -22,13 +22,15 @@ struct SourceMap {
     private var updatesPath: String { path + "@updates" }
     /// The new map as a whole, where there is one.
     private var wholePath: String { path + "@whole" }
-    private let scanPath: String
+    /// For the map of a source that is read as a whole, and the list of what it maps.
+    let scratch: ScratchFiles
+    private static let scan = "scan"
 
     /// - Parameter path: ends in a name. What is put behind it begins with a sign that no name holds, so that no standby is
     ///   called like another one's file.
     init(_ path: String) {
         self.path = path
-        scanPath = path + "@scan"
+        scratch = ScratchFiles(in: Directory.parent(of: path))
     }
 
     /// The map of a generation, if this side has it.
@@ -43,10 +45,10 @@ struct SourceMap {
 
     /// Where the map of a source that is read as a whole is made.
     func makeScan(_ algorithm: TagAlgorithm, volumeByteCount: UInt64) throws -> TagMapFile {
-        try TagMapFile(making: scanPath, algorithm, volumeByteCount: volumeByteCount)
+        try TagMapFile(making: scratch.path(Self.scan), algorithm, volumeByteCount: volumeByteCount)
     }
 
-    func removeScan() { try? Directory.remove(scanPath) }
+    func removeScan() { scratch.remove(Self.scan) }
 
     /// Gives everything the names of another replica. What a crash leaves behind is made anew.
     func move(to new: SourceMap) throws(SystemCallError) {
@@ -143,7 +145,7 @@ struct SourceMap {
             let updates = try MapUpdateReader(path: updatesPath)
             if let base { return try base.root(with: updates, size: size) }
             return try TagMapFile.root(
-                of: updates, begin.head.tagAlgorithm, size: size, scratch: scanPath)
+                of: updates, begin.head.tagAlgorithm, size: size, scratch: scratch.path("root"))
         }
     }
 
@@ -186,7 +188,9 @@ struct SourceMap {
 
     /// Forgets what an unfinished generation has collected.
     func discard() throws {
-        for path in [updatesPath, wholePath] where Directory.exists(path) {
+        // The last one is what processes shared before each had a file of its own.
+        for path in [updatesPath, wholePath, path + "@scan"]
+        where Directory.exists(path) {
             try Directory.remove(path)
         }
     }

@@ -63,6 +63,8 @@ package struct SenderSession: Sendable {
         case none
         case open(Open)
         case pair(Pair)
+        /// The receiver takes no volume of this name, and was not told it; close.
+        case unknownName(VolumeName)
         /// The greetings are exchanged, for their own sake.
         case greeted
         /// Decide by the standby's state; then call `begin`, `compare` or `abandon`, or close.
@@ -129,6 +131,12 @@ package struct SenderSession: Sendable {
             guard welcome.version == ProtocolVersion.current.rawValue,
                 features.isSubset(of: .known)
             else { throw .malformed("the receiver chose what was not offered") }
+            if case .replicate(let volume) = purpose, volume.isWide,
+                !features.contains(.wideNames)
+            {
+                state = .done
+                return .unknownName(volume)
+            }
             guard features.contains(.exportKey) else { return begin() }
             state = .hearingKey
             return .none

@@ -16,11 +16,15 @@ struct KeptName {
         long = short + "_\(mark.id)".prefix(9)
     }
 
-    func matches(_ name: String) -> Bool { name.hasSuffix(short) || name.hasSuffix(long) }
+    /// Where nothing fits before it, a name is the ending without its first sign.
+    func matches(_ name: String) -> Bool {
+        let name = "_" + name
+        return name.hasSuffix(short) || name.hasSuffix(long)
+    }
 
     /// Whether a name is that which a snapshot of this volume was given.
     func matches(_ name: String, of volume: LogicalVolume) -> Bool {
-        name == volume.name + short || name == volume.name + long
+        name == volume.derivedName(short) || name == volume.derivedName(long)
     }
 }
 

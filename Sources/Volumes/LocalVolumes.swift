@@ -69,8 +69,8 @@ package struct LocalVolumes: StandbyVolumes {
             throw LVMError.refused(
                 "\(pool.pool): \(reason) (rule \(RefusalRule.poolExhausted.rawValue))")
         }
-        var name = target.name + suffix.short
-        if group.volume(named: name) != nil { name = target.name + suffix.long }
+        var name = target.derivedName(suffix.short)
+        if group.volume(named: name) != nil { name = target.derivedName(suffix.long) }
         try VolumeGroup.createSnapshot(
             of: target, named: name, tags: tags.new(mark), store: nil, isActive: false,
             holding: lock)

@@ -49,28 +49,40 @@ package typealias StagingLogID = RandomID<StagingLogKind>
 
 /// The name of a volume, as it may travel and stand in a path of ours.
 package struct VolumeName: Hashable, Sendable, CustomStringConvertible {
-    /// The text: 1–63 of a–z, 0–9, ".", "_", "-", beginning with a letter or digit.
+    /// The text: 1–63 of the characters that LVM allows in names: A–Z, a–z, 0–9, "+", "_", ".", "-"; not beginning with "-",
+    /// and neither "." nor "..". Names that differ in case alone are two names.
     package let text: String
 
     /// What a name may be, in words.
     package static let rule =
-        "1 to 63 of a-z, 0-9, '.', '_', '-', and begins with a letter or digit"
+        "1 to 63 of A-Z, a-z, 0-9, '+', '_', '.', '-', does not begin with '-', and is neither '.' nor '..'"
 
     /// Takes a name that keeps the rule.
     package init?(_ text: String) {
         let bytes = Array(text.utf8)
-        guard (1...63).contains(bytes.count), let first = bytes.first,
-            Self.isLetterOrDigit(first),
-            bytes.allSatisfy({
-                Self.isLetterOrDigit($0) || $0 == 0x2E || $0 == 0x5F || $0 == 0x2D
-            })
+        guard (1...63).contains(bytes.count), bytes.first != UInt8(ascii: "-"), text != ".",
+            text != "..",
+            bytes.allSatisfy({ Self.isLetterOrDigit($0) || "+_.-".utf8.contains($0) })
         else { return nil }
         self.text = text
     }
 
     package var description: String { text }
 
+    /// Whether it needs the feature *wide names*: without that a name has no capitals and no "+", and begins with a letter or
+    /// digit.
+    package var isWide: Bool {
+        let bytes = text.utf8
+        return bytes.contains { $0 == UInt8(ascii: "+") || Self.isCapital($0) }
+            || !(bytes.first.map(Self.isLetterOrDigit) ?? false)
+    }
+
+    private static func isCapital(_ byte: UInt8) -> Bool {
+        (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains(byte)
+    }
+
     private static func isLetterOrDigit(_ byte: UInt8) -> Bool {
-        (0x61...0x7A).contains(byte) || (0x30...0x39).contains(byte)
+        isCapital(byte) || (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
+            || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
     }
 }

@@ -34,9 +34,11 @@ package struct Features: OptionSet, Sendable {
     package static let exportKey = Features(rawValue: 1)
     /// REFUSE may say when to come back.
     package static let retryAfter = Features(rawValue: 2)
+    /// The receiver takes every name that LVM gives (`VolumeName.isWide`).
+    package static let wideNames = Features(rawValue: 4)
 
     /// All that this program knows.
-    package static let known: Features = [.exportKey, .retryAfter]
+    package static let known: Features = [.exportKey, .retryAfter, .wideNames]
     /// Every bit.
     package static let all = Features(rawValue: .max)
 }

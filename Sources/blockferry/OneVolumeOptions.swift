@@ -32,6 +32,7 @@ struct OneVolumeOptions: ParsableArguments {
     ) {
         let found = try source.paths.first.flatMap { try SourceOptions.liveVolume($0) }
         guard let name = volume ?? found.flatMap({ VolumeName($0.volume.name) }) else {
+            try SourceOptions.checkNamed(source.paths.first, found?.volume)
             throw ValidationError("Name the volume on the standby: --volume NAME.")
         }
         return (name, found)

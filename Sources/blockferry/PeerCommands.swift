@@ -41,7 +41,7 @@ struct PairCommand: ParsableCommand {
 
     func run() throws {
         guard let peer = ReceiverName(name) else {
-            throw ValidationError("--name takes 1 to 64 of a-z, 0-9, '.', '_', '-'.")
+            throw ValidationError("--name: a standby's name has \(ReceiverName.rule).")
         }
         let parsed: Invitation
         do { parsed = try Invitation(text: try invitationText()) } catch let error as WireError {
@@ -133,7 +133,7 @@ struct PeersCommand: ParsableCommand {
             guard address.count == 2, ReceiverName(address[0]) != nil else {
                 throw ValidationError("--address takes the standby's name, and HOST:PORT.")
             }
-            _ = try Socket.split(address[1])
+            try GivenText.checkAddress(address[1], "--address")
         }
         let changes = [!rename.isEmpty, !address.isEmpty, remove != nil, contact != nil]
             .filter { $0 }.count

@@ -187,6 +187,9 @@ struct SendCommand: ParsableCommand, NamingCommand {
         let names = volume.isEmpty && known.count == found.count ? known : volume
         let count = max(source.paths.count, 1)
         guard names.count == count, Set(names).count == count else {
+            for (path, found) in zip(source.paths, found) where volume.isEmpty {
+                try SourceOptions.checkNamed(path, found?.volume)
+            }
             throw ValidationError(
                 group == nil
                     ? "Name the volume on the standby: --volume NAME."
@@ -219,7 +222,8 @@ struct SendCommand: ParsableCommand, NamingCommand {
             return try sender.send(members).map { [$0] }
         }
         let replica = try home.catalog.replica(names[0], at: receiver)
-        let opened = try source.open(knownSize: replica?.committed?.head.volumeSize)
+        let opened = try source.open(
+            knownSize: replica?.committed?.head.volumeSize, isLook: dryRun)
         let sender = Sender(home, options(names[0])) { line.show(SendText.progress($0, names)) }
         if dryRun {
             try show(try sender.explain(opened), names[0])

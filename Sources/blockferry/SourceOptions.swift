@@ -125,9 +125,26 @@ struct SourceOptions: ParsableArguments {
         return try VolumeGroup.find(path)
     }
 
+    /// Says why a source gives its volume no name, if that is more than that it has none: it is not there, or its name is no
+    /// name of a volume.
+    static func checkNamed(_ path: String?, _ volume: LogicalVolume?) throws {
+        if let volume {
+            throw ValidationError(
+                "\(volume.name) is no name of a volume on a standby, which has \(VolumeName.rule): give another one by --volume NAME."
+            )
+        }
+        if let path, !Directory.exists(path) {
+            throw ValidationError("\(path): there is no such file, device or logical volume.")
+        }
+    }
+
     /// Opens the source; `knownSize` is the size of the last committed generation.
-    func open(knownSize: UInt64?) throws -> any Source {
-        if let path = paths.first { return try PlainSource(path: path, allowsUse: allowInUse) }
+    ///
+    /// - Parameter isLook: nothing is sent, and nobody who sends is disturbed.
+    func open(knownSize: UInt64?, isLook: Bool = false) throws -> any Source {
+        if let path = paths.first {
+            return try PlainSource(path: path, allowsUse: allowInUse, isLook: isLook)
+        }
         if let thinMetadata, let thinData, let device {
             guard let size = volumeSize ?? knownSize else {
                 throw ValidationError(

@@ -127,7 +127,7 @@ struct StatusCommand: ParsableCommand {
                     PoolEntry(pool: $0.pool, snapshotsLeft: $0.budget.left)
                 }
             )
-        } catch LVMError.command {
+        } catch is LVMError {
             return nil
         }
     }

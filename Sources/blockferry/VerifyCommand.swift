@@ -109,18 +109,19 @@ struct VerifyCommand: ParsableCommand, NamingCommand {
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
         let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
-        let opened: any Source
+        let part = try wanted()
+        let verify = { try sender.verify($0, part, seconds: maxDuration?.seconds) }
+        let result: Sender.Verified
         if let found {
             let live = try LiveVolume(
                 warning: found.volume,
                 LiveVolume.Options(
                     sender: options, storeSize: nil, chunkByteCount: nil, waitSeconds: wait),
                 home: home)
-            opened = try live.committedSource(in: found.group)
+            result = try live.withCommittedSource(in: found.group) { try verify($0) }
         } else {
-            opened = try one.open(home, name)
+            result = try verify(try one.open(home, name))
         }
-        let result = try sender.verify(opened, try wanted(), seconds: maxDuration?.seconds)
         line.end()
         try show(result.generation, result.difference, result.share, name)
         if result.difference.blockCount > 0 { throw ExitCode(ExitStatus.mismatch.rawValue) }

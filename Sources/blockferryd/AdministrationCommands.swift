@@ -56,17 +56,16 @@ struct InviteCommand: ParsableCommand, OneVolumeCommand {
             throw ValidationError("--minutes takes 1 to 1440.")
         }
         try Retention.check(keep, "--keep")
-        if let target, !target.hasPrefix("/") {
-            throw ValidationError("--target takes an absolute path.")
-        }
+        if let address { try GivenText.checkAddress(address, "--address") }
+        guard target != "" else { throw ValidationError("--target takes a path.") }
     }
 
     func run() throws {
         let address = address ?? "\(ProcessInfo.processInfo.hostName):7441"
-        _ = try Socket.split(address)
         let home = try state.home()
         let invitation = try Administration(home).invite(
-            volume, targetPath: target, createFile: create, mayOverwrite: overwrite,
+            volume, targetPath: target.map(GivenText.absolute), createFile: create,
+            mayOverwrite: overwrite,
             retention: Retention(keep, keepFor),
             address: address, seconds: minutes * 60)
         if json {

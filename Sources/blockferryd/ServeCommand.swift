@@ -60,6 +60,8 @@ struct ServeCommand: ParsableCommand {
     @OptionGroup var hook: HookOptions
     @OptionGroup var state: StateOptions
 
+    func validate() throws { try GivenText.checkAddress(listen, "--listen") }
+
     func run() throws {
         let home = try hook.home(state)
         let signals = try Process.descriptor(forSignals: [15, 2])

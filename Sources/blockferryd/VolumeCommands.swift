@@ -39,10 +39,11 @@ struct RetargetCommand: ParsableCommand, OneVolumeCommand {
     @OptionGroup var state: StateOptions
 
     func validate() throws {
-        guard path.hasPrefix("/") else { throw ValidationError("The target is an absolute path.") }
+        guard !path.isEmpty else { throw ValidationError("The target is a path.") }
     }
 
     func run() throws {
+        let path = GivenText.absolute(path)
         let line = ProgressLine(isWanted: true)
         defer { line.end() }
         let result = try Administration(try state.home()).retarget(

@@ -121,7 +121,7 @@ class Names(Standby):
                  "\ufeffvol", "\U0001F600", "vol\u0000x", "vol.log", "vol.map", "theirs", "theirs ", "theirs\0", "THEIRS",
                  "theirs/", "../theirs", "locks", "staging", "maps", "catalog.sqlite", "identity.pem", "con", "nul", "*",
                  "?", "[a-z]", "v*", "'", "\"", "' OR 1=1 --", "vol' --", "vol\\", "\\\\host\\share", "~root", "~", "a" * 62,
-                 "a" * 63, "a" * 64, "a" * 255, "a" * 1022, ".vol", "_vol", "-vol", "vol..", "v.o.l", "vol-1", "0", "00", "1e9"]
+                 "vm+data", "+", "...", "a" * 63, "a" * 64, "a" * 255, "a" * 1022, ".vol", "_vol", "-vol", "vol..", "v.o.l", "vol-1", "0", "00", "1e9"]
         rng = random.Random(rogue.SEED)
         tame = "abcdefghijklmnopqrstuvwxyz0123456789._-"
         while len(names) < count(150, 400):
@@ -131,8 +131,9 @@ class Names(Standby):
 
     @staticmethod
     def is_name(name: bytes) -> bool:
-        letters = b"abcdefghijklmnopqrstuvwxyz0123456789"
-        return 1 <= len(name) <= 63 and name[0] in letters and all(byte in letters + b"._-" for byte in name)
+        letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+_."
+        return (1 <= len(name) <= 63 and name[0] in letters and all(byte in letters + b"-" for byte in name)
+                and name not in (b".", b".."))
 
     def ask(self, name: bytes) -> tuple[int, bytes]:
         peer = Peer(self.site.port, self.vol.identity)

@@ -295,10 +295,10 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             (SenderSession.Purpose.replicate(messages.volume), false), (.pair(messages.pair), true),
             (.greet, false),
         ] {
-            for offered in [0, 1, 2, 3, UInt32.max] as [UInt32] {
+            for offered in [0, 1, 2, 3, 7, UInt32.max] as [UInt32] {
                 var receiver = ReceiverSession(isPairing: isPairing, software: "test")
                 var hello = SenderSession.hello(software: "test")
-                #expect(hello.features == 3)
+                #expect(hello.features == 7)
                 hello.features = offered
                 guard
                     case .welcome(let welcome) = try receiver.receive(.hello(hello), type: .hello)
@@ -306,7 +306,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                     Issue.record("not welcome")
                     continue
                 }
-                #expect(welcome.features == offered & 3)
+                #expect(welcome.features == offered & 7)
                 var sender = SenderSession(purpose)
                 var action = try sender.receive(.welcome(welcome), type: .welcome)
                 #expect(sender.exportKey == nil && (action == .none) == (offered & 1 == 1))
@@ -325,7 +325,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         var sender = SenderSession(.greet)
         #expect(throws: SessionError.self) {
             try sender.receive(
-                .welcome(Welcome(version: 1, features: 4, software: "")), type: .welcome)
+                .welcome(Welcome(version: 1, features: 8, software: "")), type: .welcome)
         }
     }
 
@@ -474,7 +474,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
 
     @Test("WELCOME has the features that both sides know")
     func features() throws {
-        for (offered, chosen) in [(0, 0), (1, 1), (.max, 3), (6, 2), (12, 0)] as [(UInt32, UInt32)]
+        for (offered, chosen) in [(0, 0), (1, 1), (.max, 7), (6, 6), (12, 4)] as [(UInt32, UInt32)]
         {
             var session = ReceiverSession(isPairing: false, software: "x")
             var hello = SenderSession.hello(software: "x")
