@@ -23,7 +23,7 @@ package final class Supervisor {
 
     private let listener: OwnedDescriptor
     private let arguments: [String]
-    private let log: (String) -> Void
+    private let log: (JournalEntry) -> Void
     private var retries: Retries
     private var admission = Admission()
     private var lastConnection = 0
@@ -141,7 +141,7 @@ package final class Supervisor {
     ///   - interrupted: the volumes with a committed generation that is not on its target, and that no process has.
     package init(
         listener: consuming OwnedDescriptor, arguments: [String],
-        interrupted: @escaping () -> [VolumeName], log: @escaping (String) -> Void
+        interrupted: @escaping () -> [VolumeName], log: @escaping (JournalEntry) -> Void
     ) {
         self.listener = listener
         self.arguments = arguments

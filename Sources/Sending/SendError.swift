@@ -79,6 +79,15 @@ package enum SendError: RuledError, CustomStringConvertible {
         }
     }
 
+    /// The rule by which this side refuses to go on from what the standby holds.
+    var lineageRule: RefusalRule? {
+        switch self {
+        case .lineage(let rule, _, _): rule
+        case .promotedStandby: .promoted
+        default: nil
+        }
+    }
+
     /// Whether the standby has refused a resync by what the two sides hold, and so holds what it held. What else it refuses may
     /// have come after it had given its copy up, and so may the end of one in place that was compared in vain.
     func leavesCopy(_ begin: Begin) -> Bool {

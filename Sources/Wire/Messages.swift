@@ -35,8 +35,11 @@ package struct Features: OptionSet, Sendable {
     /// REFUSE may say when to come back.
     package static let retryAfter = Features(rawValue: 2)
 
+    /// A sender may say by CURRENT that nothing has changed.
+    package static let current = Features(rawValue: 4)
+
     /// All that this program knows.
-    package static let known: Features = [.exportKey, .retryAfter]
+    package static let known: Features = [.exportKey, .retryAfter, .current]
     /// Every bit.
     package static let all = Features(rawValue: .max)
 }

@@ -25,6 +25,7 @@ struct ServeCommand: ParsableCommand {
             "Write the port to this file once it listens; for port 0.", valueName: "file"))
     var portFile: String?
 
+    @OptionGroup var journal: JournalOptions
     @OptionGroup var state: StateOptions
 
     func run() throws {
@@ -34,15 +35,20 @@ struct ServeCommand: ParsableCommand {
         _ = try home.exportKey()
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
-        let recovery = Recovery(home) { Terminal.error($0) }
+        let recovery = Recovery(home, log: journal.log)
         let supervisor = Supervisor(
             listener: listener,
-            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"],
-            interrupted: recovery.interrupted
-        ) { Terminal.error($0) }
+            arguments: [
+                "--state", state.path, "--supervisor", "\(Process.identifier)", "--log-format",
+                journal.logFormat.rawValue,
+            ],
+            interrupted: recovery.interrupted, log: journal.log)
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
-        Terminal.error("listening on \(listen), port \(port)")
+        journal.log("listening on \(listen), port \(port)")
+        // It waits for nobody and nobody for it: what is not told when the daemon ends is told by the next one.
+        let teller = EventTeller(home, log: journal.log)
+        _ = Thread("journal") { teller.run() }
         Process.notifyServiceManager("READY=1")
         try supervisor.run(signals: signals.rawValue, held: held)
         Process.notifyServiceManager("STOPPING=1")
@@ -53,6 +59,7 @@ struct ServeCommand: ParsableCommand {
 struct WorkerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "worker", shouldDisplay: false)
 
+    @OptionGroup var journal: JournalOptions
     @OptionGroup var state: StateOptions
 
     @Option var supervisor: Int32
@@ -61,8 +68,8 @@ struct WorkerCommand: ParsableCommand {
         guard Process.endWithParent(supervisor, 9) else { return }
         Process.closeOnExec(3)
         let worker = Worker(
-            home: try state.home(), software: software, channel: Channel(takingOwnershipOf: 3)
-        ) { Terminal.error($0) }
+            home: try state.home(), software: software, channel: Channel(takingOwnershipOf: 3),
+            log: journal.log)
         guard worker.run() else { throw ExitCode(ExitStatus.failed.rawValue) }
     }
 }
@@ -72,6 +79,7 @@ struct WorkerCommand: ParsableCommand {
 struct RecoverCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "recover", shouldDisplay: false)
 
+    @OptionGroup var journal: JournalOptions
     @OptionGroup var state: StateOptions
 
     @Option var supervisor: Int32
@@ -80,7 +88,7 @@ struct RecoverCommand: ParsableCommand {
 
     func run() throws {
         guard Process.endWithParent(supervisor, 9) else { return }
-        Recovery(try state.home()) { Terminal.error($0) }
+        Recovery(try state.home(), log: journal.log)
             .recover(held: volumes.compactMap { VolumeName($0) })
     }
 }
