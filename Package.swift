@@ -179,7 +179,8 @@ let package = Package(
         tests(
             "CommandTests",
             [
-                "Blocks", "Digests", "Platform", "Wire", "TLS", "Connection", "Session", "Catalog",
+                "CommandLine", "Blocks", "Digests", "Platform", "Wire", "TLS", "Connection",
+                "Session", "Catalog",
             ]),
     ],
     swiftLanguageModes: [.v6]

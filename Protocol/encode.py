@@ -30,7 +30,8 @@ def string(text: str | bytes, length: int | None = None) -> bytes:
 
 TYPE = {name: number for number, name in enumerate(
     ("HELLO", "WELCOME", "OPEN", "STATE", "BEGIN", "READY", "RECORD", "SEAL", "ACK", "COMMIT", "COMMITTED", "REFUSE",
-     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON", "COMPARE", "COMPARED", "ASK", "NODES", "EXPORTKEY"), start=1)}
+     "PING", "PROGRESS", "PAIR", "PAIRED", "PREPARED", "ABANDON", "COMPARE", "COMPARED", "ASK", "NODES", "EXPORTKEY",
+     "CURRENT"), start=1)}
 
 
 def frame(type_: str | int, payload: bytes = b"", sequence: int = 0, *, length: int | None = None, flags: int = 0,
@@ -148,6 +149,7 @@ MESSAGES = {
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
     "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon, "COMPARE": compare,
     "COMPARED": compared, "ASK": ask, "NODES": nodes, "EXPORTKEY": export_key,
+    "CURRENT": committed,
 }
 
 

@@ -16,7 +16,7 @@ DONE, REFUSED, FAILED = range(3)
 REQUEST_LIMIT, ANSWER_LIMIT, SNAPSHOTS = 512, 131_072, 256
 UUID = re.compile(r"[A-Za-z0-9!#]{6}(-[A-Za-z0-9!#]{4}){5}-[A-Za-z0-9!#]{6}")
 IDS = re.compile(rb"[A-Za-z0-9!#]{64}")
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._+][A-Za-z0-9._+-]{0,62}")
 
 
 def text(value: str) -> bytes:

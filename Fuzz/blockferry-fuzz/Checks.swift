@@ -31,6 +31,7 @@ func check(_ type: FrameType, _ bytes: [UInt8]) {
     case .pair: check(Pair.self, bytes)
     case .paired: check(Paired.self, bytes)
     case .prepared: check(Prepared.self, bytes)
+    case .current: check(Current.self, bytes)
     case .abandon: check(Abandon.self, bytes)
     case .compare: check(Compare.self, bytes)
     case .compared: check(Compared.self, bytes)

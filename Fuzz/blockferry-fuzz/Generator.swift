@@ -141,7 +141,7 @@ extension Input {
             Hello(
                 lowestVersion: UInt16(truncatingIfNeeded: number(usually: 1)),
                 highestVersion: UInt16(truncatingIfNeeded: number(usually: 1)),
-                features: UInt32(byte() & 3), software: text()
+                features: UInt32(byte() & 7), software: text()
             ).encoded()
         case .welcome:
             Welcome(
@@ -161,6 +161,7 @@ extension Input {
         case .ack: Ack(durableSegments: number()).encoded()
         case .commit: record().encoded()
         case .committed: Committed(number: number(), id: digest()).encoded()
+        case .current: Current(number: number(), id: digest()).encoded()
         case .prepared: Prepared(number: number(), id: digest()).encoded()
         case .refuse: refusal().encoded()
         case .ping: []

@@ -26,12 +26,13 @@ import Wire
 private struct ReceiverRun: ~Copyable {
     private enum Phase {
         case greeting, opening, pairing, looking, redeeming, offered, comparing, compared
-        case answering, admitting, receiving, committing, done
+        case answering, admitting, receiving, committing, confirming, done
     }
 
     private var session: ReceiverSession
     private let isPairing: Bool
     private var phase = Phase.greeting
+    private var features: UInt32 = 0
     private var transfer = Transfer(announcement)
     private var seal: Seal?
     private var record: GenerationRecord?
@@ -44,7 +45,8 @@ private struct ReceiverRun: ~Copyable {
     /// Whether the session waits for the engine.
     var isAsked: Bool {
         switch phase {
-        case .looking, .redeeming, .comparing, .answering, .admitting, .committing: true
+        case .looking, .redeeming, .comparing, .answering, .admitting, .committing, .confirming:
+            true
         case .greeting, .opening, .pairing, .offered, .compared, .receiving, .done: false
         }
     }
@@ -69,6 +71,9 @@ private struct ReceiverRun: ~Copyable {
             phase = .receiving
         case .committing:
             if input.byte() & 1 == 0 { session.committed() } else { session.prepared() }
+            phase = .done
+        case .confirming:
+            session.committed()
             phase = .done
         case .greeting, .opening, .pairing, .offered, .compared, .receiving, .done: break
         }
@@ -109,10 +114,12 @@ private struct ReceiverRun: ~Copyable {
         case .greeting: .hello
         case .opening: .open
         case .pairing: .pair
-        case .offered: [.begin, .compare, .begin, .abandon][Int(choice >> 4) & 3]
+        case .offered: [.begin, .compare, .current, .abandon][Int(choice >> 4) & 3]
         case .compared: choice & 16 == 0 ? .ask : .begin
         case .receiving: [.record, .record, .seal, .commit][Int(choice >> 4) & 3]
-        case .looking, .redeeming, .comparing, .answering, .admitting, .committing, .done: .ping
+        case .looking, .redeeming, .comparing, .answering, .admitting, .committing,
+            .confirming, .done:
+            .ping
         }
     }
 
@@ -142,7 +149,8 @@ private struct ReceiverRun: ~Copyable {
         case .welcome(let welcome):
             precondition(phase == .greeting && welcome.version == 1)
             guard case .hello(let hello) = message else { preconditionFailure("welcome to whom") }
-            precondition(welcome.features == hello.features & 3)
+            precondition(welcome.features == hello.features & 7)
+            features = welcome.features
             phase = isPairing ? .pairing : .opening
         case .open:
             precondition(phase == .opening)
@@ -156,6 +164,9 @@ private struct ReceiverRun: ~Copyable {
         case .compare:
             precondition(phase == .offered)
             phase = .comparing
+        case .current:
+            precondition(phase == .offered && features & 4 != 0)
+            phase = .confirming
         case .ask(let range):
             precondition(phase == .compared && (1...Limits.nodes).contains(range.count))
             phase = .answering

@@ -27,7 +27,7 @@ private struct SenderRun {
     private enum Phase {
         case greeting, hearingKey, opening, deciding, pairing, comparing, compared, asking,
             beginning
-        case sending, committing, done
+        case sending, committing, confirming, done
     }
 
     private var session: SenderSession
@@ -35,6 +35,7 @@ private struct SenderRun {
     private var phase = Phase.greeting
     private var begin: Begin?
     private var record: GenerationRecord?
+    private var current: Current?
     private var asked = NodeRange(level: 0, index: 0, count: 1)
     private var sealed: UInt64 = 0
     private var acknowledged: UInt64 = 0
@@ -54,6 +55,9 @@ private struct SenderRun {
             case 4, 5:
                 _ = session.compare(input.compare())
                 phase = .comparing
+            case 6:
+                current = Current(number: input.number(usually: 1), id: input.digest())
+                if let current, session.confirm(current) != nil { phase = .confirming }
             default:
                 _ = session.abandon(input.id())
                 phase = .opening
@@ -77,7 +81,7 @@ private struct SenderRun {
                 phase = .committing
             }
         case .greeting, .hearingKey, .opening, .pairing, .comparing, .asking, .beginning,
-            .committing, .done:
+            .committing, .confirming, .done:
             break
         }
     }
@@ -127,6 +131,7 @@ private struct SenderRun {
         case .asking: .nodes
         case .beginning: .ready
         case .sending: .ack
+        case .confirming: .committed
         case .committing: begin?.group == nil ? .committed : .prepared
         case .deciding, .compared, .done: .ping
         }
@@ -141,6 +146,7 @@ private struct SenderRun {
         case .ack: return Ack(durableSegments: input.number(usually: sealed)).encoded()
         case .nodes: return input.nodes(asked).encoded()
         case .committed, .prepared:
+            if phase == .confirming, let current, input.byte() & 3 != 3 { return current.encoded() }
             return Committed(number: input.number(usually: number), id: record?.id ?? .zero)
                 .encoded()
         default: return input.payload(of: type)
@@ -194,6 +200,12 @@ private struct SenderRun {
             precondition(phase == .sending || phase == .committing)
             precondition(count >= acknowledged && count <= sealed)
             acknowledged = count
+        case .committed where phase == .confirming:
+            precondition(
+                message
+                    == .committed(Committed(number: current?.number ?? 0, id: current?.id ?? .zero))
+            )
+            phase = .done
         case .committed:
             guard case .committed(let said) = message, let record else {
                 preconditionFailure("committed by nothing")

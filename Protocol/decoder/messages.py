@@ -258,6 +258,7 @@ MESSAGES: dict[str, Callable[[Reader, Context], Fields]] = {
     "ACK": ack, "COMMIT": generation, "COMMITTED": committed, "REFUSE": refuse, "PING": ping, "PROGRESS": progress,
     "PAIR": pair, "PAIRED": open_, "PREPARED": committed, "ABANDON": abandon, "COMPARE": compare,
     "COMPARED": compared, "ASK": ask, "NODES": nodes, "EXPORTKEY": export_key,
+    "CURRENT": committed,
 }
 
 
@@ -278,7 +279,7 @@ def decode_message(name: str, payload: bytes, ctx: Context) -> Fields:
 TYPES = {1: "HELLO", 2: "WELCOME", 3: "OPEN", 4: "STATE", 5: "BEGIN", 6: "READY", 7: "RECORD", 8: "SEAL", 9: "ACK",
          10: "COMMIT", 11: "COMMITTED", 12: "REFUSE", 13: "PING", 14: "PROGRESS", 15: "PAIR", 16: "PAIRED",
          17: "PREPARED", 18: "ABANDON", 19: "COMPARE", 20: "COMPARED", 21: "ASK", 22: "NODES",
-         23: "EXPORTKEY"}
+         23: "EXPORTKEY", 24: "CURRENT"}
 
 
 def payload_limit(name: str) -> int:

@@ -12,7 +12,7 @@ from decoder.messages import check_commit, decode_frame, decode_message
 from decoder.records import Segment, check_seal, delta_digest
 
 FROM_SENDER = {"HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "REFUSE", "PING", "ABANDON",
-               "COMPARE", "ASK"}
+               "COMPARE", "ASK", "CURRENT"}
 FROM_RECEIVER = {"WELCOME", "STATE", "READY", "ACK", "COMMITTED", "REFUSE", "PING", "PROGRESS", "PAIRED", "PREPARED",
                  "COMPARED", "NODES", "EXPORTKEY"}
 ANSWERS = {"ACK", "PROGRESS", "COMMITTED", "PREPARED"}
@@ -20,10 +20,11 @@ COMPARING = {"PROGRESS", "COMPARED"}
 
 # What each direction may send after what, as far as one direction alone shows it.
 FOLLOWS: dict[str, set[str]] = {
-    "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN", "ABANDON", "COMPARE"},
-    "ABANDON": {"BEGIN", "ABANDON", "COMPARE"}, "COMPARE": {"ASK", "BEGIN"}, "ASK": {"ASK", "BEGIN"}, "PAIR": set(),
+    "": {"HELLO", "WELCOME"}, "HELLO": {"OPEN", "PAIR"}, "OPEN": {"BEGIN", "ABANDON", "COMPARE", "CURRENT"},
+    "ABANDON": {"BEGIN", "ABANDON", "COMPARE", "CURRENT"}, "CURRENT": set(),
+    "COMPARE": {"ASK", "BEGIN"}, "ASK": {"ASK", "BEGIN"}, "PAIR": set(),
     "BEGIN": {"RECORD", "COMMIT"}, "RECORD": {"RECORD", "SEAL"}, "SEAL": {"RECORD", "COMMIT"}, "COMMIT": set(),
-    "WELCOME": {"STATE", "PAIRED", "EXPORTKEY"}, "EXPORTKEY": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE"} | COMPARING,
+    "WELCOME": {"STATE", "PAIRED", "EXPORTKEY"}, "EXPORTKEY": {"STATE", "PAIRED"}, "STATE": {"READY", "STATE", "COMMITTED"} | COMPARING,
     "PROGRESS of COMPARE": COMPARING, "COMPARED": {"NODES", "READY"}, "NODES": {"NODES", "READY"},
     "READY": ANSWERS, "ACK": ANSWERS, "PROGRESS": ANSWERS, "COMMITTED": set(), "PREPARED": set(),
     "PAIRED": set(), "REFUSE": set(),

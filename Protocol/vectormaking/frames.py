@@ -27,7 +27,7 @@ def frames() -> None:
         "COMPARE": {"mode": 1, "tag_algorithm": 1, "volume_size": 1 << 30, "first_page": 0, "pages": 0, "tag_key": KEY},
         "COMPARED": {"root": COMPARED, "read": 1 << 30, "committed_size": 1 << 29}, "ASK": {"level": 0, "index": 5, "count": 2},
         "NODES": {"level": 0, "index": 5, "count": 2, "content": noise(19, 8192)},
-        "EXPORTKEY": {"key": noise(21, 32)},
+        "EXPORTKEY": {"key": noise(21, 32)}, "CURRENT": {"number": 7, "generation_id": PARENT},
     }
     for sequence, (type_, fields) in enumerate(samples.items()):
         payload = e.MESSAGES[type_](**fields)
@@ -62,7 +62,7 @@ def frames() -> None:
           bytes(flipped))
     wrong("flags", "reserved-bits", "A flag.", e.frame("HELLO", hello, flags=0x8000))
     wrong("reserved", "reserved-bits", "The reserved word is not zero.", e.frame("HELLO", hello, reserved=1 << 31))
-    for number in (0, 24, 0xFFFF):
+    for number in (0, 25, 0xFFFF):
         wrong(f"type-{number}", "unknown-type", f"There is no type {number}.", e.frame(number, hello))
     wrong("type-263", "unknown-type", "The type has 16 bits: 263 is not 7.", e.frame(263, hello))
     wrong("control-too-long", "payload-too-long", "1,025 bytes in a control frame; only the header is there.",

@@ -64,6 +64,9 @@ def greetings() -> None:
     good("hello-wide-names", "HELLO", "The sender knows names of volumes as LVM gives them.",
          {"lowest_version": 1, "highest_version": 1, "features": 7, "software": "blockferry 1.0"})
     good("welcome-wide-names", "WELCOME", "So does the receiver.", base | {"features": 4}, {"hello_features": 7})
+    good("hello-current", "HELLO", "The sender may say that nothing has changed.",
+         {"lowest_version": 1, "highest_version": 1, "features": 8, "software": "blockferry 1.0"})
+    good("welcome-current", "WELCOME", "The receiver knows that feature too.", base | {"features": 8}, {"hello_features": 15})
     good("welcome-offered", "WELCOME", "The highest version offered, a subset of the features.",
          {"version": 3, "features": 4, "software": ""}, offered)
     bad_each("welcome", "WELCOME", base, [
@@ -306,6 +309,10 @@ def small_messages() -> None:
     good("prepared", "PREPARED", "A prepared generation.", {"number": 7, "generation_id": PARENT})
     good("prepared-greatest", "PREPARED", "The greatest number.", {"number": U64, "generation_id": b"\xff" * 32})
     bad_ends("prepared", "PREPARED", e.committed(7, PARENT))
+    good("current", "CURRENT", "The committed generation, which is what the sender's volume holds now.",
+         {"number": 7, "generation_id": PARENT})
+    good("current-greatest", "CURRENT", "The greatest number.", {"number": U64, "generation_id": b"\xff" * 32})
+    bad_ends("current", "CURRENT", e.committed(7, PARENT))
     good("abandon", "ABANDON", "An unfinished transfer.", {"transfer": TRANSFER})
     bad("abandon-zeros", "ABANDON", "zero-transfer", "There is no such transfer.", e.abandon(bytes(16)))
     bad("abandon-order-zeros-trailing", "ABANDON", "zero-transfer", "Zeros, then a byte too many.",

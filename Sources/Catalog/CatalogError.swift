@@ -57,6 +57,24 @@ package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConver
     package var description: String { "cannot \(operation): \(kind.sentence) (catalog \(path))" }
 }
 
+/// How a catalog was read where nothing could be written.
+package enum CatalogReading: Sendable {
+    /// As it is there.
+    case asItIs
+    /// Without the last changes, which its log holds.
+    case withoutLog
+
+    /// For people.
+    package var sentence: String {
+        switch self {
+        case .asItIs: "the state directory cannot be written: what is shown is what it holds"
+        case .withoutLog:
+            "the state directory cannot be written, and the log of its catalog (catalog.sqlite-wal) cannot be read without "
+                + "that: what is shown may be older than what was done last"
+        }
+    }
+}
+
 extension CatalogError.Kind {
     /// The kind in words.
     fileprivate var sentence: String {

@@ -30,6 +30,16 @@ package final class SourceCatalog: Sendable {
         self.historyLimit = historyLimit
     }
 
+    /// Opens the catalog in `directory` where nothing can be written.
+    package init(reading directory: String) throws(CatalogError) {
+        store = try Store(reading: directory, purpose: .source, migrator: SourceSchema.migrator)
+        clock = Clock.wall
+        historyLimit = 0
+    }
+
+    /// How it was read, if nothing can be written.
+    package var reading: CatalogReading? { store.doubt }
+
     // MARK: Receivers
 
     /// Adds a receiver, or gives a known one with the same key another address.
@@ -78,6 +88,7 @@ package final class SourceCatalog: Sendable {
             guard db.changesCount == 1 else {
                 throw CatalogError.Kind.notFound("receiver \(name)")
             }
+            try db.execute(sql: "DELETE FROM failure WHERE receiver = ?", arguments: [name.text])
         }
     }
 
@@ -97,6 +108,45 @@ package final class SourceCatalog: Sendable {
     ) throws(CatalogError) -> Replica? {
         try store.read("find the replica of volume \(volume) at \(receiver)") { db in
             try Replica.find(receiver, volume, in: db)
+        }
+    }
+
+    // MARK: Failures
+
+    /// Keeps why the last command that was to bring a volume to a receiver failed; nil: it did not.
+    package func noteFailure(
+        _ volume: VolumeName, at receiver: ReceiverName, _ failure: SourceFailure?
+    ) throws(CatalogError) {
+        try store.write("note what became of volume \(volume)") { db in
+            try db.execute(
+                sql: "DELETE FROM failure WHERE receiver = ? AND volume = ?",
+                arguments: [receiver.text, volume.text])
+            guard let failure else { return }
+            try db.execute(
+                sql: """
+                    INSERT INTO failure (receiver, volume, failed_at, rule, text)
+                    VALUES (?, ?, ?, ?, ?)
+                    """,
+                arguments: [
+                    receiver.text, volume.text, failure.time.stored, failure.rule, failure.text,
+                ])
+        }
+    }
+
+    /// The volumes whose last command failed.
+    package func failures() throws(CatalogError) -> [(
+        volume: VolumeName, receiver: ReceiverName, failure: SourceFailure
+    )] {
+        try store.read("list the failures") { db in
+            try Row.fetchAll(db, sql: "SELECT * FROM failure ORDER BY volume, receiver").map {
+                let columns = Columns($0)
+                return (
+                    try columns.volumeName("volume"), try columns.receiverName("receiver"),
+                    SourceFailure(
+                        time: try columns.number("failed_at"),
+                        rule: try columns.optionalText("rule"), text: try columns.text("text"))
+                )
+            }
         }
     }
 

@@ -41,6 +41,7 @@ extension Replica {
         tagKey = try columns.tagKey("tag_key")
         committed = try columns.message("committed", GenerationRecord.self)
         committedAt = try columns.optionalNumber("committed_at")
+        confirmedAt = try columns.optionalNumber("confirmed_at")
         base = try columns.optionalText("base")
         pending = try columns.message("pending", GenerationRecord.self)
         exported = try columns.optionalText("exported")
@@ -68,14 +69,14 @@ extension Replica {
                 INSERT OR REPLACE INTO replica
                     (receiver, volume, lineage, tag_algorithm, tag_key, committed, committed_at,
                      base, pending, transfer_begin, transfer_base, transfer_plan, exported,
-                     base_given_up)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                     base_given_up, confirmed_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [
                 receiver.text, volume.text, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
                 base, try pending?.stored(), try transfer?.begin.stored(), transfer?.base,
-                transfer?.planName, exported, isBaseGivenUp,
+                transfer?.planName, exported, isBaseGivenUp, confirmedAt?.stored,
             ])
     }
 }

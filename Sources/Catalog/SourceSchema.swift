@@ -15,6 +15,7 @@ enum SourceSchema {
         migrator.registerMigration("source-snapshots") { db in try db.execute(sql: snapshots) }
         migrator.registerMigration("source-export-key") { db in try db.execute(sql: exportKey) }
         migrator.registerMigration("source-peak") { db in try db.execute(sql: peak) }
+        migrator.registerMigration("source-news") { db in try db.execute(sql: news) }
         return migrator
     }
 
@@ -93,6 +94,18 @@ enum SourceSchema {
             SELECT receiver, volume, base FROM replica WHERE base LIKE 'lvm-%';
         INSERT INTO snapshot (receiver, volume, proof)
             SELECT receiver, volume, transfer_base FROM replica WHERE transfer_base LIKE 'lvm-%';
+        """
+    // When the standby was told last that nothing has changed; and why the last command for a volume failed.
+    private static let news = """
+        ALTER TABLE replica ADD COLUMN confirmed_at INTEGER;
+        CREATE TABLE failure (
+            receiver TEXT NOT NULL,
+            volume TEXT NOT NULL,
+            failed_at INTEGER NOT NULL,
+            rule TEXT,
+            text TEXT NOT NULL,
+            PRIMARY KEY (receiver, volume)
+        ) STRICT;
         """
     // The key to which export files for the standby are encrypted; none before it has told it.
     private static let exportKey = """

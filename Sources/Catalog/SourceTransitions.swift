@@ -62,6 +62,7 @@ extension SourceCatalog {
                     replica.tagKey = key
                     replica.committed = nil
                     replica.committedAt = nil
+                    replica.confirmedAt = nil
                     replica.base = nil
                     replica.isBaseGivenUp = false
                 } else {
@@ -110,6 +111,7 @@ extension SourceCatalog {
             let superseded = Superseded(planName: transfer.planName, base: replica.base)
             replica.committed = record
             replica.committedAt = committedAt
+            replica.confirmedAt = nil
             replica.base = transfer.base
             replica.isBaseGivenUp = false
             replica.pending = nil
@@ -117,6 +119,13 @@ extension SourceCatalog {
             replica.transfer = nil
             return superseded
         }
+    }
+
+    /// Remembers that the receiver has noted that nothing has changed since the committed generation.
+    package func noteConfirmed(
+        _ volume: VolumeName, at receiver: ReceiverName, time: UInt64
+    ) throws(CatalogError) {
+        try transition("confirm", volume, receiver) { $0.confirmedAt = time }
     }
 
     /// Drops the unfinished transfer, if there is one.
@@ -179,6 +188,9 @@ extension SourceCatalog {
             let replica = try require(volume, receiver, db)
             try db.execute(
                 sql: "DELETE FROM replica WHERE receiver = ? AND volume = ?",
+                arguments: [receiver.text, volume.text])
+            try db.execute(
+                sql: "DELETE FROM failure WHERE receiver = ? AND volume = ?",
                 arguments: [receiver.text, volume.text])
             return replica
         }

@@ -90,6 +90,8 @@ package struct Replica: Equatable, Sendable {
     package var committed: GenerationRecord?
     /// When that was heard, nanoseconds since 1970-01-01 UTC.
     package var committedAt: UInt64?
+    /// When the standby noted last that nothing has changed since, by this host's clock.
+    package var confirmedAt: UInt64?
     /// The identity of the source that the committed generation was made from, as text.
     package var base: String?
     /// Whether the kernel was seen to have given that snapshot up, so that it never proves again what was written.
@@ -119,6 +121,21 @@ package struct Superseded: Equatable, Sendable {
     package init(planName: String, base: String?) {
         self.planName = planName
         self.base = base
+    }
+}
+
+/// Why a command failed.
+package struct SourceFailure: Equatable, Sendable {
+    /// Nanoseconds since 1970-01-01 UTC.
+    package var time: UInt64
+    package var rule: String?
+    /// The sentence that the command ended with.
+    package var text: String
+
+    package init(time: UInt64, rule: String?, text: String) {
+        self.time = time
+        self.rule = rule
+        self.text = text
     }
 }
 

@@ -30,6 +30,16 @@ package final class StandbyCatalog: Sendable {
         self.eventLimit = eventLimit
     }
 
+    /// Opens the catalog in `directory` where nothing can be written.
+    package init(reading directory: String) throws(CatalogError) {
+        store = try Store(reading: directory, purpose: .standby, migrator: StandbySchema.migrator)
+        clock = Clock.wall
+        eventLimit = 0
+    }
+
+    /// How it was read, if nothing can be written.
+    package var reading: CatalogReading? { store.doubt }
+
     /// Now, by the clock given.
     var now: UInt64 { clock() }
 
@@ -172,6 +182,34 @@ package final class StandbyCatalog: Sendable {
                     ORDER BY number DESC LIMIT ?2
                     """, arguments: [volume?.text, max(0, limit)]
             ).map { try StandbyEvent($0) }
+        }
+    }
+
+    /// The oldest events that the daemon's journal has not told yet, oldest first.
+    package func untoldEvents() throws(CatalogError) -> [StandbyEvent] {
+        try store.read("list the latest events") { db in
+            try Row.fetchAll(
+                db,
+                sql: """
+                    SELECT * FROM event WHERE number > (SELECT told FROM journal)
+                    ORDER BY number LIMIT 1000
+                    """
+            ).map { try StandbyEvent($0) }
+        }
+    }
+
+    /// Remembers that all events up to this one are told.
+    package func setTold(_ number: UInt64) throws(CatalogError) {
+        try store.write("remember which events are told") { db in
+            try db.execute(
+                sql: "UPDATE journal SET told = max(told, ?)", arguments: [number.stored])
+        }
+    }
+
+    /// Records that a target was read as a whole and is what was committed.
+    package func noteScrubbed(_ name: VolumeName, _ text: String) throws(CatalogError) {
+        try store.write("record a scrub of volume \(name)") { db in
+            try record(.scrubbed, name, text, db)
         }
     }
 

@@ -24,6 +24,12 @@ extension StandbyVolume {
         tagKey = try columns.tagKey("tag_key")
         committed = try columns.message("committed", GenerationRecord.self)
         committedAt = try columns.optionalNumber("committed_at")
+        confirmedAt = try columns.optionalNumber("confirmed_at")
+        if let time = try columns.optionalNumber("refused_at") {
+            refusal = Refused(
+                time: time, rule: try columns.text("refused_rule"),
+                text: try columns.text("refused_text"))
+        }
         if let begin = try columns.message("transfer_begin", Begin.self),
             let log = try columns.optional("transfer_log", { StagingLogID(bytes: $0) })
         {
@@ -70,7 +76,8 @@ extension StandbyVolume {
                 UPDATE volume SET
                     peer = ?, target_path = ?, target_kind = ?, target_identity = ?,
                     target_consent = ?, target_presence = ?, state = ?, lineage = ?, tag_algorithm = ?, tag_key = ?, committed = ?,
-                    committed_at = ?, transfer_begin = ?, transfer_log = ?, transfer_in_place = ?,
+                    committed_at = ?, confirmed_at = ?, refused_at = ?, refused_rule = ?,
+                    refused_text = ?, transfer_begin = ?, transfer_log = ?, transfer_in_place = ?,
                     applying = ?, fence = ?, suspect_reason = ?, is_demoted = ?,
                     is_restored = ?
                 WHERE name = ?
@@ -79,6 +86,7 @@ extension StandbyVolume {
                 peer?.stored, targetPath, targetKind.rawValue, targetIdentity, mayOverwrite,
                 targetPresence, state.rawValue, lineage?.stored, tagAlgorithm?.rawValue,
                 tagKey.map { Data($0.bytes) }, try committed?.stored(), committedAt?.stored,
+                confirmedAt?.stored, refusal?.time.stored, refusal?.rule, refusal?.text,
                 try transfer?.begin.stored(), transfer?.logID.stored, transfer?.inPlace,
                 try applying?.stored(), fence.stored, suspectReason, isDemoted,
                 isRestored, name.text,

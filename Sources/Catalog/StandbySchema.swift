@@ -14,6 +14,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-targets") { db in try db.execute(sql: targets) }
         migrator.registerMigration("standby-place") { db in try db.execute(sql: place) }
         migrator.registerMigration("standby-redeemers") { db in try db.execute(sql: redeemers) }
+        migrator.registerMigration("standby-journal") { db in try db.execute(sql: journal) }
         return migrator
     }
 
@@ -101,6 +102,16 @@ enum StandbySchema {
     private static let place = """
         CREATE TABLE place (file TEXT NOT NULL) STRICT;
         ALTER TABLE volume ADD COLUMN is_restored INTEGER NOT NULL DEFAULT FALSE;
+        """
+    // When the source said last that nothing has changed, and why its last session was refused; and up to which event the
+    // daemon's journal tells them.
+    private static let journal = """
+        ALTER TABLE volume ADD COLUMN confirmed_at INTEGER;
+        ALTER TABLE volume ADD COLUMN refused_at INTEGER;
+        ALTER TABLE volume ADD COLUMN refused_rule TEXT;
+        ALTER TABLE volume ADD COLUMN refused_text TEXT;
+        CREATE TABLE journal (told INTEGER NOT NULL) STRICT;
+        INSERT INTO journal (told) SELECT coalesce(max(number), 0) FROM event;
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

@@ -85,6 +85,7 @@ extension StandbyCatalog {
                 volume.isRestored = false
                 volume.committed = nil
                 volume.committedAt = nil
+                volume.confirmedAt = nil
                 volume.lineage = nil
                 volume.suspectReason = nil
                 volume.isDemoted = false
@@ -153,11 +154,39 @@ extension StandbyCatalog {
             volume.lineage = record.head.lineage
             volume.committed = record
             volume.committedAt = committedAt
+            volume.confirmedAt = nil
+            volume.refusal = nil
             volume.transfer = nil
             volume.applying = nil
             volume.isDemoted = false
             volume.state = .consistent
             return "generation \(record.head.number), \(record.id)"
+        }
+    }
+
+    /// Notes that the source holds now what the committed generation holds: the age of the copy counts from here. No event:
+    /// a quiet volume has one of these with each send.
+    package func noteConfirmed(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
+        try store.write("confirm volume \(name) as current") { db in
+            var volume = try StandbyVolume.require(name, in: db)
+            guard fence == volume.fence else { throw CatalogError.Kind.fenced }
+            try volume.expect([.consistent, .staging])
+            volume.confirmedAt = now
+            volume.refusal = nil
+            try volume.update(in: db)
+        }
+    }
+
+    /// Keeps why the last session of the volume's source was refused, until a generation is committed or confirmed. Needs no
+    /// fence: it changes nothing that a writer relies on.
+    package func noteRefusal(_ name: VolumeName, rule: String, _ text: String) throws(CatalogError)
+    {
+        try store.write("note why volume \(name) was refused") { db in
+            try db.execute(
+                sql: """
+                    UPDATE volume SET refused_at = ?, refused_rule = ?, refused_text = ?
+                    WHERE name = ?
+                    """, arguments: [now.stored, rule, text, name.text])
         }
     }
 
@@ -282,6 +311,9 @@ extension StandbyVolume {
         [.promoted, .diverged, .suspect].contains(state)
             && transfer?.begin.head.kind == .resync
     }
+
+    /// Whether nothing goes to the target any more but a resync, so that a sender hears of that whatever became of the target.
+    package var isGivenUp: Bool { [.promoted, .diverged, .suspect].contains(state) }
 
     /// Refuses every state but these.
     func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {

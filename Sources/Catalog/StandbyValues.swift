@@ -64,6 +64,10 @@ package struct StandbyVolume: Equatable, Sendable {
     package var committed: GenerationRecord?
     /// When it was committed, nanoseconds since 1970-01-01 UTC by the standby's clock.
     package var committedAt: UInt64?
+    /// When the source said last that it still holds what was committed, by the standby's clock.
+    package var confirmedAt: UInt64?
+    /// Why the source's last session was refused, if it was.
+    package var refusal: Refused?
     /// The unfinished transfer.
     package var transfer: StandbyTransfer?
     /// The generation that is being written to the target, or, in state prepared, waits for its group.
@@ -99,6 +103,21 @@ package struct StandbyVolume: Equatable, Sendable {
     }
 }
 
+/// Why a session was refused, or why its sender gave it up.
+package struct Refused: Equatable, Sendable {
+    /// Nanoseconds since 1970-01-01 UTC.
+    package var time: UInt64
+    package var rule: String
+    /// One sentence for people; it may come from the other side.
+    package var text: String
+
+    package init(time: UInt64, rule: String, text: String) {
+        self.time = time
+        self.rule = rule
+        self.text = text
+    }
+}
+
 /// One line of the standby's record of what was done.
 package struct StandbyEvent: Equatable, Sendable {
     /// What happened.
@@ -128,6 +147,7 @@ package struct StandbyEvent: Equatable, Sendable {
         case kept
         case notKept = "not-kept"
         case released
+        case scrubbed
     }
 
     /// Ascends; never used twice.

@@ -22,6 +22,8 @@ final class Store: Sendable {
     /// Path of the database file.
     let path: String
     private let queue: DatabaseQueue
+    /// Of one that is only read: what may be missing from what it says.
+    let doubt: CatalogReading?
 
     /// How long an operation waits for those of other processes.
     private static let patienceSeconds = 10
@@ -61,8 +63,53 @@ final class Store: Sendable {
             }
             try migrator.migrate(queue)
             self.queue = queue
+            doubt = nil
         } catch {
             throw Self.wrap(error, path, "open the catalog")
+        }
+    }
+
+    /// Opens the catalog in `directory` where nothing can be written, and writes nothing.
+    ///
+    /// With its log (`-wal`) and the index of that (`-shm`) beside it SQLite reads both as they are. Without a log the file
+    /// is all there is, and SQLite is told that nobody changes it, since it would make a log otherwise. With a log and no index,
+    /// as in a copy, only the file can be read: what the log holds is missing.
+    init(
+        reading directory: String, purpose: Purpose, migrator: DatabaseMigrator
+    ) throws(CatalogError) {
+        let path = directory + "/catalog.sqlite"
+        self.path = path
+        do {
+            guard Directory.exists(path) else { throw CatalogError.Kind.notFound("catalog") }
+            var configuration = Configuration()
+            configuration.readonly = true
+            configuration.label = "catalog"
+            configuration.busyMode = .timeout(TimeInterval(Self.patienceSeconds))
+            let address = URL(fileURLWithPath: path).absoluteString
+            let hasLog = Directory.exists(path + "-wal")
+            let isWhole = hasLog && Directory.exists(path + "-shm")
+            let queue = try DatabaseQueue(
+                path: address + (isWhole ? "?mode=ro" : "?immutable=1"),
+                configuration: configuration)
+            try queue.read { db in
+                let found = try Int64.fetchOne(db, sql: "PRAGMA application_id")
+                guard found == purpose.rawValue else {
+                    throw CatalogError.Kind.conflict(
+                        "the file holds something else than a \(purpose) catalog")
+                }
+                guard try !migrator.hasBeenSuperseded(db) else {
+                    throw CatalogError.Kind.newerFormat
+                }
+                guard try migrator.hasCompletedMigrations(db) else {
+                    throw CatalogError.Kind.conflict(
+                        "it is of an older version, and cannot be brought up to date where nothing can be written"
+                    )
+                }
+            }
+            self.queue = queue
+            doubt = hasLog && !isWhole ? .withoutLog : .asItIs
+        } catch {
+            throw Self.wrap(error, path, "read the catalog")
         }
     }
 

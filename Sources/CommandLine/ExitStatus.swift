@@ -87,6 +87,6 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
         Exit codes: 0 done or nothing to do, 1 failed, 2 wrong use, 3 busy, 4 standby unreachable, \
         5 interrupted (the next send resumes), 6 identity not accepted, 7 generations do not follow each \
         other, 8 difference found, 9 target in use or unfit, 10 some volumes failed, 11 I/O error on the \
-        standby, 12 no room on the standby, 128+N ended by signal N.
+        standby, 12 no room on the standby or in a state directory, 128+N ended by signal N.
         """
 }

@@ -33,11 +33,14 @@ package enum Format {
         }
     }
 
-    /// Age of a copy in seconds: since the source's point in time or, if the source's clock is ahead, since the commit.
+    /// Age of a copy in seconds: since the source's point in time or, if the source's clock is ahead, since the commit; and
+    /// not from before the source has said that it still holds the same.
     ///
-    /// - Parameters: nanoseconds since 1970-01-01 UTC; `committedAt` by the clock of this host.
-    package static func copyAge(_ sourceTime: UInt64, committedAt: UInt64?, now: UInt64) -> UInt64 {
-        let since = min(sourceTime, committedAt ?? sourceTime)
+    /// - Parameters: nanoseconds since 1970-01-01 UTC; `committedAt` and `confirmedAt` by the clock of this host.
+    package static func copyAge(
+        _ sourceTime: UInt64, committedAt: UInt64?, confirmedAt: UInt64?, now: UInt64
+    ) -> UInt64 {
+        let since = max(min(sourceTime, committedAt ?? sourceTime), confirmedAt ?? 0)
         return now > since ? (now - since) / nanosecondsPerSecond : 0
     }
 

@@ -6,7 +6,7 @@ internal import Catalog
 internal import Platform
 internal import Synchronization
 internal import TLS
-internal import Wire
+package import Wire
 
 /// What every program does around its commands.
 package enum ProgramRunner {
@@ -139,11 +139,16 @@ package enum ProgramRunner {
             let found = ProgramRunner.rule(of: error)
             let known = (error as? any RuledError)?.words.mapValues(NextStep.quoted) ?? [:]
             rule = found?.rawValue
-            let text = "\(error)"
+            let text = (error as? SystemCallError)?.sentence ?? "\(error)"
             message = text.contains("(rule ") ? text : text + (rule.map { " (rule \($0))" } ?? "")
             next = found.map { NextStep.text($0, words.merging(known) { $1 }) }
             exit = status.rawValue
             self.status = status
+        }
+
+        init(_ message: String, next: String, exit: Int32) {
+            self.message = message
+            (rule, self.next, self.exit, status) = (nil, next, exit, .interrupted)
         }
 
         /// Unless the command has printed its own object already.
@@ -163,6 +168,11 @@ package enum ProgramRunner {
         return (failure.message, failure.rule, failure.status)
     }
 
+    /// Prints the object of a command that does not end by itself.
+    static func printFailure(_ message: String, next: String, exit: Int32) {
+        Failure(message, next: next, exit: exit).print()
+    }
+
     /// The exit code of an error that both programs know.
     package static func common(_ error: any Error) -> ExitStatus {
         if let refusal = error as? Refusal { return ExitStatus(refusal) }
@@ -171,11 +181,12 @@ package enum ProgramRunner {
     }
 
     /// The rule that explains an error, if one does.
-    private static func rule(of error: any Error) -> RefusalRule? {
+    package static func rule(of error: any Error) -> RefusalRule? {
         switch error {
         case let error as any RuledError: error.refusalRule
         case is Socket.ResolveError: .unreachable
-        case let error as SystemCallError: error.call == "connect" ? .unreachable : nil
+        case let error as SystemCallError:
+            error.call == "connect" ? .unreachable : error.isNoSpace ? .space : nil
         case let error as TLSError:
             switch error {
             case .peerNotPinned, .ownKeyRefused, .noPeerCertificate, .unsupportedPeerKey,

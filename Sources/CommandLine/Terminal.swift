@@ -38,32 +38,3 @@ package enum Terminal {
         Foundation.exit(status.rawValue)
     }
 }
-
-/// One line on the terminal that is written again and again; nothing where there is no terminal.
-package final class ProgressLine {
-    private let isOn: Bool
-    private var last = ContinuousClock.now - .seconds(1)
-    private var isShown = false
-
-    package init(isWanted: Bool) {
-        isOn = isWanted && isatty(2) == 1
-    }
-
-    /// Shows `text`, not more than five times a second.
-    package func show(_ text: @autoclosure () -> String) {
-        guard isOn, .now - last >= .milliseconds(200) else { return }
-        last = .now
-        isShown = true
-        write("\r\u{1B}[K" + text())
-    }
-
-    /// Takes the line away.
-    package func end() {
-        if isShown { write("\r\u{1B}[K") }
-        isShown = false
-    }
-
-    private func write(_ text: String) {
-        try? FileHandle.standardError.write(contentsOf: Data(text.utf8))
-    }
-}

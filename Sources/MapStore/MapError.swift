@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Platform
-internal import Wire
+package import Wire
 
 /// Why a tag map cannot be used.
-package enum MapError: Error, Sendable, CustomStringConvertible {
+package enum MapError: RuledError, Sendable, CustomStringConvertible {
     /// Reading, writing or flushing failed.
     case failed(SystemCallError)
     /// It is not there, or not what its own digests say.
@@ -13,6 +13,11 @@ package enum MapError: Error, Sendable, CustomStringConvertible {
 
     static func damaged(_ path: String, _ error: WireError) -> MapError {
         .damaged(path, reason: "\(error)")
+    }
+
+    package var refusalRule: RefusalRule? {
+        if case .failed(let error) = self, error.isNoSpace { return .space }
+        return nil
     }
 
     /// The reason in the words of Protocol/Vectors, and where it was found.
@@ -24,7 +29,7 @@ package enum MapError: Error, Sendable, CustomStringConvertible {
 
     package var description: String {
         switch self {
-        case .failed(let error): error.description
+        case .failed(let error): error.sentence
         case .damaged(let path, let reason): "the tag map \(path) is damaged: \(reason)"
         }
     }

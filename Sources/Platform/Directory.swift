@@ -26,6 +26,12 @@ package enum Directory {
         try sync(parent(of: new))
     }
 
+    /// Whether this process may write a file or directory, as far as modes and the file system say.
+    package static func isWritable(_ path: String) -> Bool {
+        // SAFETY: the path is passed as a C string for the length of the call.
+        unsafe access(path, W_OK) == 0
+    }
+
     /// Makes `path` with mode 0700 if it is missing; its parent must exist.
     package static func create(_ path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.

@@ -94,6 +94,18 @@ package enum Process {
         return got == 128 ? Int32(information[0]) : nil
     }
 
+    /// Ends this process by a signal that it has taken from a descriptor.
+    package static func end(bySignal number: Int32) -> Never {
+        signal(number, SIG_DFL)
+        var set = sigset_t()
+        // SAFETY: the set is initialised here and passed to one call.
+        unsafe sigemptyset(&set)
+        unsafe sigaddset(&set, number)
+        unsafe pthread_sigmask(SIG_UNBLOCK, &set, nil)
+        raise(number)
+        _exit(128 + number)
+    }
+
     /// The path of the program that runs in this process.
     package static var executablePath: String {
         get throws(SystemCallError) {

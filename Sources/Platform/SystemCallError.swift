@@ -44,6 +44,14 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
         code == ENOSPC || code == EDQUOT || code == EFBIG && call != "read"
     }
 
+    /// The error, and whose room is missing where that is it.
+    package var sentence: String {
+        guard isNoSpace else { return description }
+        let path = subject.prefix { $0 != " " }
+        return
+            "there is no room on the file system of \(Directory.parent(of: String(path))): \(description)"
+    }
+
     /// Whether the file system is read-only.
     package var isReadOnly: Bool { code == EROFS }
 

@@ -18,6 +18,7 @@ extension IncomingTransfer {
         case .ask(let range): try ask(range)
         case .seal(let seal): try self.seal(seal)
         case .commit(let record): try commit(record)
+        case .current(let current): try confirm(current)
         case .none, .welcome, .record, .stopped: break
         }
     }

@@ -15,14 +15,16 @@ package import Wire
 /// It runs on a thread of its own, since every step may wait for a disk, while the network's thread keeps
 /// the connection alive.
 package final class IncomingTransfer {
-    private let home: StandbyHome
+    let home: StandbyHome
     private let peer: KeyID
-    private let poll: () throws -> Void
-    private let report: (Outcome) -> Void
-    private var writer: VolumeWriter?
-    private var staged: StagedTransfer?
+    let poll: () throws -> Void
+    let report: (Outcome) -> Void
+    var writer: VolumeWriter?
+    var staged: StagedTransfer?
     private var active: Active?
     private var comparison: Comparison?
+    /// Why the target of a volume cannot be used that is answered without it.
+    var targetProblem: TargetError?
 
     /// What the network's thread is to tell the sender.
     package enum Outcome: Sendable {
@@ -49,7 +51,6 @@ package final class IncomingTransfer {
         let mode: StagingLogFormat.Mode
         let proof: ContentProof
         var checker: TransferChecker
-        let began = Clock.monotonic()
         /// In mode in place, as long as everything has come in by this session.
         var collection: UpdateCollection?
 
@@ -101,7 +102,6 @@ package final class IncomingTransfer {
             }
             throw Refusal(.invitation, "the invitation is unknown, used or expired")
         }
-        report(.note("the invitation for volume \(volume) was used by \(pair.name), \(peer)"))
         report(.paired(volume))
     }
 
@@ -118,73 +118,9 @@ package final class IncomingTransfer {
         try stand(writer)
     }
 
-    private func tell(_ progress: Progress) throws {
+    func tell(_ progress: Progress) throws {
         try poll()
         report(.progress(progress))
-    }
-
-    /// Drops the unfinished transfer if it is the one named; then says where the volume stands.
-    ///
-    /// A group that has become complete since STATE was sent cannot be dropped any more: it is applied.
-    func abandon(_ transfer: TransferID) throws {
-        guard let writer else { return }
-        try writer.refresh()
-        let isUnfinished = [.initialising, .staging, .prepared].contains(writer.volume.state)
-        if isUnfinished, writer.volume.transfer?.begin.transfer == transfer {
-            do { try writer.abandon() } catch let error as CatalogError {
-                try writer.refresh()
-                guard case .conflict = error.kind, writer.volume.state == .applying else {
-                    throw error
-                }
-            }
-        }
-        staged = nil
-        try stand(writer)
-    }
-
-    /// Finishes what was left behind, and says where the volume stands.
-    private func stand(_ writer: VolumeWriter) throws {
-        try storing {
-            try writer.recover(tell)
-            try writer.checkTarget(tell)
-        }
-        note(writer)
-        try loadStaged(writer)
-        report(.opened(try standbyState(writer)))
-    }
-
-    private func standbyState(_ writer: VolumeWriter) throws -> StandbyState {
-        let volume = writer.volume
-        let target: (kind: TargetKind, byteCount: UInt64)
-        do { target = try writer.targetFacts() } catch { throw refusal(error) }
-        return StandbyState(
-            state: volume.state, targetKind: target.kind, targetSize: target.byteCount,
-            lineage: volume.lineage ?? .none, committedNumber: volume.committed?.head.number ?? 0,
-            committedID: volume.committed?.id ?? .zero,
-            transfer: staged == nil ? .none : volume.transfer?.begin.transfer ?? .none,
-            durableSegments: UInt64(staged?.seals.count ?? 0))
-    }
-
-    /// Finds out how much of the unfinished transfer is durable; a log that does not belong to it is dropped.
-    private func loadStaged(_ writer: VolumeWriter) throws {
-        guard let transfer = writer.volume.transfer else { return }
-        guard let key = transfer.begin.tagKey ?? writer.volume.tagKey else {
-            return try writer.abandon()
-        }
-        do {
-            let found = try StagedTransfer(
-                reading: writer.logPath, algorithm: transfer.begin.head.tagAlgorithm, key: key,
-                poll: poll)
-            // Of a prepared generation no segment may be missing.
-            let isWhole =
-                writer.volume.state != .prepared
-                || UInt64(found.seals.count) == writer.volume.applying?.segmentCount
-            guard found.header.id == transfer.logID, isWhole else { return try writer.abandon() }
-            staged = found
-        } catch let error as StagingLogError {
-            guard case .damaged = error else { throw refusal(error) }
-            try writer.abandon()
-        }
     }
 
     // MARK: Comparing
@@ -192,6 +128,7 @@ package final class IncomingTransfer {
     /// Makes the map of the target, or takes the one that is kept.
     func compare(_ compare: Compare) throws {
         guard let writer else { return }
+        try checkTargetProblem()
         let made = try targeting { try Comparison(compare, writer, tell) }
         comparison = made
         report(
@@ -204,6 +141,10 @@ package final class IncomingTransfer {
     func ask(_ range: NodeRange) throws {
         guard let comparison else { return }
         report(.nodes(Nodes(range: range, content: try comparison.nodes(range))))
+    }
+
+    private func checkTargetProblem() throws {
+        if let targetProblem { throw refusal(targetProblem) }
     }
 
     private func targeting<Value>(_ body: () throws -> Value) throws -> Value {
@@ -318,7 +259,8 @@ package final class IncomingTransfer {
 
     /// Opens the target before the first byte comes in, so that nobody can mount it meanwhile.
     private func openTarget(_ writer: VolumeWriter, _ begin: Begin) throws -> Target {
-        try targeting {
+        try checkTargetProblem()
+        return try targeting {
             let target = try comparison?.target ?? writer.openTarget()
             if target.kind == .blockDevice { try writer.fit(target, to: begin.head.volumeSize) }
             return target
@@ -410,25 +352,10 @@ package final class IncomingTransfer {
             throw refusal
         }
         note(writer)
-        let seconds = (Clock.monotonic() - active.began) / nanosecondsPerSecond
-        report(
-            .note(
-                "volume \(writer.volume.name): generation \(record.head.number) "
-                    + (isCommitted ? "committed" : "waits for its group")
-                    + ", \(active.checker.content) bytes of content, \(seconds) s"))
         report(
             isCommitted
                 ? .committed(Committed(number: record.head.number, id: record.id))
                 : .prepared(Prepared(number: record.head.number, id: record.id)))
-    }
-
-    private func note(_ writer: VolumeWriter) {
-        if let problem = writer.keepingProblem {
-            report(.note("volume \(writer.volume.name): not kept as wanted: \(problem)"))
-        }
-        if let problem = writer.hookProblem {
-            report(.note("volume \(writer.volume.name): --post-commit: \(problem)"))
-        }
     }
 
     // MARK: Failing
@@ -448,7 +375,7 @@ package final class IncomingTransfer {
         throw refusal(error)
     }
 
-    private func storing(_ body: () throws -> Void) throws {
+    func storing(_ body: () throws -> Void) throws {
         do { try body() } catch let error as TargetError {
             throw refusal(error)
         } catch let error as Redo.Failure {
@@ -471,7 +398,7 @@ package final class IncomingTransfer {
         return Refusal(.lineage, rule: .diverged, "\(divergence)")
     }
 
-    private func refusal(_ error: TargetError) -> Refusal {
+    func refusal(_ error: TargetError) -> Refusal {
         if case .failed(let failure) = error {
             guard failure.isNoSpace else { return Refusal(.storage, "\(error)") }
             return Refusal(.space, "the target has no room \(consequence) (\(failure))")
@@ -490,7 +417,7 @@ package final class IncomingTransfer {
         }
     }
 
-    private func refusal(_ error: StagingLogError) -> Refusal {
+    func refusal(_ error: StagingLogError) -> Refusal {
         if case .noSpace = error { return Refusal(.space, "\(error)") }
         return Refusal(.storage, "\(error)")
     }

@@ -9,9 +9,9 @@ package import Wire
 /// says in the journal what that came to.
 package struct Recovery {
     private let home: StandbyHome
-    private let log: (String) -> Void
+    private let log: (JournalEntry) -> Void
 
-    package init(_ home: StandbyHome, log: @escaping (String) -> Void) {
+    package init(_ home: StandbyHome, log: @escaping (JournalEntry) -> Void) {
         self.home = home
         self.log = log
     }

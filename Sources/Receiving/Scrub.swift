@@ -84,6 +84,10 @@ extension Administration {
             try writer.diverge("found by scrub: \(divergence)")
         } else if !result.isProof {
             try writer.diverge("found by scrub: \(TargetDivergence.unproven)")
+        } else {
+            try home.catalog.noteScrubbed(
+                name,
+                "clean at generation \(committed.head.number), \(found.readByteCount) bytes read")
         }
         return result
     }

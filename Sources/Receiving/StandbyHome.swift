@@ -34,6 +34,52 @@ package struct StandbyHome: Sendable {
         try Directory.createOwn(path + "/maps")
     }
 
+    /// Opens the directory to look at it: where it cannot be written, only the catalog is read, and nothing is made.
+    package init(forReading path: String) throws {
+        let files = [path, path + "/catalog.sqlite"]
+        guard files.allSatisfy(Directory.exists), !files.allSatisfy(Directory.isWritable) else {
+            try self.init(path: path)
+            return
+        }
+        self.init(path, try StandbyCatalog(reading: path))
+    }
+
+    private init(_ path: String, _ catalog: StandbyCatalog) {
+        self.path = path
+        self.catalog = catalog
+        volumes = Volumes.volumes(recordIn: path)
+        marksFences = false
+    }
+
+    private static let reserveByteCount: UInt64 = 2 << 20
+
+    /// Takes room that `promote` can give up if the file system is full by then. Without it everything else works.
+    package func keepReserve() {
+        let reserve = path + "/reserve"
+        guard !Directory.exists(reserve),
+            let room = try? Directory.availableByteCount(at: path),
+            room > 8 * Self.reserveByteCount
+        else { return }
+        do {
+            let file = try File(path: reserve, [.write, .createNew, .noFollow])
+            try file.write([UInt8](repeating: 0, count: Int(Self.reserveByteCount)), at: 0)
+            try file.sync()
+        } catch {
+            try? Directory.remove(reserve)
+        }
+    }
+
+    /// Gives that room up, if the file system has none.
+    ///
+    /// - Returns: whether there is more of it now.
+    package static func giveUpReserve(_ path: String) -> Bool {
+        let reserve = path + "/reserve"
+        guard Directory.exists(reserve), let room = try? Directory.availableByteCount(at: path),
+            room < reserveByteCount
+        else { return false }
+        return (try? Directory.remove(reserve)) != nil
+    }
+
     /// Finds out whether the state was restored from a backup, or moved to another file system.
     ///
     /// - Returns: the volumes whose targets will be read as a whole for that, before anything else is done with them.

@@ -24,7 +24,7 @@ package final class Supervisor {
     private let listener: OwnedDescriptor
     private let arguments: [String]
     private let checkState: () throws -> Void
-    private let log: (String) -> Void
+    private let log: (JournalEntry) -> Void
     private var checked: UInt64 = 0
     private var retries: Retries
     private var admission = Admission()
@@ -146,7 +146,7 @@ package final class Supervisor {
     package init(
         listener: consuming OwnedDescriptor, arguments: [String],
         checkState: @escaping () throws -> Void, interrupted: @escaping () -> [VolumeName],
-        log: @escaping (String) -> Void
+        log: @escaping (JournalEntry) -> Void
     ) {
         self.listener = listener
         self.arguments = arguments

@@ -64,18 +64,6 @@ extension VolumeWriter {
         return (object, owner, problem)
     }
 
-    /// What the target is, and how large. One that was handed over is its operator's, and may be out of reach: what the
-    /// catalog knows of it is enough to say so.
-    func targetFacts() throws(TargetError) -> (kind: TargetKind, byteCount: UInt64) {
-        do {
-            let object = try TargetObject(path: volume.targetPath)
-            return (object.kind, object.byteCount)
-        } catch {
-            guard volume.state == .promoted, !volume.isDemoted else { throw error }
-            return (volume.targetKind, volume.committed?.head.volumeSize ?? 0)
-        }
-    }
-
     /// Refuses a device without any name that outlives a restart, if it may be another one by now, and there is no content
     /// that would tell.
     func checkPresence(_ object: TargetObject) throws(TargetError) {

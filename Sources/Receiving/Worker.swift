@@ -23,14 +23,14 @@ package struct Worker: ~Copyable {
     private let home: StandbyHome
     private let software: String
     private let channel: Channel
-    private let log: (String) -> Void
+    private let log: (JournalEntry) -> Void
 
     /// Makes a worker for a standby.
     ///
     /// - Parameter channel: to the supervisor.
     package init(
         home: StandbyHome, software: String, channel: consuming Channel,
-        log: @escaping (String) -> Void
+        log: @escaping (JournalEntry) -> Void
     ) {
         self.home = home
         self.software = software
@@ -60,8 +60,7 @@ package struct Worker: ~Copyable {
             let address = visit.address
             let isQuiet = visit.isQuiet
             do {
-                let ending = try serve(visit.takeSocket(), from: address)
-                if ending != "done" { log("\(address): \(ending)") }
+                try serve(visit.takeSocket(), from: address)
                 return true
             } catch let stranger as Stranger {
                 if !isQuiet { log("\(address): \(stranger)") }
@@ -73,12 +72,9 @@ package struct Worker: ~Copyable {
         }
     }
 
-    /// Serves a connection until it ends; throws `Stranger` if the peer did not show a known key.
-    ///
-    /// - Returns: what happened, for the journal.
-    private func serve(
-        _ socket: consuming OwnedDescriptor, from address: String
-    ) throws -> String {
+    /// Serves a connection until it ends, and says in the journal what came of it; throws `Stranger` if the peer did not
+    /// show a known key.
+    private func serve(_ socket: consuming OwnedDescriptor, from address: String) throws {
         let context = try TLSContext(.receiver, try home.identity())
         let pairing = try home.catalog.hasOpenInvitation(now: Clock.wall())
         let began = ContinuousClock.now
@@ -96,22 +92,40 @@ package struct Worker: ~Copyable {
         }
         guard connection.applicationProtocol == .replication else {
             let due = began + .seconds(Limits.enrolmentSeconds)
+            var story = SessionStory(address, peer: "new")
             var isPaired = false
-            let ending = Result {
+            do {
                 try converse(
-                    connection, address, greetingDue: deadline, enrolmentDue: due,
+                    connection, &story, greetingDue: deadline, enrolmentDue: due,
                     isPaired: &isPaired)
+            } catch {
+                story.failed(error)
             }
-            if isPaired { return try ending.get() }
-            switch ending {
-            case .success(let ending): throw Stranger(description: ending)
-            case .failure(let error): throw Stranger(description: "\(error)")
+            guard isPaired else {
+                throw Stranger(description: story.session.reason ?? story.session.outcome)
             }
+            return log(story.entry(connection.byteCount))
         }
         var isPaired = true
         let refusal = Doorkeeper.found(connection.peer, on: channel)
-        return try converse(
-            connection, address, greetingDue: deadline, refusing: refusal, isPaired: &isPaired)
+        let name = try home.catalog.peers().first { $0.key == connection.peer }?.name
+        var story = SessionStory(address, peer: name ?? "\(connection.peer)")
+        defer { log(story.entry(connection.byteCount)) }
+        do {
+            try converse(
+                connection, &story, greetingDue: deadline, refusing: refusal, isPaired: &isPaired)
+        } catch {
+            story.failed(error)
+        }
+    }
+
+    /// Leaves in the catalog why a session with a volume of this peer's came to nothing, for `status`; what passes by itself is
+    /// left out.
+    private func keep(_ refusal: Refusal, _ story: SessionStory, of peer: KeyID) {
+        guard refusal.code != .busy, refusal.code != .stopping, let name = story.session.volume,
+            (try? home.catalog.volume(name, of: peer)) ?? nil != nil
+        else { return }
+        try? home.catalog.noteRefusal(name, rule: refusal.rule, refusal.text)
     }
 
     /// - Parameters:
@@ -119,10 +133,10 @@ package struct Worker: ~Copyable {
     ///   - refusal: the answer to HELLO, if the peer has no session.
     ///   - isPaired: becomes true once the peer's key is pinned.
     private func converse(
-        _ connection: FrameConnection, _ address: String, greetingDue: ContinuousClock.Instant,
-        enrolmentDue: ContinuousClock.Instant? = nil, refusing refusal: Refusal? = nil,
-        isPaired: inout Bool
-    ) throws -> String {
+        _ connection: FrameConnection, _ story: inout SessionStory,
+        greetingDue: ContinuousClock.Instant, enrolmentDue: ContinuousClock.Instant? = nil,
+        refusing refusal: Refusal? = nil, isPaired: inout Bool
+    ) throws {
         let jobs = BoundedQueue<Job>(capacity: Self.bufferCount + 8)
         let outcomes = BoundedQueue<IncomingTransfer.Outcome>(capacity: 1024)
         let buffers = BoundedQueue<RecordMemory>(capacity: Self.bufferCount)
@@ -177,18 +191,23 @@ package struct Worker: ~Copyable {
                     // One that has all its sessions already was enrolled all the same.
                     _ = Doorkeeper.found(peer, on: channel)
                 }
-                if case .note(let text) = outcome { log("\(address): \(text)") }
-                if let ended = try tell(outcome, &session, connection) { return ended }
+                story.note(outcome)
+                switch outcome {
+                case .note(let text): log("\(story.session.address): \(text)")
+                case .refuse(let refusal): return try end(.broken(refusal), &story, connection)
+                default:
+                    if let message = session.answer(to: outcome) { try connection.send(message) }
+                }
             }
             if let enrolmentDue, .now >= enrolmentDue {
                 let refusal = Refusal(.invitation, "the enrolment took too long")
-                return try end(.broken(refusal), connection)
+                return try end(.broken(refusal), &story, connection)
             }
             // Nothing is being looked at that an invitation which is used up was for.
             if session.isBeforePairing, .now >= lookDue {
                 guard try home.catalog.hasOpenInvitation(now: Clock.wall()) else {
                     let refusal = Refusal(.invitation, "no invitation is open any more")
-                    return try end(.broken(refusal), connection)
+                    return try end(.broken(refusal), &story, connection)
                 }
                 lookDue = .now + .seconds(1)
             }
@@ -197,7 +216,7 @@ package struct Worker: ~Copyable {
                 incoming = try connection.receive { buffers.tryPop() }
             } catch let error as WireError {
                 leave()
-                return try end(.broken(Refusal(.malformed, "\(error)")), connection)
+                return try end(.broken(Refusal(.malformed, "\(error)")), &story, connection)
             }
             guard let incoming else {
                 guard isGreeted || .now < greetingDue else { throw TLSError.timedOut }
@@ -207,15 +226,15 @@ package struct Worker: ~Copyable {
                 continue
             }
             do throws(SessionError) {
-                guard try take(incoming, &session, jobs, connection) else {
+                guard try take(incoming, &session, &story, jobs, connection) else {
                     leave()
                     connection.close()
-                    return session.isIdle ? "done" : "the sender closed early"
+                    return story.closed(isIdle: session.isIdle)
                 }
                 isGreeted = true
             } catch {
                 leave()
-                return try end(error, connection)
+                return try end(error, &story, connection)
             }
         }
     }
@@ -242,6 +261,10 @@ package struct Worker: ~Copyable {
             case .readOnly: return Refusal(.space, rule: .stateReadOnly, "\(error)")
             default: return Refusal(.storage, "\(error)")
             }
+        case let error as SystemCallError where error.isNoSpace:
+            return Refusal(.space, error.sentence)
+        case let error as any RuledError where error.refusalRule == .space:
+            return Refusal(.space, "\(error)")
         default: return Refusal(.storage, "\(error)")
         }
     }
@@ -249,7 +272,7 @@ package struct Worker: ~Copyable {
     /// Takes one frame; false at the end of the stream.
     private func take(
         _ incoming: FrameConnection.Incoming, _ session: inout ReceiverSession,
-        _ jobs: BoundedQueue<Job>, _ connection: FrameConnection
+        _ story: inout SessionStory, _ jobs: BoundedQueue<Job>, _ connection: FrameConnection
     ) throws(SessionError) -> Bool {
         let action: ReceiverSession.Action
         switch incoming {
@@ -272,6 +295,7 @@ package struct Worker: ~Copyable {
                 throw .broken(Refusal(.malformed, "frame \(type) is not a sender's"))
             }
             action = try session.receive(message, type: type)
+            story.note(action)
         }
         switch action {
         case .none, .record: break
@@ -286,26 +310,16 @@ package struct Worker: ~Copyable {
             } catch {
                 throw .broken(Refusal(.stopping, "\(error)"))
             }
-        case .open, .pair, .begin, .abandon, .compare, .ask, .seal, .commit:
+        case .open, .pair, .begin, .abandon, .compare, .ask, .current, .seal, .commit:
             jobs.push(.step(action))
         case .stopped(let refusal): throw .refused(refusal)
         }
         return true
     }
 
-    /// Tells the sender what was done; returns the end of the session, if this is it.
-    private func tell(
-        _ outcome: IncomingTransfer.Outcome, _ session: inout ReceiverSession,
-        _ connection: FrameConnection
-    ) throws -> String? {
-        switch outcome {
-        case .refuse(let refusal): return try end(.broken(refusal), connection)
-        default: if let message = session.answer(to: outcome) { try connection.send(message) }
-        }
-        return nil
-    }
-
-    private func end(_ error: SessionError, _ connection: FrameConnection) throws -> String {
+    private func end(
+        _ error: SessionError, _ story: inout SessionStory, _ connection: FrameConnection
+    ) throws {
         defer {
             // One that comes again and again must not hold the places of others meanwhile.
             if case .broken(let refusal) = error, refusal.rule == "sessions" {
@@ -316,10 +330,12 @@ package struct Worker: ~Copyable {
         }
         switch error {
         case .broken(let refusal):
+            story.ended("refused", refusal)
+            keep(refusal, story, of: connection.peer)
             try connection.send(refusal)
-            return "refused: \(refusal)"
         case .refused(let refusal):
-            return "the sender stopped: \(refusal)"
+            story.ended("stopped", refusal)
+            keep(refusal, story, of: connection.peer)
         }
     }
 }

@@ -76,6 +76,15 @@ final class Dialogue {
         }
     }
 
+    /// Ends the session because of an error of this side's. Where the two histories do not fit, the standby hears it too, so that
+    /// its operator sees why nothing comes any more.
+    func stop(_ error: any Error) {
+        if let error = error as? SendError, let rule = error.lineageRule {
+            try? connection.send(Refusal(.lineage, rule: rule, rule.meaning))
+        }
+        connection.close()
+    }
+
     private func broken(_ text: String) throws -> SendError {
         try connection.send(Refusal(.malformed, text))
         connection.close()

@@ -152,9 +152,17 @@ package final class GroupSender {
         return try naming(volume) {
             let began = Clock.monotonic()
             let (dialogue, standby) = try sender.open()
-            defer { dialogue.connection.close() }
-            let settled = try sender.settle(dialogue, standby, keepingPrepared: true)
-            let upToDate = try sender.upToDate(member.source, settled)
+            let settled: Settled
+            let upToDate: GenerationRecord?
+            do {
+                settled = try sender.settle(dialogue, standby, keepingPrepared: true)
+                upToDate = try sender.upToDate(member.source, settled)
+                if let upToDate { try sender.confirm(upToDate, member.source, dialogue) }
+            } catch {
+                dialogue.stop(error)
+                throw error
+            }
+            dialogue.connection.close()
             return Standing(
                 volume: volume, source: member.source, sender: sender, lock: lock,
                 settled: settled, upToDate: upToDate,

@@ -19,6 +19,7 @@ package final class PlainSource: Source {
     package let summary: String
     package let time: UInt64
     package let identity: ObjectIdentity
+    package var isOfNow: Bool { true }
     package var name: String { reader.path }
     package var volumeByteCount: UInt64 { reader.byteCount }
 

@@ -69,7 +69,7 @@ extension Sender {
         let (first, standby) = try open()
         let settled = try settle(first, standby, keepingPrepared: false, forResync: true)
         guard settled.standby.state != .promoted || options.overwritePromoted else {
-            first.connection.close()
+            first.stop(SendError.promotedStandby)
             throw SendError.promotedStandby
         }
         do { try checkObject(source, settled.replica) } catch {
@@ -100,7 +100,7 @@ extension Sender {
                 throw refusal
             }
         } catch {
-            dialogue.connection.close()
+            dialogue.stop(error)
             throw error
         }
         let id = TransferID.random()

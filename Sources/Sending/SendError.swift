@@ -91,6 +91,15 @@ package enum SendError: RuledError, CustomStringConvertible {
         }
     }
 
+    /// The rule by which this side refuses to go on from what the standby holds.
+    var lineageRule: RefusalRule? {
+        switch self {
+        case .lineage(let rule, _, _): rule
+        case .promotedStandby: .promoted
+        default: nil
+        }
+    }
+
     /// Whether the standby has answered, and refused.
     var isRefusal: Bool {
         switch self {

@@ -45,6 +45,8 @@ struct SendStream {
     mutating func run(
         _ keep: (GenerationRecord) throws -> GenerationRecord
     ) throws -> GenerationRecord {
+        // What was there before this session is nothing that it has done.
+        report(Sender.Report(phase: .sending, done: acknowledgedContent, total: plan.content))
         while true {
             while let action = try dialogue.poll() { try note(action) }
             if dialogue.session.unacknowledgedSegments > 1 {

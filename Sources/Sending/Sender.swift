@@ -221,6 +221,7 @@ package final class Sender {
         let settled = try settle(dialogue, standby, keepingPrepared: false)
         do {
             if let committed = try upToDate(source, settled) {
+                try confirm(committed, source, dialogue)
                 dialogue.connection.close()
                 return outcome(.upToDate, committed, source, nil, dialogue, began, resumed: 0)
             }
@@ -229,7 +230,7 @@ package final class Sender {
                 return try transfer(source, begin, plan, dialogue, began).outcome
             }
         } catch {
-            dialogue.connection.close()
+            dialogue.stop(error)
             throw error
         }
         // Reading the source as a whole takes longer than a connection waits.
@@ -253,7 +254,7 @@ package final class Sender {
             let (begin, plan) = try prepare(source, now, group: nil, scanned: scan)
             return try transfer(source, begin, plan, second, began).outcome
         } catch {
-            second.connection.close()
+            second.stop(error)
             throw error
         }
     }

@@ -3,6 +3,7 @@
 
 internal import Catalog
 internal import Connection
+internal import Platform
 internal import Session
 internal import Wire
 
@@ -53,6 +54,20 @@ extension Sender {
             }
         }
         throw SendError.brokenProtocol("the standby's state contradicts itself")
+    }
+
+    /// Tells the standby that nothing has changed since the committed generation, if it can hear that.
+    func confirm(
+        _ committed: GenerationRecord, _ source: any Source, _ dialogue: Dialogue
+    ) throws {
+        let current = Current(number: committed.head.number, id: committed.id)
+        guard source.isOfNow, let message = dialogue.session.confirm(current) else { return }
+        try dialogue.connection.send(message)
+        guard case .committed = try dialogue.next() else {
+            throw SendError.brokenProtocol("no answer to CURRENT")
+        }
+        try home.catalog.noteConfirmed(
+            options.volume, at: options.receiver, time: Clock.wall())
     }
 
     private func abandon(

@@ -91,6 +91,9 @@ package protocol Source: AnyObject {
     /// Bytes.
     var volumeByteCount: UInt64 { get }
 
+    /// Whether it is the volume itself, as it is now, and not what was kept of it.
+    var isOfNow: Bool { get }
+
     /// How it can tell what changed since a base; nil is a base that nothing is known of.
     ///
     /// Throws `SourceError.noProof` where somebody has to decide.
@@ -113,6 +116,8 @@ package protocol Source: AnyObject {
 }
 
 extension Source {
+    package var isOfNow: Bool { false }
+
     package func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws {
         throw SourceError.noProof(.noList, reason: "nothing records what changes in \(name)")
     }

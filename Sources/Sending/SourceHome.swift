@@ -24,6 +24,21 @@ package struct SourceHome: Sendable {
         try Directory.createOwn(path + "/maps")
     }
 
+    /// Opens the directory to look at it: where it cannot be written, only the catalog is read, and nothing is made.
+    package init(forReading path: String) throws {
+        let files = [path, path + "/catalog.sqlite"]
+        guard files.allSatisfy(Directory.exists), !files.allSatisfy(Directory.isWritable) else {
+            try self.init(path: path)
+            return
+        }
+        self.init(path, try SourceCatalog(reading: path))
+    }
+
+    private init(_ path: String, _ catalog: SourceCatalog) {
+        self.path = path
+        self.catalog = catalog
+    }
+
     /// This host's identity, made at first use.
     package func identity() throws -> Identity {
         try IdentityFile.readOrCreate(path + "/identity.pem")

@@ -12,6 +12,7 @@ package enum SenderMessage: Equatable, Sendable {
     case abandon(Abandon)
     case compare(Compare)
     case ask(Ask)
+    case current(Current)
     case record(RecordHeader)
     case seal(Seal)
     case commit(GenerationRecord)
@@ -28,6 +29,7 @@ package enum SenderMessage: Equatable, Sendable {
         case .abandon: self = .abandon(try Abandon(decoding: payload))
         case .compare: self = .compare(try Compare(decoding: payload))
         case .ask: self = .ask(try Ask(decoding: payload))
+        case .current: self = .current(try Current(decoding: payload))
         case .record:
             self = .record(try RecordHeader(decoding: payload, recordLength: payload.byteCount))
         case .seal: self = .seal(try Seal(decoding: payload))
@@ -63,6 +65,8 @@ package struct ReceiverSession: Sendable {
         case compare(Compare)
         /// Look nodes of that map up; then call `answered`, or refuse.
         case ask(NodeRange)
+        /// Note that the committed generation is what the source holds now; then call `committed`, or refuse.
+        case current(Current)
         case record(RecordHeader)
         case seal(Seal)
         /// Prove, apply, and call `committed`; or keep it for its group, and call `prepared`.
@@ -73,10 +77,11 @@ package struct ReceiverSession: Sendable {
 
     private enum State: Equatable, Sendable {
         case greeting, opening, pairing, looking, redeeming, offered, comparing, compared, answering
-        case admitting, receiving, committing, done
+        case admitting, receiving, committing, confirming, done
     }
 
     private let isPairing: Bool
+    private var features: Features = []
     private let software: String
     private let refusal: Refusal?
     private var state = State.greeting
@@ -131,6 +136,7 @@ package struct ReceiverSession: Sendable {
                 if !features.contains(.retryAfter) { refusal.retryAfter = 0 }
                 throw .broken(refusal)
             }
+            self.features = features
             state = isPairing ? .pairing : .opening
             return .welcome(
                 Welcome(version: version.rawValue, features: features.rawValue, software: software))
@@ -156,6 +162,9 @@ package struct ReceiverSession: Sendable {
         case (.offered, .abandon(let abandon)):
             state = .looking
             return .abandon(abandon.transfer)
+        case (.offered, .current(let current)) where features.contains(.current):
+            state = .confirming
+            return .current(current)
         case (.receiving, .record(let record)):
             return .record(record)
         case (.receiving, .seal(let seal)):
@@ -204,9 +213,9 @@ package struct ReceiverSession: Sendable {
         state = .done
     }
 
-    /// The generation is committed; COMMITTED is sent.
+    /// The generation is committed, or confirmed as current; COMMITTED is sent.
     package mutating func committed() {
-        precondition(state == .committing)
+        precondition(state == .committing || state == .confirming)
         state = .done
     }
 }

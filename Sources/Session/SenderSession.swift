@@ -38,7 +38,8 @@ package enum ReceiverMessage: Equatable, Sendable {
         case .exportKey: self = .exportKey(try ExportKey(decoding: payload))
         case .ping: self = .ping
         case .refuse: self = .refuse(try Refusal(decoding: payload))
-        case .hello, .open, .begin, .abandon, .record, .seal, .commit, .pair, .compare, .ask:
+        case .hello, .open, .begin, .abandon, .record, .seal, .commit, .pair, .compare, .ask,
+            .current:
             return nil
         }
     }
@@ -87,7 +88,7 @@ package struct SenderSession: Sendable {
     private enum State: Equatable, Sendable {
         case greeting, hearingKey, opening, pairing, deciding, comparing, compared, beginning,
             sending
-        case committing, done
+        case committing, confirming, done
     }
 
     private let purpose: Purpose
@@ -100,6 +101,8 @@ package struct SenderSession: Sendable {
     private var record: GenerationRecord?
     private var isInGroup = false
     private var asked: NodeRange?
+    private var features: Features = []
+    private var current: Current?
 
     /// Starts a session; `hello` is to be sent at once.
     package init(_ purpose: Purpose) {
@@ -137,6 +140,7 @@ package struct SenderSession: Sendable {
                 state = .done
                 return .unknownName(volume)
             }
+            self.features = features
             guard features.contains(.exportKey) else { return begin() }
             state = .hearingKey
             return .none
@@ -181,6 +185,11 @@ package struct SenderSession: Sendable {
             else { throw .malformed("the receiver committed something else") }
             state = .done
             return .committed
+        case (.confirming, .committed(let committed)):
+            guard let current, committed.id == current.id, committed.number == current.number
+            else { throw .malformed("the receiver confirms something else") }
+            state = .done
+            return .committed
         case (.committing, .prepared(let prepared)) where isInGroup:
             guard let record, prepared.id == record.id, prepared.number == record.head.number
             else { throw .malformed("the receiver prepared something else") }
@@ -211,6 +220,17 @@ package struct SenderSession: Sendable {
         precondition(state == .deciding, "ABANDON follows STATE")
         state = .opening
         return Abandon(transfer: transfer)
+    }
+
+    /// Says that nothing has changed since the committed generation, after `decide`.
+    ///
+    /// - Returns: nothing if the receiver does not know that.
+    package mutating func confirm(_ current: Current) -> Current? {
+        precondition(state == .deciding, "CURRENT follows STATE")
+        guard features.contains(.current) else { return nil }
+        state = .confirming
+        self.current = current
+        return current
     }
 
     /// Asks for the standby's map, after `decide`.

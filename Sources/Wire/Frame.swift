@@ -29,6 +29,7 @@ package enum FrameType: UInt16, Sendable, CaseIterable {
     case ask = 21
     case nodes = 22
     case exportKey = 23
+    case current = 24
 
     /// The greatest payload in bytes.
     package var payloadLimit: Int {

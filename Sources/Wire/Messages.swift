@@ -37,8 +37,11 @@ package struct Features: OptionSet, Sendable {
     /// The receiver takes every name that LVM gives (`VolumeName.isWide`).
     package static let wideNames = Features(rawValue: 4)
 
+    /// A sender may say by CURRENT that nothing has changed.
+    package static let current = Features(rawValue: 8)
+
     /// All that this program knows.
-    package static let known: Features = [.exportKey, .retryAfter, .wideNames]
+    package static let known: Features = [.exportKey, .retryAfter, .wideNames, .current]
     /// Every bit.
     package static let all = Features(rawValue: .max)
 }

@@ -116,13 +116,15 @@ struct ExportCommand: ParsableCommand, NamingCommand {
         if let found {
             let volume = try LiveVolume(warning: found.volume, live.volume(options), home: home)
             let sender = LiveSender(home, [volume], live.hooks) {
-                line.show(SendText.progress($0, [name]))
+                line.show(SendText.progress($0, [name], ProgressMeter()))
             }
             outcome = try sender.export(how)
         } else {
             try live.refuseIfUsed()
             let opened = try one.open(home, name, isInDoubtKnown: true)
-            let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
+            let sender = Sender(home, options) {
+                line.show(SendText.progress($0, [name], ProgressMeter()))
+            }
             outcome = try sender.export(opened, try home.lock(one.receiver, name), how)
         }
         line.end()

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import Catalog
 internal import CommandLine
 internal import LVM
 internal import Platform
@@ -59,9 +60,17 @@ struct StateOptions: ParsableArguments {
             valueName: "directory"))
     var state: String?
 
-    func home() throws -> SourceHome {
-        try SourceHome(
-            path: state ?? Process.environment("BLOCKFERRY_STATE") ?? "/var/lib/blockferry")
+    private var path: String {
+        state ?? Process.environment("BLOCKFERRY_STATE") ?? "/var/lib/blockferry"
+    }
+
+    func home() throws -> SourceHome { try SourceHome(path: path) }
+
+    /// The state, to be looked at.
+    func readableHome() throws -> SourceHome {
+        let found = try SourceHome(forReading: path)
+        if let reading = found.catalog.reading { Terminal.error("warning: \(reading.sentence)") }
+        return found
     }
 }
 

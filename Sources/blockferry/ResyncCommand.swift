@@ -45,6 +45,7 @@ struct ResyncCommand: ParsableCommand, NamingCommand {
     var overwritePromoted = false
 
     @OptionGroup var live: LiveOptions
+    @OptionGroup var progress: ProgressOptions
     @OptionGroup var state: StateOptions
 
     @Option(
@@ -73,24 +74,30 @@ struct ResyncCommand: ParsableCommand, NamingCommand {
             notice: SendText.notice(isQuiet: quiet))
         let how = ResyncOptions(
             trustMap: trustMap, inPlace: inPlace, overwritePromoted: overwritePromoted)
-        let line = ProgressLine(isWanted: !json && !quiet)
+        let line = SendProgress(
+            ProgressLine(
+                isWanted: !json && !quiet || progress.progress, everywhere: progress.progress),
+            isJSON: json)
         defer { line.end() }
-        let result: (outcomes: [Sender.Outcome], difference: Difference?)
+        let bring: () throws -> (outcomes: [Sender.Outcome], difference: Difference?)
         if let found {
             let volume = try LiveVolume(warning: found.volume, live.volume(options), home: home)
             let sender = LiveSender(home, [volume], live.hooks) {
-                line.show(SendText.progress($0, [name]))
+                line.show($0, [name])
             }
             if plan { return try show(try sender.planResync(how), line) }
-            result = try sender.resync(how)
+            bring = { try sender.resync(how) }
         } else {
             try live.refuseIfUsed()
             let opened = try one.open(home, name)
-            let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
+            let sender = Sender(home, options) { line.show($0, [name]) }
             if plan { return try show(try sender.planResync(opened, how), line) }
-            let sent = try sender.resync(opened, try home.lock(one.receiver, name), how)
-            result = ([sent.outcome], sent.difference)
+            bring = {
+                let sent = try sender.resync(opened, try home.lock(one.receiver, name), how)
+                return ([sent.outcome], sent.difference)
+            }
         }
+        let result = try LastError.noting([name], one.receiver, home, bring)
         line.end()
         if json {
             return Terminal.out(
@@ -103,7 +110,7 @@ struct ResyncCommand: ParsableCommand, NamingCommand {
         for outcome in result.outcomes { Terminal.out(SendText.outcome(outcome, name)) }
     }
 
-    private func show(_ difference: Difference, _ line: ProgressLine) throws {
+    private func show(_ difference: Difference, _ line: SendProgress) throws {
         line.end()
         Terminal.out(
             json

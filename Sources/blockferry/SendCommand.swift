@@ -74,6 +74,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
 
     @OptionGroup var live: LiveOptions
     @OptionGroup var outcome: OutcomeOptions
+    @OptionGroup var progress: ProgressOptions
     @OptionGroup var state: StateOptions
 
     @Option(
@@ -150,33 +151,51 @@ struct SendCommand: ParsableCommand, NamingCommand {
         let home = try state.home()
         let found = try source.paths.map { try SourceOptions.liveVolume($0) }
         let names = try names(found)
-        let line = ProgressLine(isWanted: !json && !quiet && !dryRun)
+        let line = SendProgress(
+            ProgressLine(
+                isWanted: !json && !quiet || progress.progress, everywhere: progress.progress),
+            isJSON: json)
         defer { line.end() }
-        let live = found.compactMap { $0 }
-        let outcomes: [[Sender.Outcome]]
-        if live.isEmpty {
-            try self.live.refuseIfUsed()
-            outcomes = try sendPlain(names, home, line)
-        } else {
+        if dryRun { return try explain(found.first ?? nil, names[0], home) }
+        let outcomes = try LastError.noting(names, receiver, home) {
+            let live = found.compactMap { $0 }
+            guard !live.isEmpty else { return try sendPlain(names, home, line) }
             guard live.count == found.count else {
                 throw ValidationError("A group is of logical volumes, or of other sources.")
             }
-            let volumes = try zip(live, names).map { found, name in
-                try LiveVolume(
-                    warning: found.volume, self.live.volume(options(name)), home: home)
-            }
-            let sender = LiveSender(home, volumes, self.live.hooks) {
-                line.show(SendText.progress($0, names))
-            }
-            if dryRun { return try show(try sender.explain()[0], names[0]) }
-            outcomes = try sender.send()
+            let volumes = try zip(live, names).map { try liveVolume($0, $1, home) }
+            return try LiveSender(home, volumes, self.live.hooks) {
+                line.show($0, names)
+            }.send()
         }
-        // A dry run has said what it had to say.
-        guard !dryRun else { return }
         line.end()
         try show(outcomes, names)
         try outcome.succeeded(
             outcomes.compactMap(\.last), names, at: receiver, seconds: self.live.hookTimeout)
+    }
+
+    private func liveVolume(
+        _ found: (group: VolumeGroup, volume: LogicalVolume), _ name: VolumeName, _ home: SourceHome
+    ) throws -> LiveVolume {
+        try LiveVolume(warning: found.volume, live.volume(options(name)), home: home)
+    }
+
+    /// Says what would be sent, and changes nothing.
+    private func explain(
+        _ found: (group: VolumeGroup, volume: LogicalVolume)?, _ name: VolumeName,
+        _ home: SourceHome
+    ) throws {
+        if let found {
+            let sender = LiveSender(home, [try liveVolume(found, name, home)], live.hooks) { _ in }
+            return try show(try sender.explain()[0], name)
+        }
+        try live.refuseIfUsed()
+        try show(try Sender(home, options(name)).explain(try open(name, home)), name)
+    }
+
+    private func open(_ name: VolumeName, _ home: SourceHome) throws -> any Source {
+        let replica = try home.catalog.replica(name, at: receiver)
+        return try source.open(knownSize: replica?.committed?.head.volumeSize)
     }
 
     /// The names of the volumes on the standby.
@@ -210,26 +229,20 @@ struct SendCommand: ParsableCommand, NamingCommand {
 
     /// Sends what is no logical volume.
     private func sendPlain(
-        _ names: [VolumeName], _ home: SourceHome, _ line: ProgressLine
+        _ names: [VolumeName], _ home: SourceHome, _ line: SendProgress
     ) throws -> [[Sender.Outcome]] {
+        try live.refuseIfUsed()
         if group != nil {
             let members = try zip(source.paths, names).map { path, name in
                 GroupSender.Member(
                     source: try PlainSource(path: path, allowsUse: source.allowInUse),
                     options: options(name))
             }
-            let sender = GroupSender(home) { line.show(SendText.progress($1, [$0])) }
+            let sender = GroupSender(home) { line.show($1, [$0]) }
             return try sender.send(members).map { [$0] }
         }
-        let replica = try home.catalog.replica(names[0], at: receiver)
-        let opened = try source.open(
-            knownSize: replica?.committed?.head.volumeSize, isLook: dryRun)
-        let sender = Sender(home, options(names[0])) { line.show(SendText.progress($0, names)) }
-        if dryRun {
-            try show(try sender.explain(opened), names[0])
-            return []
-        }
-        return [[try sender.send(opened)]]
+        let sender = Sender(home, options(names[0])) { line.show($0, names) }
+        return [[try sender.send(try open(names[0], home))]]
     }
 
     private func show(_ explanation: Sender.Explanation, _ volume: VolumeName) throws {

@@ -16,8 +16,12 @@ enum SendText {
         }
     }
 
-    /// How far it is; of a group, the volumes' names.
-    static func progress(_ report: Sender.Report, _ volumes: [VolumeName]) -> String {
+    /// How far it is.
+    ///
+    /// - Parameters: `volumes` the name, of a group the names; `meter` has seen what this report and those before it say.
+    static func progress(
+        _ report: Sender.Report, _ volumes: [VolumeName], _ meter: ProgressMeter
+    ) -> String {
         let verb =
             switch report.phase {
             case .reading: "reading"
@@ -29,7 +33,13 @@ enum SendText {
         let percent = KernelValues.percent(report.done, of: report.total)
         let volume = volumes.map(\.text).joined(separator: " ")
         return "\(volume)  \(verb)  \(percent)%  \(Format.bytes(report.done)) of "
-            + Format.bytes(report.total)
+            + Format.bytes(report.total) + speed(meter, report.total)
+    }
+
+    private static func speed(_ meter: ProgressMeter, _ total: UInt64) -> String {
+        guard let rate = meter.rate else { return "" }
+        let left = meter.secondsLeft(of: total).map { "  \(Format.age(seconds: $0)) left" } ?? ""
+        return "  \(Format.bytes(rate))/s\(left)"
     }
 
     /// What was done, on one line.

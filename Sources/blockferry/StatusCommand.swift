@@ -27,6 +27,10 @@ struct StatusCommand: ParsableCommand {
         let generationId: String?
         let ageSeconds: UInt64?
         let committed: String?
+        /// When the standby noted last that nothing has changed since.
+        let confirmed: String?
+        /// Why the last command for the volume failed, if it did.
+        let lastError: LastError?
         let volumeBytes: UInt64?
         let lastBytesChanged: UInt64?
         let lastBytesOnWire: UInt64?
@@ -34,14 +38,38 @@ struct StatusCommand: ParsableCommand {
         let exportedId: String?
     }
 
+    private struct LastError: Encodable {
+        let time: String
+        let rule: String?
+        let message: String
+
+        init(_ failure: SourceFailure) {
+            time = Format.time(failure.time)
+            rule = failure.rule
+            message = failure.text
+        }
+    }
+
     func run() throws {
-        let home = try state.home()
+        let home = try state.readableHome()
         let catalog = home.catalog
         // Without LVM, or without the right to use it, there are no snapshots to show.
         let live = try liveFacts(home)
         let snapshots = live?.snapshots
         let now = Clock.wall()
-        let entries = try catalog.replicas().map { replica in
+        let failures = try catalog.failures()
+        func failed(_ volume: VolumeName, _ receiver: ReceiverName) -> LastError? {
+            failures.first { $0.volume == volume && $0.receiver == receiver }
+                .map { LastError($0.failure) }
+        }
+        let replicas = try catalog.replicas()
+        // What was never planned has no replica yet.
+        let unknown = failures.filter { failure in
+            !replicas.contains {
+                $0.volume == failure.volume && $0.receiver == failure.receiver
+            }
+        }.map { Replica(receiver: $0.receiver, volume: $0.volume) }
+        let entries = try (replicas + unknown).map { replica in
             let last = try catalog.history(
                 receiver: replica.receiver, volume: replica.volume, limit: 1
             ).first
@@ -57,9 +85,13 @@ struct StatusCommand: ParsableCommand {
                 generation: replica.committed?.head.number,
                 generationId: replica.committed.map { "\($0.id)" },
                 ageSeconds: time.map {
-                    Format.copyAge($0, committedAt: replica.committedAt, now: now)
+                    Format.copyAge(
+                        $0, committedAt: replica.committedAt, confirmedAt: replica.confirmedAt,
+                        now: now)
                 },
                 committed: replica.committedAt.map(Format.time),
+                confirmed: replica.confirmedAt.map(Format.time),
+                lastError: failed(replica.volume, replica.receiver),
                 volumeBytes: replica.committed?.head.volumeSize,
                 lastBytesChanged: last?.changedBytes, lastBytesOnWire: last?.wireBytes,
                 exportedFile: replica.exported,
@@ -72,13 +104,15 @@ struct StatusCommand: ParsableCommand {
                 let snapshots: [SnapshotEntry]?
                 let suspendedDevices: [String]?
                 let pools: [PoolEntry]?
+                /// Of a state that cannot be written.
+                let note: String?
             }
             return Terminal.out(
                 try Format.json(
                     List(
                         volumes: entries, snapshots: snapshots,
                         suspendedDevices: live?.suspended.map(\.device.name),
-                        pools: live?.pools)))
+                        pools: live?.pools, note: catalog.reading?.sentence)))
         }
         let rows = entries.map { entry in
             [
@@ -92,6 +126,11 @@ struct StatusCommand: ParsableCommand {
             Format.table(
                 [["VOLUME", "PEER", "STATE", "GENERATION", "AGE OF COPY", "COMMITTED", "SOURCE"]]
                     + rows))
+        for entry in entries {
+            guard let error = entry.lastError else { continue }
+            Terminal.out(
+                "\n" + Format.escaped("\(entry.volume): \(error.time): \(error.message)") + "\n")
+        }
         for found in live?.suspended ?? [] { Terminal.out("\n" + found.sentence) }
         guard let snapshots, !snapshots.isEmpty else { return }
         Terminal.out(

@@ -108,7 +108,9 @@ struct VerifyCommand: ParsableCommand, NamingCommand {
             software: software)
         let line = ProgressLine(isWanted: !json && !quiet)
         defer { line.end() }
-        let sender = Sender(home, options) { line.show(SendText.progress($0, [name])) }
+        let sender = Sender(home, options) {
+            line.show(SendText.progress($0, [name], ProgressMeter()))
+        }
         let part = try wanted()
         let verify = { try sender.verify($0, part, seconds: maxDuration?.seconds) }
         let result: Sender.Verified

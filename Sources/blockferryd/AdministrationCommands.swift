@@ -214,6 +214,10 @@ struct StatusCommand: ParsableCommand {
         /// Whether the source's point in time is more than a minute later than the commit by this host's clock.
         let sourceClockAhead: Bool
         let committed: String?
+        /// When the source said last that it still holds the same.
+        let confirmed: String?
+        /// Why the source's last session was refused or given up, until a generation is committed or confirmed.
+        let lastRefusal: LastRefusal?
         let volumeBytes: UInt64?
         let reason: String?
         let targetPresent: Bool
@@ -232,10 +236,19 @@ struct StatusCommand: ParsableCommand {
 
     static let waste =
         "zeros take storage there: nothing says that what its pool takes back reads as zeros"
+    private struct LastRefusal: Encodable {
+        let time, rule, message: String
+
+        init(_ refused: Refused) {
+            time = Format.time(refused.time)
+            rule = refused.rule
+            message = refused.text
+        }
+    }
 
     func run() throws {
         let now = Clock.wall()
-        let home = try state.home()
+        let home = try state.readableHome()
         var volumes = try home.catalog.volumes()
         if let volume {
             volumes = volumes.filter { $0.name == volume }
@@ -250,11 +263,15 @@ struct StatusCommand: ParsableCommand {
                 generation: volume.committed?.head.number,
                 generationId: volume.committed.map { "\($0.id)" },
                 ageSeconds: time.map {
-                    Format.copyAge($0, committedAt: volume.committedAt, now: now)
+                    Format.copyAge(
+                        $0, committedAt: volume.committedAt, confirmedAt: volume.confirmedAt,
+                        now: now)
                 },
                 sourceTime: time.map(Format.time),
                 sourceClockAhead: Format.isAhead(time, of: volume.committedAt),
                 committed: volume.committedAt.map(Format.time),
+                confirmed: volume.confirmedAt.map(Format.time),
+                lastRefusal: volume.refusal.map(LastRefusal.init),
                 volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
                 targetPresent: look.isPresent, targetProblem: look.problem,
                 demoted: volume.isDemoted, restored: volume.isRestored,
@@ -266,8 +283,11 @@ struct StatusCommand: ParsableCommand {
             struct List: Encodable {
                 let schemaVersion = 1
                 let volumes: [Entry]
+                /// Of a state that cannot be written.
+                let note: String?
             }
-            Terminal.out(try Format.json(List(volumes: entries)))
+            Terminal.out(
+                try Format.json(List(volumes: entries, note: home.catalog.reading?.sentence)))
         } else {
             Terminal.out(Self.table(entries))
         }
@@ -286,7 +306,8 @@ struct StatusCommand: ParsableCommand {
                 Format.escaped(
                     entry.targetProblem ?? entry.reason ?? entry.keeping?.problem.map {
                         "not kept: \($0)"
-                    } ?? (entry.demoted ? "demoted: one resync may replace it" : nil)
+                    } ?? entry.lastRefusal.map { "refused: \($0.message) (rule \($0.rule))" }
+                        ?? (entry.demoted ? "demoted: one resync may replace it" : nil)
                         ?? (entry.restored
                             ? "the state was restored or moved: the target is read before it is used"
                             : entry.sourceClockAhead
@@ -317,6 +338,17 @@ struct PromoteCommand: ParsableCommand, OneVolumeCommand {
     @OptionGroup var state: StateOptions
 
     func run() throws {
+        do { try promote() } catch {
+            // The one thing that must work when the disk is full.
+            guard StandbyHome.giveUpReserve(state.path) else { throw error }
+            Terminal.error(
+                "the file system of \(state.path) is full: the reserve there was given up; it is made again once there is room"
+            )
+            try promote()
+        }
+    }
+
+    private func promote() throws {
         let line = ProgressLine(isWanted: true)
         defer { line.end() }
         let promoted = try Administration(try state.home()).promote(

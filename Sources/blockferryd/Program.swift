@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import Catalog
 internal import CommandLine
 internal import Platform
 internal import Receiving
@@ -66,8 +67,17 @@ struct StateOptions: ParsableArguments {
         state ?? Process.environment("BLOCKFERRYD_STATE") ?? "/var/lib/blockferryd"
     }
 
+    /// The state, to be looked at.
+    func readableHome() throws -> StandbyHome {
+        let found = try StandbyHome(forReading: path)
+        guard let reading = found.catalog.reading else { return try home() }
+        Terminal.error("warning: \(reading.sentence)")
+        return found
+    }
+
     func home() throws -> StandbyHome {
         let home = try StandbyHome(path: path, marksFences: true)
+        home.keepReserve()
         for name in try home.checkPlace() {
             Terminal.error(
                 "volume \(name): the state directory was restored from a backup, or moved; the target is read as a whole "

@@ -58,6 +58,7 @@ struct ServeCommand: ParsableCommand {
     var portFile: String?
 
     @OptionGroup var hook: HookOptions
+    @OptionGroup var journal: JournalOptions
     @OptionGroup var state: StateOptions
 
     func validate() throws { try GivenText.checkAddress(listen, "--listen") }
@@ -70,16 +71,21 @@ struct ServeCommand: ParsableCommand {
         let view = try ServiceView(writing: home)
         let listener = try Socket.listen(on: listen, backlog: 1024)
         let port = Socket.localPort(of: listener.rawValue) ?? 0
-        let recovery = Recovery(home) { Terminal.error($0) }
+        let recovery = Recovery(home, log: journal.log)
         let supervisor = Supervisor(
             listener: listener,
-            arguments: ["--state", state.path, "--supervisor", "\(Process.identifier)"]
-                + hook.arguments,
-            checkState: { try home.checkAccess() }, interrupted: recovery.interrupted
-        ) { Terminal.error($0) }
+            arguments: [
+                "--state", state.path, "--supervisor", "\(Process.identifier)", "--log-format",
+                journal.logFormat.rawValue,
+            ] + hook.arguments,
+            checkState: { try home.checkAccess() }, interrupted: recovery.interrupted,
+            log: journal.log)
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
-        Terminal.error("listening on \(listen), port \(port)")
+        journal.log("listening on \(listen), port \(port)")
+        // It waits for nobody and nobody for it: what is not told when the daemon ends is told by the next one.
+        let teller = EventTeller(home, log: journal.log)
+        _ = Thread("journal") { teller.run() }
         try supervisor.run(signals: signals.rawValue, held: held)
         withExtendedLifetime(view) {}
     }
@@ -90,6 +96,7 @@ struct WorkerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "worker", shouldDisplay: false)
 
     @OptionGroup var hook: HookOptions
+    @OptionGroup var journal: JournalOptions
     @OptionGroup var state: StateOptions
 
     @Option var supervisor: Int32
@@ -98,8 +105,8 @@ struct WorkerCommand: ParsableCommand {
         guard Process.endWithParent(supervisor, 9) else { return }
         Process.closeOnExec(3)
         let worker = Worker(
-            home: try hook.home(state), software: software, channel: Channel(takingOwnershipOf: 3)
-        ) { Terminal.error($0) }
+            home: try hook.home(state), software: software, channel: Channel(takingOwnershipOf: 3),
+            log: journal.log)
         guard worker.run() else { throw ExitCode(ExitStatus.failed.rawValue) }
     }
 }
@@ -110,6 +117,7 @@ struct RecoverCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "recover", shouldDisplay: false)
 
     @OptionGroup var hook: HookOptions
+    @OptionGroup var journal: JournalOptions
     @OptionGroup var state: StateOptions
 
     @Option var supervisor: Int32
@@ -118,7 +126,7 @@ struct RecoverCommand: ParsableCommand {
 
     func run() throws {
         guard Process.endWithParent(supervisor, 9) else { return }
-        Recovery(try hook.home(state)) { Terminal.error($0) }
+        Recovery(try hook.home(state), log: journal.log)
             .recover(held: volumes.compactMap { VolumeName($0) })
     }
 }

@@ -122,6 +122,32 @@ class Refusals(unittest.TestCase):
         again = self.site.run("blockferryd", "promote", "vol")
         self.assertEqual((again.code, "is promoted already" in again.error), (7, True), again)
 
+    def test_given_up_is_answered_without_the_target(self) -> None:
+        """A target that was handed over, or is lost: the old source hears what became of its copy, not what the daemon cannot
+        open. Only a resync needs the target."""
+        self.change()
+        for state in ("promoted", "diverged", "suspect"):
+            with self.subTest(state):
+                self.site.kill_daemon()
+                code = ["empty", "initialising", "consistent", "staging", "applying", "promoted", "diverged",
+                        "suspect"].index(state)
+                self.catalog(f"UPDATE volume SET state = {code} RETURNING 1")
+                away = self.target.rename(self.site.path / "away")
+                for there in ("nothing", "a directory"):
+                    if there != "nothing":
+                        self.target.mkdir()
+                    self.site.start_daemon()
+                    result = self.site.send("vol", self.plain)
+                    self.assertEqual((result.code, f"(rule {state})" in result.error), (7, True), result)
+                    resync = self.site.run("blockferry", "resync", self.plain, "--to", "standby", "--volume", "vol",
+                                           "--overwrite-promoted")
+                    self.assertIn(resync.code, (9, 7) if state == "promoted" else (9,), resync)
+                    self.site.kill_daemon()
+                self.target.rmdir()
+                away.rename(self.target)
+                self.site.start_daemon()
+        self.assertEqual(sha256(self.target), self.before)
+
     def test_delta_by_rogue_onto_wrong_parent_number_size(self) -> None:
         """The receiver decides by itself; it does not rely on the sender's good will."""
         lineage = bytes.fromhex(self.catalog("SELECT hex(lineage) FROM volume"))
@@ -341,7 +367,7 @@ class Refusals(unittest.TestCase):
         # Who has used it himself, or shows another, hears nothing of that.
         self.assertNotIn("rule used", self.pairing("--invitation", "-", data=text, state=thief).stderr)
         log = (self.site.path / "daemon.log").read_text()
-        self.assertIn("the invitation for volume new was used by", log)
+        self.assertTrue(until(5, lambda: re.search(f"volume new: paired: .*, {key}", self.site.journal())), log)
         self.assertIn(f"that {key} has used was shown by {own}", log)
 
     def test_invitations(self) -> None:

@@ -83,7 +83,8 @@ class Values(unittest.TestCase):
             preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_DFL),
                                 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))),
             env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)}, capture_output=True, text=True, timeout=60)
-        self.assertEqual(ended.returncode, 1, ended)
+        self.assertEqual(ended.returncode, 12, ended)
+        self.assertIn(f"no room on the file system of {self.site.path}: ", ended.stderr)
         self.assertIn("File too large", ended.stderr)
 
     def test_arguments(self) -> None:

@@ -136,6 +136,10 @@ import Wire
                     ALTER TABLE volume DROP COLUMN target_consent;
                     ALTER TABLE volume DROP COLUMN target_presence;
                     ALTER TABLE volume DROP COLUMN is_restored; DROP TABLE place;
+                    ALTER TABLE volume DROP COLUMN confirmed_at; DROP TABLE journal;
+                    ALTER TABLE volume DROP COLUMN refused_at;
+                    ALTER TABLE volume DROP COLUMN refused_rule;
+                    ALTER TABLE volume DROP COLUMN refused_text;
                     DELETE FROM grdb_migrations WHERE identifier <> 'standby-1';
                     """)
         }

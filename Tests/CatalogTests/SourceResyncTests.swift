@@ -201,6 +201,10 @@ import Wire
             if later.contains("source-3") {
                 try db.execute(sql: "ALTER TABLE replica DROP COLUMN exported")
             }
+            if later.contains("source-news") {
+                try db.execute(sql: "DROP TABLE failure")
+                try db.execute(sql: "ALTER TABLE replica DROP COLUMN confirmed_at")
+            }
             if later.contains("source-export-key") {
                 try db.execute(sql: "ALTER TABLE receiver DROP COLUMN export_key")
             }

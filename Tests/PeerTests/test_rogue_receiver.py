@@ -28,7 +28,7 @@ SIZE = 300_000 + 288
 
 RECEIVERS = ("WELCOME", "STATE", "READY", "ACK", "PROGRESS", "COMMITTED", "PREPARED", "PAIRED", "COMPARED", "NODES",
              "EXPORTKEY")
-SENDERS = ("HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "ABANDON", "COMPARE", "ASK")
+SENDERS = ("HELLO", "OPEN", "BEGIN", "RECORD", "SEAL", "COMMIT", "PAIR", "ABANDON", "COMPARE", "ASK", "CURRENT")
 PAYLOADS = {
     "WELCOME": encode.welcome(), "STATE": encode.state(), "READY": encode.ready(), "ACK": encode.ack(0),
     "PROGRESS": encode.progress(1, 0, 1), "COMMITTED": encode.committed(2, b"\1" * 32),
@@ -38,6 +38,7 @@ PAYLOADS = {
     "SEAL": encode.seal(0, 1, 0, 512, bytes(32)), "PAIR": encode.pair(bytes(16), "x"), "ABANDON": b"\1" * 16,
     "COMMIT": encode.generation(2, 1, b"\1" * 16, 2, b"\1" * 32, 1 << 20, 0, 0, bytes(32), bytes(32), bytes(32), "x"),
     "COMPARE": encode.compare(1, 1, 1 << 20), "ASK": encode.ask(0, 0), "EXPORTKEY": b"\1" * 32,
+    "CURRENT": encode.committed(2, b"\1" * 32),
 }
 # What a sender takes besides the honest answer while both sides read.
 ALSO = {"COMPARED": ("PROGRESS",)}
@@ -212,7 +213,7 @@ class HostileReceiver(unittest.TestCase):
         for payload in (encode.progress(1, 2, 1), encode.progress(0, 0, 0), encode.progress(4, 0, 0),
                         encode.progress(1, 0, 1, reserved=b"\1" * 7)):
             self.run_case("send", "PROGRESS", "COMMITTED", 1, before("PROGRESS", payload), FAILED)
-        for wrong in ({"version": 0}, {"version": 2}, {"version": 65_535}, {"features": 4}, {"features": 1 << 31},
+        for wrong in ({"version": 0}, {"version": 2}, {"version": 65_535}, {"features": 16}, {"features": 1 << 31},
                       {"magic": b"BLKFERRZ"}, {"reserved": 1}, {"software": "x" * 65}, {"software": "\x1b[31m"}):
             self.run_case("send", f"WELCOME {wrong}", "WELCOME", 1, instead("WELCOME", encode.welcome(**wrong)), FAILED)
         # The feature is there, and what follows is no key.

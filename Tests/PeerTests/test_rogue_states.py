@@ -8,8 +8,8 @@ import unittest
 import rogue
 from rogue import CLOSED, CODES, CUT, NAME, REFUSE, TYPE, Peer, Standby, encode, refusal
 
-OWN = ("HELLO", "OPEN", "PAIR", "BEGIN", "ABANDON", "COMPARE", "ASK", "RECORD", "SEAL", "COMMIT", "PING", "REFUSE")
-UNKNOWN = (0, 23, 24, 255, 256, 65_535)
+OWN = ("HELLO", "OPEN", "PAIR", "BEGIN", "ABANDON", "COMPARE", "ASK", "CURRENT", "RECORD", "SEAL", "COMMIT", "PING", "REFUSE")
+UNKNOWN = (0, 25, 26, 255, 256, 65_535)
 TYPES = (*TYPE, *UNKNOWN)
 
 # Columns of the receiver's table that are not "–", by state; the value is the answer. PING and REFUSE are told apart below.
@@ -56,7 +56,7 @@ class States(Standby):
             case "STATE": return encode.state()
             case "READY": return encode.ready()
             case "ACK": return encode.ack()
-            case "COMMITTED" | "PREPARED": return encode.committed(2, bytes(31) + b"\1")
+            case "COMMITTED" | "PREPARED" | "CURRENT": return encode.committed(2, bytes(31) + b"\1")
             case "PROGRESS": return encode.progress(1, 0, 1)
             case "COMPARED": return encode.compared(b"\1" * 32)
             case "NODES": return encode.nodes(0, 0, 1, bytes(4096))

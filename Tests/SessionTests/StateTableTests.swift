@@ -41,6 +41,7 @@ private struct Messages {
             (.open, .open(Open(volume: volume))), (.pair, .pair(pair)), (.begin, .begin(begin)),
             (.abandon, .abandon(Abandon(transfer: begin.transfer))),
             (.compare, .compare(compare)), (.ask, .ask(Ask(range: asked))),
+            (.current, .current(Current(number: 1, id: record.id))),
             (.record, .record(RecordHeader(.zero, offset: 0, length: 512))),
             (.seal, .seal(seal)), (.commit, .commit(record)), (.ping, .ping),
             (.refuse, .refuse(refusal)),
@@ -52,7 +53,7 @@ private struct Messages {
             state: .empty, targetKind: .file, targetSize: 0, lineage: .none, committedNumber: 0,
             committedID: .zero, transfer: .none, durableSegments: 0)
         return [
-            (.welcome, .welcome(Welcome(version: 1, features: 0, software: "test"))),
+            (.welcome, .welcome(Welcome(version: 1, features: 4, software: "test"))),
             (.state, .state(state)), (.ready, .ready(Ready(nextSegment: 0))),
             (.ack, .ack(Ack(durableSegments: 0))),
             (.progress, .progress(Progress(phase: .proving, done: 0, total: 1))),
@@ -67,7 +68,7 @@ private struct Messages {
 }
 
 /// The states in which a sender has lost nothing.
-private let ended: Set<String> = ["done", "done, prepared", "paired"]
+private let ended: Set<String> = ["done", "done, prepared", "done, confirmed", "paired"]
 
 @Suite struct StateTableTests {
     private let messages: Messages
@@ -99,6 +100,11 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             if state == "offered again" { session.opened() }
             return session
         }
+        if state == "confirming" || state == "done, confirmed" {
+            try take(.current)
+            if state == "done, confirmed" { session.committed() }
+            return session
+        }
         if state.hasSuffix("after comparing") || state == "comparing" {
             try take(.compare)
             #expect(session.isComparing)
@@ -126,8 +132,9 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let allowed: [String: Set<FrameType>] = [
             "greeting": [.hello], "opening": [.open, .ping], "looking": [.ping],
             "pairing": [.pair, .ping], "redeeming": [.ping], "paired": [.ping],
-            "offered": [.begin, .abandon, .compare, .ping], "admitting": [.ping],
-            "abandoning": [.ping], "offered again": [.begin, .abandon, .compare, .ping],
+            "offered": [.begin, .abandon, .compare, .current, .ping],
+            "confirming": [.ping], "done, confirmed": [.ping], "admitting": [.ping],
+            "abandoning": [.ping], "offered again": [.begin, .abandon, .compare, .current, .ping],
             "done, prepared": [.ping],
             "receiving": [.record, .seal, .commit, .ping], "committing": [.ping], "done": [.ping],
             "comparing": [.ping], "offered after comparing": [.begin, .ask, .ping],
@@ -160,7 +167,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             }
         }
         print("frames given to a receiver: \(count)")
-        #expect(count == 20 * 12)
+        #expect(count == 22 * 13)
     }
 
     /// The sender, brought to a state by what leads there.
@@ -176,7 +183,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         }
         if state == "greeting" { return session }
         if state == "hearing the key" {
-            let welcome = Welcome(version: 1, features: 1, software: "test")
+            let welcome = Welcome(version: 1, features: 5, software: "test")
             _ = try session.receive(.welcome(welcome), type: .welcome)
             return session
         }
@@ -190,6 +197,12 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         if state == "deciding" { return session }
         if state == "opening again" {
             #expect(session.abandon(messages.begin.transfer).transfer == messages.begin.transfer)
+            return session
+        }
+        if state == "confirming" || state == "done, confirmed" {
+            let current = Current(number: 1, id: messages.record.id)
+            #expect(session.confirm(current) == current)
+            if state == "done, confirmed" { try take(.committed) }
             return session
         }
         if state.hasPrefix("compar") || state.hasSuffix("after comparing") {
@@ -227,7 +240,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
         let group = Group(id: .random(), members: 2)
         let member = try checkSender(Messages(group: group))
         print("frames given to a sender: \(alone) alone, \(member) in a group")
-        #expect(alone == 18 * 13 && member == 19 * 13)
+        #expect(alone == 20 * 13 && member == 21 * 13)
     }
 
     /// Gives every frame to a sender in every state; returns how many that were.
@@ -241,6 +254,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
             "committing": [.ack, .progress, .committed, .ping], "done": [.ping],
             "opening again": [.state, .ping], "comparing": [.progress, .compared, .ping],
             "comparing further": [.progress, .compared, .ping], "compared": [.ping],
+            "confirming": [.committed, .ping], "done, confirmed": [.ping],
             "asking after comparing": [.nodes, .ping],
             "answered after comparing": [.ping],
             "asking again after comparing": [.nodes, .ping],
@@ -381,6 +395,7 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                 case .abandon(let message): message.encoded()
                 case .compare(let message): message.encoded()
                 case .ask(let message): message.encoded()
+                case .current(let message): message.encoded()
                 case .record(let record): record.encoded()
                 case .seal(let message): message.encoded()
                 case .commit(let message): message.encoded()
@@ -446,45 +461,6 @@ private let ended: Set<String> = ["done", "done, prepared", "paired"]
                 try session.receive(.prepared(wrong), type: .prepared)
             }
             #expect(!session.isDone)
-        }
-    }
-
-    @Test(
-        "who has no session is told so in answer to HELLO, and when to come back if that can be read"
-    )
-    func refusedBeforeWelcome() throws {
-        let refusal = Refusal(.busy, rule: .sessions, retryAfter: 2, "no session")
-        for (features, told) in [(0, 0), (1, 0), (2, 2), (.max, 2), (.max - 2, 0)]
-            as [(UInt32, UInt16)]
-        {
-            var session = ReceiverSession(isPairing: false, software: "x", refusing: refusal)
-            #expect(throws: SessionError.self) { _ = try session.receive(.ping, type: .ping) }
-            var hello = SenderSession.hello(software: "x")
-            hello.features = features
-            var answer: Refusal?
-            do { _ = try session.receive(.hello(hello), type: .hello) } catch {
-                guard case .broken(let found) = error else { throw error }
-                answer = found
-            }
-            var expected = refusal
-            expected.retryAfter = told
-            #expect(answer == expected)
-        }
-    }
-
-    @Test("WELCOME has the features that both sides know")
-    func features() throws {
-        for (offered, chosen) in [(0, 0), (1, 1), (.max, 7), (6, 6), (12, 4)] as [(UInt32, UInt32)]
-        {
-            var session = ReceiverSession(isPairing: false, software: "x")
-            var hello = SenderSession.hello(software: "x")
-            hello.features = offered
-            guard case .welcome(let welcome) = try session.receive(.hello(hello), type: .hello)
-            else {
-                Issue.record("no WELCOME")
-                continue
-            }
-            #expect(welcome.features == chosen)
         }
     }
 }

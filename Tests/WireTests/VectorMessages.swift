@@ -80,6 +80,13 @@ enum VectorMessages {
                     "number": Value(integer: message.number),
                     "generation_id": Value(bytes: message.id.bytes),
                 ]), encoded: message.encoded())
+        case "CURRENT":
+            let message = try decode(Current.self, bytes)
+            return Decoded(
+                fields: object([
+                    "number": Value(integer: message.number),
+                    "generation_id": Value(bytes: message.id.bytes),
+                ]), encoded: message.encoded())
         case "ABANDON":
             let message = try decode(Abandon.self, bytes)
             return Decoded(

@@ -1,0 +1,83 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Foundation
+internal import Platform
+internal import Synchronization
+
+/// How far a command is, on standard error: on a terminal one line that is written again and again; elsewhere, if that is
+/// wanted, a line every minute.
+package final class ProgressLine: Sendable {
+    private enum Way {
+        case terminal, lines, nothing
+    }
+
+    private struct State {
+        var last: ContinuousClock.Instant?
+        var isShown = false
+    }
+
+    private let way: Way
+    private let state = Mutex(State())
+
+    /// - Parameters:
+    ///   - isWanted: whether anything is to be shown.
+    ///   - everywhere: whether also where standard error is no terminal.
+    package init(isWanted: Bool, everywhere: Bool = false) {
+        way = !isWanted ? .nothing : isatty(2) == 1 ? .terminal : everywhere ? .lines : .nothing
+    }
+
+    /// Shows `text`, not more than five times a second, or once a minute.
+    package func show(_ text: @autoclosure () -> String) {
+        guard way != .nothing else { return }
+        let pause: Duration = way == .terminal ? .milliseconds(200) : .seconds(60)
+        state.withLock { state in
+            // The first line that is no terminal's comes after a minute too.
+            let last = state.last ?? (way == .terminal ? .now - pause : .now)
+            state.last = last
+            guard .now - last >= pause else { return }
+            state.last = .now
+            state.isShown = true
+            Terminal.report(way == .terminal ? "\r\u{1B}[K" + text() : text() + "\n")
+        }
+    }
+
+    /// Takes the line away.
+    package func end() {
+        state.withLock { state in
+            if state.isShown, way == .terminal { Terminal.report("\r\u{1B}[K") }
+            state.isShown = false
+        }
+    }
+}
+
+/// How fast something goes on and how long it will still take, from what was done since the meter has seen it first: what was
+/// there before, as of a transfer that goes on, is nobody's speed.
+package struct ProgressMeter: Sendable {
+    private var began: (time: UInt64, done: UInt64)?
+    private var now: (time: UInt64, done: UInt64) = (0, 0)
+
+    package init() {}
+
+    /// Takes how much is done.
+    ///
+    /// - Parameter time: of a clock that measures, in nanoseconds.
+    package mutating func take(_ done: UInt64, at time: UInt64) {
+        if began.map({ done < $0.done || time < $0.time }) ?? true { began = (time, done) }
+        now = (time, done)
+    }
+
+    /// Bytes a second; nothing before a second has passed and something was done.
+    package var rate: UInt64? {
+        guard let began, now.done > began.done, now.time - began.time >= nanosecondsPerSecond
+        else { return nil }
+        let seconds = Double(now.time - began.time) / Double(nanosecondsPerSecond)
+        return UInt64(exactly: (Double(now.done - began.done) / seconds).rounded())
+    }
+
+    /// Seconds until all is done.
+    package func secondsLeft(of total: UInt64) -> UInt64? {
+        guard let rate, rate > 0, total >= now.done else { return nil }
+        return (total - now.done) / rate
+    }
+}

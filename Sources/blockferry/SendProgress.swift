@@ -1,0 +1,61 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import CommandLine
+internal import Platform
+internal import Sending
+internal import Synchronization
+internal import Wire
+
+/// Shows how far a send is, and says what is safe when the operator ends it.
+final class SendProgress: Sendable {
+    private struct State {
+        var report: Sender.Report?
+        var volumes: [VolumeName] = []
+        var meter = ProgressMeter()
+        /// What the standby has acknowledged, and of how much; it counts also in phases that come later.
+        var sent: (done: UInt64, total: UInt64)?
+    }
+
+    private let line: ProgressLine
+    private let state = Mutex(State())
+
+    /// - Parameter isJSON: whether an object is printed if the program is ended.
+    init(_ line: ProgressLine, isJSON: Bool) {
+        self.line = line
+        Interruption.explain(
+            line, isJSON: isJSON, next: "the same command again; it goes on from there"
+        ) { self.safe() }
+    }
+
+    func show(_ report: Sender.Report, _ volumes: [VolumeName]) {
+        state.withLock { state in
+            if state.report?.phase != report.phase || state.volumes != volumes {
+                state.meter = ProgressMeter()
+            }
+            state.report = report
+            state.volumes = volumes
+            state.meter.take(report.done, at: Clock.monotonic())
+            if report.phase == .sending { state.sent = (report.done, report.total) }
+            line.show(SendText.progress(report, volumes, state.meter))
+        }
+    }
+
+    func end() { line.end() }
+
+    private func safe() -> String {
+        guard let (done, total) = state.withLock({ $0.sent }) else {
+            return
+                "nothing was acknowledged in this session, and what was before is safe on the standby's disk"
+        }
+        return
+            "what the standby has acknowledged, \(Format.bytes(done)) of \(Format.bytes(total)), is safe on its disk"
+    }
+}
+
+/// Whether a command shows how far it is where standard error is no terminal.
+struct ProgressOptions: ParsableArguments {
+    @Flag(help: "Say how far it is also where standard error is no terminal: a line every minute.")
+    var progress = false
+}
