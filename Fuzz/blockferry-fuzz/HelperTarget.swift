@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+import Blocks
 import LVM
 import Wire
 
