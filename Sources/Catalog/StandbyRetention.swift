@@ -9,11 +9,12 @@ package import Wire
 
 /// How many committed generations of a volume are kept as snapshots of its target.
 ///
-/// A generation goes as soon as one of the limits says so; the newest never does.
+/// A generation goes as soon as one of the limits says so; the newest never does. What is newer than what is told by the order
+/// in which the snapshots were made, not by a clock.
 package struct Retention: Hashable, Sendable {
     /// So many at most.
     package var generations: UInt64?
-    /// None that was committed longer ago, in seconds.
+    /// None that was committed longer before the newest, in seconds.
     package var seconds: UInt64?
 
     package init(generations: UInt64? = nil, seconds: UInt64? = nil) {
@@ -25,13 +26,32 @@ package struct Retention: Hashable, Sendable {
     ///
     /// - Parameters:
     ///   - kept: newest first, as `kept(_:)` gives them.
-    ///   - now: nanoseconds since 1970-01-01 UTC.
+    ///   - now: nanoseconds since 1970-01-01 UTC (`RetentionClock`).
     package func expired(of kept: [KeptGeneration], now: UInt64) -> [KeptGeneration] {
-        kept.enumerated().dropFirst().filter { index, generation in
+        let times = Self.times(of: kept, now: now)
+        return kept.enumerated().dropFirst().filter { index, _ in
             if let generations, UInt64(index) >= generations { return true }
-            guard let seconds, now > generation.committedAt else { return false }
-            return (now - generation.committedAt) / nanosecondsPerSecond > seconds
+            guard let seconds, let newest = times.first else { return false }
+            return (newest - min(times[index], newest)) / nanosecondsPerSecond > seconds
         }.map(\.element)
+    }
+
+    /// When each was committed, as far as dates tell by a clock that was wrong at times: none before an older one, none after
+    /// a newer one, and none after now.
+    private static func times(of kept: [KeptGeneration], now: UInt64) -> [UInt64] {
+        // One that lies ahead says nothing.
+        var times = kept.map { $0.committedAt <= now ? $0.committedAt : nil }
+        var earliest: UInt64 = 0
+        for index in times.indices.reversed() {
+            guard let time = times[index] else { continue }
+            earliest = max(earliest, time)
+            times[index] = earliest
+        }
+        var latest = now
+        return times.map { time in
+            latest = time ?? latest
+            return latest
+        }
     }
 }
 
@@ -68,10 +88,18 @@ extension StandbyCatalog {
     ) throws(CatalogError) {
         try store.write("set the retention of volume \(name)") { db in
             _ = try StandbyVolume.require(name, in: db)
-            try db.execute(sql: "DELETE FROM retention WHERE volume = ?", arguments: [name.text])
-            guard let retention else { return try record(.retention, name, "none", db) }
+            guard let retention else {
+                try db.execute(
+                    sql: "DELETE FROM retention WHERE volume = ?", arguments: [name.text])
+                return try record(.retention, name, "none", db)
+            }
+            // A problem stays until it is gone.
             try db.execute(
-                sql: "INSERT INTO retention (volume, generations, seconds) VALUES (?, ?, ?)",
+                sql: """
+                    INSERT INTO retention (volume, generations, seconds) VALUES (?, ?, ?)
+                    ON CONFLICT (volume) DO UPDATE
+                    SET generations = excluded.generations, seconds = excluded.seconds
+                    """,
                 arguments: [
                     name.text, retention.generations?.stored, retention.seconds?.stored,
                 ])
@@ -99,13 +127,53 @@ extension StandbyCatalog {
         }
     }
 
+    /// The time by which generations of a volume are released from now on: the wall clock's, if that can be believed.
+    ///
+    /// - Parameter found: what the clocks of this host say.
+    package func retentionTime(
+        _ name: VolumeName, _ found: RetentionClock
+    ) throws(CatalogError) -> UInt64 {
+        try store.write("look at the clock for volume \(name)") { db in
+            let row = try Row.fetchOne(
+                db, sql: "SELECT * FROM retention_clock WHERE volume = ?", arguments: [name.text])
+            let last = try row.map { row in
+                let columns = Columns(row)
+                return RetentionClock(
+                    time: try columns.number("time"), boot: try columns.text("boot"),
+                    sinceBoot: try columns.number("since_boot"))
+            }
+            let now = last?.advanced(to: found) ?? found
+            try set(now, name, db)
+            return now.time
+        }
+    }
+
+    /// Believes the wall clock, on an operator's word.
+    package func trustClock(_ name: VolumeName, _ found: RetentionClock) throws(CatalogError) {
+        try store.write("believe the clock for volume \(name)") { db in
+            _ = try StandbyVolume.require(name, in: db)
+            try set(found, name, db)
+            try record(.retention, name, "the clock is right", db)
+        }
+    }
+
+    private func set(_ clock: RetentionClock, _ name: VolumeName, _ db: Database) throws {
+        try db.execute(
+            sql: """
+                INSERT OR REPLACE INTO retention_clock (volume, time, boot, since_boot)
+                VALUES (?, ?, ?, ?)
+                """,
+            arguments: [name.text, clock.time.stored, clock.boot, clock.sinceBoot.stored])
+    }
+
     /// The kept generations, newest first.
     package func kept(_ name: VolumeName) throws(CatalogError) -> [KeptGeneration] {
         try store.read("list the kept generations of volume \(name)") { db in
             try Row.fetchAll(
                 db,
                 sql: """
-                    SELECT * FROM kept WHERE volume = ? ORDER BY committed_at DESC, number DESC
+                    SELECT * FROM kept WHERE volume = ?
+                    ORDER BY place, committed_at DESC, number DESC
                     """, arguments: [name.text]
             ).map { row in
                 let columns = Columns(row)
@@ -119,24 +187,37 @@ extension StandbyCatalog {
         }
     }
 
-    /// Writes down a snapshot that LVM has, in place of what was known of this generation.
-    package func addKept(
-        _ name: VolumeName, _ kept: KeptGeneration
+    /// Writes down the snapshots that LVM has.
+    ///
+    /// - Parameter found: newest first; that order stays.
+    package func setKept(
+        _ name: VolumeName, _ found: [KeptGeneration]
     ) throws(CatalogError) {
-        try store.write("keep a generation of volume \(name)") { db in
+        let known = try kept(name)
+        guard found != known else { return }
+        try store.write("list the kept generations of volume \(name)") { db in
             _ = try StandbyVolume.require(name, in: db)
-            try db.execute(
-                sql: """
-                    INSERT OR REPLACE INTO kept (
-                        volume, generation, number, source_time, committed_at, snapshot,
-                        snapshot_uuid)
-                    VALUES (?, ?, ?, ?, ?, ?, ?)
-                    """,
-                arguments: [
-                    name.text, kept.id.stored, kept.number.stored, kept.sourceTime.stored,
-                    kept.committedAt.stored, kept.snapshot, kept.snapshotUUID,
-                ])
-            try record(.kept, name, "generation \(kept.number) as \(kept.snapshot)", db)
+            try db.execute(sql: "DELETE FROM kept WHERE volume = ?", arguments: [name.text])
+            for (place, kept) in found.enumerated() {
+                try db.execute(
+                    sql: """
+                        INSERT OR REPLACE INTO kept (
+                            volume, generation, number, source_time, committed_at, snapshot,
+                            snapshot_uuid, place)
+                        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                        """,
+                    arguments: [
+                        name.text, kept.id.stored, kept.number.stored, kept.sourceTime.stored,
+                        kept.committedAt.stored, kept.snapshot, kept.snapshotUUID, place,
+                    ])
+            }
+            for lost in known where !found.contains(where: { $0.id == lost.id }) {
+                try record(
+                    .released, name, "generation \(lost.number), \(lost.snapshot)", db)
+            }
+            for new in found where !known.contains(new) {
+                try record(.kept, name, "generation \(new.number) as \(new.snapshot)", db)
+            }
         }
     }
 

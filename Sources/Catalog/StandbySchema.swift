@@ -15,6 +15,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-place") { db in try db.execute(sql: place) }
         migrator.registerMigration("standby-redeemers") { db in try db.execute(sql: redeemers) }
         migrator.registerMigration("standby-journal") { db in try db.execute(sql: journal) }
+        migrator.registerMigration("standby-order") { db in try db.execute(sql: order) }
         return migrator
     }
 
@@ -112,6 +113,16 @@ enum StandbySchema {
         ALTER TABLE volume ADD COLUMN refused_text TEXT;
         CREATE TABLE journal (told INTEGER NOT NULL) STRICT;
         INSERT INTO journal (told) SELECT coalesce(max(number), 0) FROM event;
+        """
+    // The order of kept generations, newest first, and the clock by which they are released.
+    private static let order = """
+        ALTER TABLE kept ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+        CREATE TABLE retention_clock (
+            volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
+            time INTEGER NOT NULL,
+            boot TEXT NOT NULL,
+            since_boot INTEGER NOT NULL
+        ) STRICT;
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

@@ -31,7 +31,7 @@ extension StandbyCatalog {
             try db.execute(sql: "PRAGMA defer_foreign_keys = ON")
             try db.execute(
                 sql: "UPDATE volume SET name = ? WHERE name = ?", arguments: [new.text, name.text])
-            for table in ["invitation", "retention", "kept"] {
+            for table in ["invitation", "retention", "retention_clock", "kept"] {
                 try db.execute(
                     sql: "UPDATE \(table) SET volume = ? WHERE volume = ?",
                     arguments: [new.text, name.text])

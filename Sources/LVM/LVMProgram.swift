@@ -8,14 +8,21 @@ enum LVMProgram {
     /// Every setting of lvm.conf that shapes a report or a message, as a new LVM has it; what a command line says besides
     /// is not here. Changed, each of them makes something else of what is read: another sign between tags, a number for a
     /// word, a line without its prefix.
-    static let settings = [
-        "--config",
+    static let settings = ["--config", reporting]
+
+    /// The same for what changes a group, without a file in LVM's archive for each change: a send makes four, millions a month,
+    /// among which the operator's own are not found any more. LVM's backup of the group stays up to date. An environment with
+    /// `BLOCKFERRY_LVM_ARCHIVE=1` leaves the archive to lvm.conf.
+    static let changing =
+        Process.environment("BLOCKFERRY_LVM_ARCHIVE") == "1"
+        ? settings : ["--config", reporting + " backup{archive=0}"]
+
+    private static let reporting =
         "report{compact_output=0 compact_output_cols=\"\" aligned=1 buffered=1 headings=1 separator=\" \" "
-            + "list_item_separator=\",\" prefixes=0 quoted=1 columns_as_rows=0 binary_values_as_numeric=0 "
-            + "time_format=\"%s\" mark_hidden_devices=1 two_word_unknown_device=0} "
-            + "log{prefix=\"\" command_names=0 indent=0 silent=0 verbose=0 report_command_log=0} "
-            + "global{units=\"b\" suffix=0 si_unit_consistency=1}",
-    ]
+        + "list_item_separator=\",\" prefixes=0 quoted=1 columns_as_rows=0 binary_values_as_numeric=0 "
+        + "time_format=\"%s\" mark_hidden_devices=1 two_word_unknown_device=0} "
+        + "log{prefix=\"\" command_names=0 indent=0 silent=0 verbose=0 report_command_log=0} "
+        + "global{units=\"b\" suffix=0 si_unit_consistency=1}"
 
     /// How long a report may take: it waits while another program has the lock of a group.
     private static let patience = 60
@@ -38,7 +45,7 @@ enum LVMProgram {
     static func change(
         _ program: String, _ arguments: [String], holding lock: FileLock?
     ) throws(CommandError) -> Command.Output {
-        try Command.change(program, arguments, settings: settings, holding: lock)
+        try Command.change(program, arguments, settings: changing, holding: lock)
     }
 
     /// What a failure means, where LVM's own words lead nowhere.

@@ -11,6 +11,9 @@ package enum Clock {
     /// Nanoseconds since 1970-01-01 UTC. May jump; nothing is ordered by it.
     package static func wall() -> UInt64 { read(CLOCK_REALTIME) }
 
+    /// Nanoseconds since the host was started, also while it slept.
+    package static func sinceBoot() -> UInt64 { read(CLOCK_BOOTTIME) }
+
     /// Waits.
     package static func sleep(milliseconds: UInt32) { usleep(milliseconds * 1000) }
 

@@ -232,6 +232,18 @@ package struct Administration {
         return try writer.keepNow()
     }
 
+    /// Says that the clock of this host is right, although it has gone further than time can have passed: what is too old by
+    /// it is released.
+    ///
+    /// - Returns: what could not be done at once.
+    package func trustClock(_ name: VolumeName) throws -> String? {
+        try home.catalog.trustClock(name, .now)
+        guard let writer = try VolumeWriter.soon(home, name) else {
+            return "\(AdministrationError.busy(name))"
+        }
+        return try writer.keepNow()
+    }
+
     func writer(_ name: VolumeName) throws -> VolumeWriter {
         guard try home.catalog.volume(name) != nil else {
             throw AdministrationError.unknownVolume(name)

@@ -90,9 +90,7 @@ struct Keeper {
             guard Self.isWhole(volume), let retention = try home.catalog.retention(volume.name)
             else { return nil }
             let kept = try home.catalog.kept(volume.name)
-            guard isDue(kept) || !retention.expired(of: kept, now: Clock.wall()).isEmpty else {
-                return nil
-            }
+            guard try isDue(kept) || !expired(kept, retention).isEmpty else { return nil }
             let problem = attempt(retention, check)
             try home.catalog.setRetentionProblem(volume.name, problem)
             return problem
@@ -107,7 +105,7 @@ struct Keeper {
     func keepNow(check: () throws -> Void) throws -> String? {
         guard let retention = try home.catalog.retention(volume.name) else { return nil }
         let problem = attempt(retention, check)
-        if problem == nil { try home.catalog.setRetentionProblem(volume.name, nil) }
+        try home.catalog.setRetentionProblem(volume.name, problem)
         return problem
     }
 
@@ -125,49 +123,94 @@ struct Keeper {
         return !kept.contains { $0.id == committed.id }
     }
 
+    /// Releases what is beyond the limits, and keeps what is due. What frees room comes before what needs it, and a failure of
+    /// the one leaves nothing of the other undone.
     private func keep(_ retention: Retention) throws {
         guard let target = Self.thinVolume(at: volume.targetPath) else {
             throw Problem(description: "\(volume.targetPath) is no active thin volume")
         }
         let (owner, volumes) = (try owner(), home.volumes)
-        var kept = try compare(volumes.kept(of: target, by: owner))
-        if isDue(kept), let committed = volume.committed, let committedAt = volume.committedAt {
-            let mark = GenerationMark(
-                number: committed.head.number, id: committed.id,
-                sourceTime: committed.head.sourceTime, committedAt: committedAt)
-            try volumes.keep(mark, of: target, by: owner, holding: lock)
-            kept = try compare(volumes.kept(of: target, by: owner))
-            guard !isDue(kept) else {
-                throw Problem(description: "a snapshot of the target was made, but is not there")
-            }
-        }
-        var problem: (any Error)?
-        for generation in retention.expired(of: kept, now: Clock.wall()) {
+        let kept = try compare(volumes.kept(of: target, by: owner))
+        let due = isDue(kept) ? dueMark : nil
+        var problems: [any Error] = []
+        let wanted = due.map { KeptGeneration(due: $0) }.map { [$0] + kept } ?? kept
+        let released = try expired(wanted, retention)
+        for generation in released {
             do {
                 try volumes.release(
                     generation.snapshotUUID, of: target, by: owner, holding: lock)
+                try home.catalog.removeKept(volume.name, generation)
             } catch {
                 // In use, say, or written; the others may go.
-                problem = error
-                continue
+                problems.append(error)
             }
-            try home.catalog.removeKept(volume.name, generation)
         }
-        if let problem { throw problem }
+        if let due {
+            do {
+                try volumes.keep(due, of: target, by: owner, holding: lock)
+                guard !isDue(try compare(volumes.kept(of: target, by: owner))) else {
+                    throw Problem(
+                        description: "a snapshot of the target was made, but is not there")
+                }
+            } catch {
+                problems.insert(error, at: 0)
+            }
+        }
+        let tooOld = retention.expired(of: wanted, now: Clock.wall()).count
+        if tooOld > released.count {
+            problems.append(
+                Problem(
+                    description:
+                        "\(tooOld - released.count) generations are kept although they are too old by the clock, which "
+                        + "has gone ahead further than time can have passed"))
+        }
+        guard problems.isEmpty else {
+            throw Problem(description: problems.map { "\($0)" }.joined(separator: "; "))
+        }
+    }
+
+    /// The committed generation, for a snapshot.
+    private var dueMark: GenerationMark? {
+        guard let committed = volume.committed, let committedAt = volume.committedAt else {
+            return nil
+        }
+        return GenerationMark(
+            number: committed.head.number, id: committed.id,
+            sourceTime: committed.head.sourceTime, committedAt: committedAt)
+    }
+
+    /// Those that are to go.
+    private func expired(
+        _ kept: [KeptGeneration], _ retention: Retention
+    ) throws -> [KeptGeneration] {
+        let now = try retention.seconds.map { _ in
+            try home.catalog.retentionTime(volume.name, .now)
+        }
+        return retention.expired(of: kept, now: now ?? Clock.wall())
     }
 
     /// Brings the catalog to what LVM has.
     ///
     /// - Returns: the snapshots, newest first.
     private func compare(_ found: [KeptGeneration]) throws -> [KeptGeneration] {
-        let known = try home.catalog.kept(volume.name)
-        for generation in known
-        where !found.contains(where: { $0.snapshotUUID == generation.snapshotUUID }) {
-            try home.catalog.removeKept(volume.name, generation)
-        }
-        for generation in found where !known.contains(generation) {
-            try home.catalog.addKept(volume.name, generation)
-        }
+        try home.catalog.setKept(volume.name, found)
         return try home.catalog.kept(volume.name)
+    }
+}
+
+extension KeptGeneration {
+    /// One of which there is no snapshot yet.
+    fileprivate init(due mark: GenerationMark) {
+        self.init(
+            number: mark.number, id: mark.id, sourceTime: mark.sourceTime,
+            committedAt: mark.committedAt, snapshot: "", snapshotUUID: "")
+    }
+}
+
+extension RetentionClock {
+    /// What the clocks of this host say.
+    static var now: RetentionClock {
+        RetentionClock(
+            time: Clock.wall(), boot: Host.bootID ?? "", sinceBoot: Clock.sinceBoot())
     }
 }

@@ -49,7 +49,8 @@ package struct KeptTags {
         ]
     }
 
-    /// The generations of this volume that are kept in a group, none of them twice.
+    /// The generations of this volume that are kept in a group, none of them twice, the newest first: LVM gives a new thin
+    /// volume a number above all there are.
     ///
     /// A snapshot that was made writable may hold something else by now, one that was renamed is somebody's, and so is one
     /// that LVM knows to be of another volume: they are the operator's. Where LVM has forgotten the origin, pool and whole
@@ -59,7 +60,7 @@ package struct KeptTags {
     ) -> [KeptGeneration] {
         var ids: Set<SHA256Digest> = []
         guard case .thin(_, let pool, _, _) = target.kind else { return [] }
-        return volumes.compactMap { lv in
+        return volumes.sorted { $0.thinNumber > $1.thinNumber }.compactMap { lv in
             guard case .thin(_, pool, _, _) = lv.kind, lv.isReadOnly, !lv.isMerging,
                 lv.uuid != target.uuid, let found = generation(of: lv)
             else { return nil }
@@ -86,5 +87,12 @@ package struct KeptTags {
         return KeptGeneration(
             number: number, id: id, sourceTime: sourceTime, committedAt: committedAt,
             snapshot: lv.fullName, snapshotUUID: lv.uuid)
+    }
+}
+
+extension LogicalVolume {
+    /// Its number in its pool.
+    fileprivate var thinNumber: UInt32 {
+        if case .thin(_, _, let number, _) = kind { number } else { 0 }
     }
 }

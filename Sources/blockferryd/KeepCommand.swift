@@ -23,7 +23,9 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
             blockferryd keep db --off                       no new ones; those there are yours to remove
             blockferryd keep db                             change nothing, show what is kept
 
-            The limits given replace those there were. To look into a kept generation:
+            The limits given replace those there were. A generation is older than --for by how long before the newest it \
+            was committed. Where the clock of this host has gone further than time can have passed, nothing is released by \
+            it; if it is right all the same: --trust-clock. To look into a kept generation:
             lvchange -ay -K VG/SNAPSHOT; mount -o ro,noload /dev/VG/SNAPSHOT /mnt
 
             Makes LVM's changes itself, and needs the rights for that, as the daemon does: see deploy/README.md.
@@ -35,9 +37,12 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
     @Option(
         name: .customLong("for"),
         help: ArgumentHelp(
-            "Keep none that was committed longer ago, as 90m, 36h, 7d or 4w.", valueName: "age"))
+            "Keep none that was committed longer before the newest, as 90m, 36h, 7d or 4w.",
+            valueName: "age"))
     var age: Age?
     @Flag(help: "Keep no more generations; remove none.") var off = false
+    @Flag(help: "Release by the clock of this host, although it has made a leap: it is right.")
+    var trustClock = false
     @Flag(help: "Print JSON.") var json = false
     @OptionGroup var state: StateOptions
 
@@ -59,8 +64,13 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
         } else if let retention = Retention(generations, age) {
             problem = try Administration(home).keep(volume, retention)
         }
+        if trustClock { problem = try Administration(home).trustClock(volume) }
         if let problem { Terminal.error("not done yet, but wanted from now on: \(problem)") }
-        let entry = try KeptEntry(home, volume)
+        try show(try KeptEntry(home, volume))
+        if problem != nil { throw ExitCode(ExitStatus.failed.rawValue) }
+    }
+
+    private func show(_ entry: KeptEntry) throws {
         if json {
             struct Result: Encodable {
                 let schemaVersion = 1

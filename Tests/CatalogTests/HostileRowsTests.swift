@@ -92,7 +92,7 @@ import Wire
         let kept = KeptGeneration(
             number: 1, id: record.id, sourceTime: 1, committedAt: 2, snapshot: "vg/s",
             snapshotUUID: "uuid")
-        try catalog.addKept(volume, kept)
+        try catalog.setKept(volume, [kept])
         try catalog.addInvitation(
             secretHash: digest("secret"), volume: volume, expiresAt: 10, now: 5)
         let found = try spoil(

@@ -26,7 +26,7 @@ import Wire
         let kept = KeptGeneration(
             number: 1, id: SHA256Digest.of([1]), sourceTime: 1, committedAt: 2, snapshot: "vg/s",
             snapshotUUID: "u")
-        try catalog.addKept(old, kept)
+        try catalog.setKept(old, [kept])
         let secret = SHA256Digest.of([7])
         try catalog.addInvitation(secretHash: secret, volume: old, expiresAt: 100, now: 5)
         let before = try catalog.require(old)

@@ -39,7 +39,7 @@ import Wire
         }
         let other = try name("mail")
         #expect(refusal { try catalog.setRetention(other, Retention(seconds: 1)) }.isNotFound)
-        #expect(refusal { try catalog.addKept(other, generation(1, committedAt: 1)) }.isNotFound)
+        #expect(refusal { try catalog.setKept(other, [generation(1, committedAt: 1)]) }.isNotFound)
         #expect(try catalog.retention(other) == nil)
         #expect(try catalog.events(limit: 100).filter { $0.kind == .retention }.count == 5)
     }
@@ -59,20 +59,25 @@ import Wire
 
     @Test("kept generations come back newest first with every field, and go with their volume")
     func kept() throws {
-        let all = [3, 1, 2].map { generation($0, committedAt: 100 + $0) }
-        for kept in all { try catalog.addKept(volume, kept) }
+        let all = [3, 2, 1].map { generation($0, committedAt: 100 + $0) }
+        for found in [[all[2]], [all[1], all[2]], all, all] { try catalog.setKept(volume, found) }
         // The same generation again: LVM's newest word counts.
         var renamed = all[0]
         renamed.snapshot = "vg/other"
-        try catalog.addKept(volume, renamed)
-        #expect(try catalog.kept(volume) == [renamed, all[2], all[1]])
-        // A new lineage begins with number 1 again.
-        var newer = generation(1, committedAt: 900)
+        try catalog.setKept(volume, [renamed, all[1], all[2]])
+        #expect(try catalog.kept(volume) == [renamed, all[1], all[2]])
+        // A new lineage begins with number 1 again, and the clock may have gone back.
+        var newer = generation(1, committedAt: 9)
         newer.id = digest("another lineage")
-        try catalog.addKept(volume, newer)
-        #expect(try catalog.kept(volume) == [newer, renamed, all[2], all[1]])
-        try catalog.removeKept(volume, all[2])
+        try catalog.setKept(volume, [newer, renamed, all[1], all[2]])
+        #expect(try catalog.kept(volume) == [newer, renamed, all[1], all[2]])
+        try catalog.setKept(volume, [newer, renamed, all[1]])
         #expect(try catalog.kept(volume) == [newer, renamed, all[1]])
+        let told = try catalog.events(volume: volume, limit: 100).filter {
+            [.kept, .released].contains($0.kind)
+        }
+        #expect(told.filter { $0.kind == .kept }.count == 5)
+        #expect(told.filter { $0.kind == .released }.map(\.text) == ["generation 1, vg/db_1"])
         // A reset forgets what the target holds, not what is kept.
         try catalog.setRetention(volume, Retention(generations: 4))
         let fence = try catalog.takeFence(volume)
@@ -115,9 +120,86 @@ import Wire
         #expect(checked == 56)
         // A clock that went back takes nothing by age.
         #expect(left(Retention(seconds: 1), kept, now: 1).count == 10)
+        // Age counts from the newest: without a new one, nothing goes.
+        #expect(left(Retention(seconds: 5 * day), kept, now: 9000 * day).count == 6)
         #expect(Retention(generations: 1).expired(of: [], now: 5).isEmpty)
         // All of them old: one stays.
         #expect(left(Retention(seconds: 1), kept, now: 9000 * day) == [100])
+    }
+
+    @Test(
+        "the order is that of the snapshots, whatever their dates say, and a wrong date takes nothing"
+    )
+    func wrongDates() throws {
+        let day: UInt64 = 86_400
+        let today = 5000
+        let now = UInt64(today) * day
+        func left(_ days: [Int], _ retention: Retention, now: UInt64 = now) -> [Int] {
+            let kept = days.enumerated().map { index, day in
+                generation(100 - UInt64(index), committedAt: UInt64(today + day) * 86_400)
+            }
+            let gone = retention.expired(of: kept, now: now * 1_000_000_000)
+            return kept.indices.filter { !gone.contains(kept[$0]) }
+        }
+        let week = Retention(seconds: 7 * day)
+        // Each as it should be, newest first, in days.
+        #expect(left([0, -1, -2, -8, -9], week) == [0, 1, 2])
+        // The newest is dated five years back, and those after it: they are newer than what is older.
+        #expect(left([-1800, -1, -2, -6, -900], week) == [0, 1, 2, 3])
+        #expect(left([0, -1800, -1801, -6, -7, -9], week) == [0, 1, 2, 3, 4])
+        // One is dated five years ahead: it counts as the one after it.
+        #expect(left([0, 1800, -2, -8], week) == [0, 1, 2])
+        #expect(left([-5, 1800, -14, -15], week) == [0, 1])
+        // The newest is: it counts as now.
+        #expect(left([1800, -1, -6, -8], week) == [0, 1, 2])
+        // By number nothing but the order counts.
+        #expect(left([-1800, 1800, -900, 0, 5], Retention(generations: 3)) == [0, 1, 2])
+        for (index, wrong) in [(0, -1800), (0, 1800), (3, 1800), (3, -1800)] {
+            var days = [0, -1, -2, -3, -4, -5]
+            days[index] = wrong
+            #expect(left(days, week).count == 6)
+        }
+    }
+
+    @Test("a clock is believed as far as time can have passed, and by an operator's word")
+    func clock() throws {
+        let hour: UInt64 = 3600 * 1_000_000_000
+        let day = 24 * hour
+        let year = 365 * day
+        let start = 50 * year
+        func clock(_ time: UInt64, _ boot: String, _ sinceBoot: UInt64) -> RetentionClock {
+            RetentionClock(time: time, boot: boot, sinceBoot: sinceBoot)
+        }
+        func time(_ found: RetentionClock) throws -> UInt64 {
+            try catalog.retentionTime(volume, found)
+        }
+        #expect(try time(clock(start, "a", 5 * hour)) == start)
+        #expect(try time(clock(start + day, "a", 29 * hour)) == start + day)
+        // It is corrected by some minutes.
+        let later = start + 2 * day - hour / 2
+        #expect(try time(clock(later, "a", 53 * hour)) == later)
+        // It leaps ahead, and back.
+        #expect(try time(clock(start + 5 * year, "a", 54 * hour)) == later + hour)
+        #expect(try time(clock(start - 5 * year, "a", 55 * hour)) == later + 2 * hour)
+        #expect(try time(clock(0, "a", 56 * hour)) == later + 3 * hour)
+        #expect(try time(clock(.max, "a", 57 * hour)) == later + 4 * hour)
+        // And is right again.
+        #expect(try time(clock(later + 5 * hour, "a", 58 * hour)) == later + 5 * hour)
+        // After a start of the host, the time that it was down is not known.
+        let next = later + 5 * hour
+        #expect(try time(clock(next + 20 * hour, "b", hour)) == next + 20 * hour)
+        #expect(try time(clock(next + 30 * day, "c", hour)) == next + 44 * hour)
+        #expect(try time(clock(1, "d", hour)) == next + 44 * hour)
+        // A clock of the host that goes back is another start, too.
+        #expect(try time(clock(next + 45 * hour, "d", 1)) == next + 45 * hour)
+        try catalog.trustClock(volume, clock(next + 30 * day, "d", 2))
+        #expect(try time(clock(next + 30 * day + 1, "d", 3)) == next + 30 * day + 1)
+        // Each volume has its own; a name that is changed keeps it.
+        let fence = try catalog.takeFence(volume)
+        try catalog.renameVolume(volume, fence: fence, to: try name("other"))
+        #expect(
+            try catalog.retentionTime(try name("other"), clock(start, "d", 3)) == next + 30 * day
+                + 1)
     }
 
     @Test("a catalog of the first version gets the tables and keeps what it holds")
@@ -131,7 +213,7 @@ import Wire
         try queue.write { db in
             try db.execute(
                 sql: """
-                    DROP TABLE retention; DROP TABLE kept; ALTER TABLE invitation DROP COLUMN used_by;
+                    DROP TABLE retention; DROP TABLE retention_clock; DROP TABLE kept; ALTER TABLE invitation DROP COLUMN used_by;
                     ALTER TABLE volume DROP COLUMN is_demoted;
                     ALTER TABLE volume DROP COLUMN target_consent;
                     ALTER TABLE volume DROP COLUMN target_presence;
@@ -146,7 +228,7 @@ import Wire
         let again = try StandbyCatalog(directory: scratch.directory())
         #expect(try again.volume(volume) == before)
         try again.setRetention(volume, Retention(generations: 2))
-        try again.addKept(volume, generation(1, committedAt: 1))
+        try again.setKept(volume, [generation(1, committedAt: 1)])
         #expect(try again.kept(volume).count == 1)
     }
 }

@@ -300,7 +300,7 @@ extension CommandTests {
             }
             let wrongOnStandby: [[String]] = [
                 ["reset", "disk"], ["invite", "Bad Name", "--target", "/x"],
-                ["invite", "disk", "--target", "relative"], ["invite", "disk", "--minutes", "0"],
+                ["invite", "disk", "--target", ""], ["invite", "disk", "--minutes", "0"],
                 ["serve", "--port-file"],
             ]
             for arguments in wrongOnStandby {

@@ -32,7 +32,8 @@ import Wire
 
     @Test("WELCOME has the features that both sides know")
     func features() throws {
-        for (offered, chosen) in [(0, 0), (1, 1), (.max, 15), (6, 6), (24, 8), (48, 0)] as [(UInt32, UInt32)]
+        for (offered, chosen) in [(0, 0), (1, 1), (.max, 15), (6, 6), (24, 8), (48, 0)]
+            as [(UInt32, UInt32)]
         {
             var session = ReceiverSession(isPairing: false, software: "x")
             var hello = SenderSession.hello(software: "x")

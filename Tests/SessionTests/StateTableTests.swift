@@ -53,7 +53,7 @@ private struct Messages {
             state: .empty, targetKind: .file, targetSize: 0, lineage: .none, committedNumber: 0,
             committedID: .zero, transfer: .none, durableSegments: 0)
         return [
-            (.welcome, .welcome(Welcome(version: 1, features: 4, software: "test"))),
+            (.welcome, .welcome(Welcome(version: 1, features: 8, software: "test"))),
             (.state, .state(state)), (.ready, .ready(Ready(nextSegment: 0))),
             (.ack, .ack(Ack(durableSegments: 0))),
             (.progress, .progress(Progress(phase: .proving, done: 0, total: 1))),
@@ -309,10 +309,10 @@ private let ended: Set<String> = ["done", "done, prepared", "done, confirmed", "
             (SenderSession.Purpose.replicate(messages.volume), false), (.pair(messages.pair), true),
             (.greet, false),
         ] {
-            for offered in [0, 1, 2, 3, 7, UInt32.max] as [UInt32] {
+            for offered in [0, 1, 2, 3, 7, 15, UInt32.max] as [UInt32] {
                 var receiver = ReceiverSession(isPairing: isPairing, software: "test")
                 var hello = SenderSession.hello(software: "test")
-                #expect(hello.features == 7)
+                #expect(hello.features == 15)
                 hello.features = offered
                 guard
                     case .welcome(let welcome) = try receiver.receive(.hello(hello), type: .hello)
@@ -320,7 +320,7 @@ private let ended: Set<String> = ["done", "done, prepared", "done, confirmed", "
                     Issue.record("not welcome")
                     continue
                 }
-                #expect(welcome.features == offered & 7)
+                #expect(welcome.features == offered & 15)
                 var sender = SenderSession(purpose)
                 var action = try sender.receive(.welcome(welcome), type: .welcome)
                 #expect(sender.exportKey == nil && (action == .none) == (offered & 1 == 1))
@@ -339,7 +339,7 @@ private let ended: Set<String> = ["done", "done, prepared", "done, confirmed", "
         var sender = SenderSession(.greet)
         #expect(throws: SessionError.self) {
             try sender.receive(
-                .welcome(Welcome(version: 1, features: 8, software: "")), type: .welcome)
+                .welcome(Welcome(version: 1, features: 16, software: "")), type: .welcome)
         }
     }
 
