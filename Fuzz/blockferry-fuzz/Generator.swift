@@ -141,7 +141,7 @@ extension Input {
             Hello(
                 lowestVersion: UInt16(truncatingIfNeeded: number(usually: 1)),
                 highestVersion: UInt16(truncatingIfNeeded: number(usually: 1)),
-                features: UInt32(byte() & 7), software: text()
+                features: UInt32(byte() & 15), software: text()
             ).encoded()
         case .welcome:
             Welcome(

@@ -149,7 +149,7 @@ private struct ReceiverRun: ~Copyable {
         case .welcome(let welcome):
             precondition(phase == .greeting && welcome.version == 1)
             guard case .hello(let hello) = message else { preconditionFailure("welcome to whom") }
-            precondition(welcome.features == hello.features & 7)
+            precondition(welcome.features == hello.features & 15)
             features = welcome.features
             phase = isPairing ? .pairing : .opening
         case .open:
@@ -165,7 +165,7 @@ private struct ReceiverRun: ~Copyable {
             precondition(phase == .offered)
             phase = .comparing
         case .current:
-            precondition(phase == .offered && features & 4 != 0)
+            precondition(phase == .offered && features & 8 != 0)
             phase = .confirming
         case .ask(let range):
             precondition(phase == .compared && (1...Limits.nodes).contains(range.count))
