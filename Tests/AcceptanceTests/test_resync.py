@@ -410,7 +410,8 @@ class States(Comparing):
         self.write(source, (3 * BLOCK, b"newer"))
         def known() -> str:
             # A plan that was refused may stay; it is used by the same resync, if the standby allows it.
-            return re.sub(r'"(age_seconds":\d+|state":"(committed|unfinished)")', "",
+            # So may what went wrong.
+            return re.sub(r'"last_error":\{[^}]*\},|"(age_seconds":\d+|state":"(committed|unfinished)")', "",
                           self.site.run("blockferry", "status", "--json").out)
 
         before = known()
