@@ -109,6 +109,80 @@ class RetentionTests(KernelTest):
         self.generation(3)
         self.assert_kept(3, 2)
 
+    def test_a_clock_that_leaps_takes_nothing_and_the_order_is_that_of_the_snapshots(self) -> None:
+        leaps = []
+
+        def leap(seconds: int) -> None:
+            leaps.append(seconds)
+            command("date", "-s", f"@{int(time.time()) + seconds}")
+
+        self.addCleanup(lambda: command("date", "-s", f"@{int(time.time()) - sum(leaps)}"))
+        day = 86_400
+        self.begin("--generations", "2")
+        self.generation(1)
+        self.generation(2)
+        leap(-5 * 365 * day)
+        self.generation(3)
+        self.assert_kept(3, 2)
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--for", "7d"), 0)
+        leap(5 * 365 * day)
+        self.generation(4)
+        self.assert_kept(4, 3, 2)
+        # One send with a clock that is far ahead.
+        leap(400 * day)
+        self.origin.fill(5 * 131072, 200_000)
+        self.origin.arrives(self.host, self.target, 5)
+        self.digests[5] = devices.sha256(self.target)
+        status = self.host.status("db")
+        self.assertEqual(self.kept(), [5, 4, 3, 2])
+        self.assertIn("by the clock", status["keeping"]["problem"])
+        leap(-400 * day)
+        self.generation(6)
+        self.assert_kept(6, 5, 4, 3, 2)
+        # The clock was right, says the operator.
+        leap(400 * day)
+        self.assertEqual(self.host.run("blockferryd", "keep", "db", "--for", "7d").code, 1)
+        self.assertEqual(self.kept(), [6, 5, 4, 3, 2])
+        self.generation(7)
+        self.assertEqual(self.kept(), [7, 6, 5, 4, 3, 2])
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--trust-clock"), 0)
+        # Of what is dated between two others it is not known when it was made.
+        self.assert_kept(7, 6, 5)
+
+    def test_what_frees_comes_first_and_a_snapshot_that_cannot_be_made_holds_nothing_back(self) -> None:
+        self.begin("--generations", "3")
+        for number in range(1, 4):
+            self.generation(number)
+        self.assert_kept(3, 2, 1)
+        path = self.wrap("lvcreate", "echo 'no room in the metadata' >&2; exit 5")
+        self.generation(4)
+        self.assertEqual(self.kept(), [3, 2])
+        fewer = self.host.run("blockferryd", "keep", "db", "--generations", "2")
+        self.assertEqual((fewer.code, "no room" in fewer.error), (1, True), fewer)
+        self.assertEqual(self.kept(), [3])
+        self.assertIn("no room", self.host.status("db")["keeping"]["problem"])
+        path.unlink()
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "2"), 0)
+        self.assert_kept(4, 3)
+
+    def test_the_archive_of_lvm_gets_no_file_of_ours(self) -> None:
+        """It has those of the operator's own changes, and the backup of the group is of the last change."""
+        local, folder = pathlib.Path("/etc/lvm/lvmlocal.conf"), pathlib.Path(tempfile.mkdtemp(prefix="archive.", dir="/run"))
+        local.write_text(f'backup {{ archive = 1 backup = 1 archive_dir = "{folder}/archive" backup_dir = "{folder}/backup" }}\n')
+        self.addCleanup(local.unlink)
+        archive = folder / "archive"
+        self.begin("--generations", "1")
+        command("lvchange", "--addtag", "operators", "sby/co-py")
+        before = sorted(archive.iterdir())
+        self.assertTrue(before)
+        for number in range(1, 4):
+            self.generation(number)
+        self.assert_kept(3)
+        self.assertIn("blockferry_g3", (folder / "backup/sby").read_text())
+        self.assertEqual(sorted(archive.iterdir()), before)
+        command("lvchange", "--deltag", "operators", "sby/co-py")
+        self.assertEqual(len(list(archive.iterdir())), len(before) + 1)
+
     def test_limits_are_given_with_the_invitation_and_taken_away(self) -> None:
         self.begin()
         self.generation(1)
