@@ -46,8 +46,8 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
 
     /// The error, and whose room is missing where that is it.
     package var sentence: String {
-        guard isNoSpace else { return description }
         let path = subject.prefix { $0 != " " }
+        guard isNoSpace, path.hasPrefix("/") else { return description }
         return
             "there is no room on the file system of \(Directory.parent(of: String(path))): \(description)"
     }
