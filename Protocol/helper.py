@@ -150,7 +150,7 @@ def read_answer(data: bytes) -> dict:
         reader.need(count <= SNAPSHOTS and (count or not more), "bad-count")
         found.update(more=bool(more), kept=[])
         for _ in range(count):
-            one = {**reader.mark(), "snapshot": reader.text(1, 257), "uuid": reader.uuid()}
+            one = {**reader.mark(), "device": reader.number(4), "snapshot": reader.text(1, 257), "uuid": reader.uuid()}
             reader.need(not found["kept"] or found["kept"][-1]["uuid"] < one["uuid"], "order")
             found["kept"].append(one)
     reader.end()
@@ -167,7 +167,7 @@ def vectors() -> list[dict]:
         "release": request(RELEASE, ids, mine + text(uuids[1])), "grow": request(GROW, ids, struct.pack("<Q", 1 << 40)),
         "activate": request(ACTIVATE, ids),
     }
-    listed = b"".join(one + text(f"vg/home_blockferry_g{n}") + text(uuid) for n, uuid in enumerate(uuids))
+    listed = b"".join(one + struct.pack("<I", 9 - n) + text(f"vg/home_blockferry_g{n}") + text(uuid) for n, uuid in enumerate(uuids))
     answers = {
         "look": answer(LOOK, DONE, struct.pack("<BxxxII", 3, 4, 1)), "not thin": answer(LOOK, DONE, bytes(12)),
         "room": answer(ROOM, DONE, struct.pack("<QQBI", 65536, 99, 1, 16_000_000)),
@@ -198,7 +198,7 @@ def vectors() -> list[dict]:
         ("blocks of 0", answer(ROOM, DONE, struct.pack("<QQBI", 0, 1, 0, 1))),
         ("more of nothing", answer(KEPT, DONE, struct.pack("<BH", 1, 0))),
         ("257", answer(KEPT, DONE, struct.pack("<BH", 0, 257))),
-        ("out of order", answer(KEPT, DONE, struct.pack("<BH", 0, 2) + (one + text("vg/s") + text(uuids[0])) * 2)),
+        ("out of order", answer(KEPT, DONE, struct.pack("<BH", 0, 2) + (one + bytes(4) + text("vg/s") + text(uuids[0])) * 2)),
     ]
     made = [{"name": name, "kind": "request", "bytes": data.hex(), "fields": read_request(data)} for name, data in good.items()]
     made += [{"name": name, "kind": "answer", "bytes": data.hex(), "fields": read_answer(data)} for name, data in answers.items()]

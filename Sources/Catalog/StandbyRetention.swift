@@ -173,7 +173,7 @@ extension StandbyCatalog {
                 db,
                 sql: """
                     SELECT * FROM kept WHERE volume = ?
-                    ORDER BY place, committed_at DESC, number DESC
+                    ORDER BY thin_device DESC, committed_at DESC, number DESC
                     """, arguments: [name.text]
             ).map { row in
                 let columns = Columns(row)
@@ -182,33 +182,33 @@ extension StandbyCatalog {
                     sourceTime: try columns.number("source_time"),
                     committedAt: try columns.number("committed_at"),
                     snapshot: try columns.text("snapshot"),
-                    snapshotUUID: try columns.text("snapshot_uuid"))
+                    snapshotUUID: try columns.text("snapshot_uuid"),
+                    thinDevice: UInt32(clamping: try columns.number("thin_device")))
             }
         }
     }
 
     /// Writes down the snapshots that LVM has.
-    ///
-    /// - Parameter found: newest first; that order stays.
     package func setKept(
         _ name: VolumeName, _ found: [KeptGeneration]
     ) throws(CatalogError) {
         let known = try kept(name)
-        guard found != known else { return }
+        guard Set(found) != Set(known) else { return }
         try store.write("list the kept generations of volume \(name)") { db in
             _ = try StandbyVolume.require(name, in: db)
             try db.execute(sql: "DELETE FROM kept WHERE volume = ?", arguments: [name.text])
-            for (place, kept) in found.enumerated() {
+            for kept in found {
                 try db.execute(
                     sql: """
                         INSERT OR REPLACE INTO kept (
                             volume, generation, number, source_time, committed_at, snapshot,
-                            snapshot_uuid, place)
+                            snapshot_uuid, thin_device)
                         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
                         """,
                     arguments: [
                         name.text, kept.id.stored, kept.number.stored, kept.sourceTime.stored,
-                        kept.committedAt.stored, kept.snapshot, kept.snapshotUUID, place,
+                        kept.committedAt.stored, kept.snapshot, kept.snapshotUUID,
+                        Int64(kept.thinDevice),
                     ])
             }
             for lost in known where !found.contains(where: { $0.id == lost.id }) {

@@ -114,9 +114,9 @@ enum StandbySchema {
         CREATE TABLE journal (told INTEGER NOT NULL) STRICT;
         INSERT INTO journal (told) SELECT coalesce(max(number), 0) FROM event;
         """
-    // The order of kept generations, newest first, and the clock by which they are released.
+    // The order of kept generations, which their thin devices tell, and the clock by which they are released.
     private static let order = """
-        ALTER TABLE kept ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE kept ADD COLUMN thin_device INTEGER NOT NULL DEFAULT 0;
         CREATE TABLE retention_clock (
             volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
             time INTEGER NOT NULL,

@@ -210,9 +210,10 @@ final class Store: Sendable {
     }
 
     /// SQLite needs three descriptors: file, log and index. Where it gets fewer, GRDB lets go of its queue, and
-    /// libdispatch, which wants two for that, ends the process by an illegal instruction if it does not get them.
+    /// libdispatch, which wants two for that beside those three, ends the process by an illegal instruction if it does not get
+    /// them.
     private static func checkDescriptors(_ directory: String) throws {
-        let spare = try (0..<3).map { _ in try File(path: directory) }
+        let spare = try (0..<6).map { _ in try File(path: directory) }
         withExtendedLifetime(spare) {}
     }
 

@@ -203,7 +203,7 @@ extension KeptGeneration {
     fileprivate init(due mark: GenerationMark) {
         self.init(
             number: mark.number, id: mark.id, sourceTime: mark.sourceTime,
-            committedAt: mark.committedAt, snapshot: "", snapshotUUID: "")
+            committedAt: mark.committedAt, snapshot: "", snapshotUUID: "", thinDevice: .max)
     }
 }
 

@@ -49,8 +49,7 @@ package struct KeptTags {
         ]
     }
 
-    /// The generations of this volume that are kept in a group, none of them twice, the newest first: LVM gives a new thin
-    /// volume a number above all there are.
+    /// The generations of this volume that are kept in a group, none of them twice.
     ///
     /// A snapshot that was made writable may hold something else by now, one that was renamed is somebody's, and so is one
     /// that LVM knows to be of another volume: they are the operator's. Where LVM has forgotten the origin, pool and whole
@@ -60,7 +59,7 @@ package struct KeptTags {
     ) -> [KeptGeneration] {
         var ids: Set<SHA256Digest> = []
         guard case .thin(_, let pool, _, _) = target.kind else { return [] }
-        return volumes.sorted { $0.thinNumber > $1.thinNumber }.compactMap { lv in
+        return volumes.compactMap { lv in
             guard case .thin(_, pool, _, _) = lv.kind, lv.isReadOnly, !lv.isMerging,
                 lv.uuid != target.uuid, let found = generation(of: lv)
             else { return nil }
@@ -78,7 +77,8 @@ package struct KeptTags {
             let prefix = "blockferry.\(name)="
             return lv.tags.first { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
         }
-        guard lv.tags.isSuperset(of: ["blockferry", standby, "blockferry.volume=\(volume)"]),
+        guard case .thin(_, _, let device, _) = lv.kind,
+            lv.tags.isSuperset(of: ["blockferry", standby, "blockferry.volume=\(volume)"]),
             let number = value("generation").flatMap({ UInt64($0) }), number > 0,
             let id = value("id").flatMap(Hex.decode).flatMap({ SHA256Digest(bytes: $0) }),
             let sourceTime = value("time").flatMap({ UInt64($0) }),
@@ -86,13 +86,6 @@ package struct KeptTags {
         else { return nil }
         return KeptGeneration(
             number: number, id: id, sourceTime: sourceTime, committedAt: committedAt,
-            snapshot: lv.fullName, snapshotUUID: lv.uuid)
-    }
-}
-
-extension LogicalVolume {
-    /// Its number in its pool.
-    fileprivate var thinNumber: UInt32 {
-        if case .thin(_, _, let number, _) = kind { number } else { 0 }
+            snapshot: lv.fullName, snapshotUUID: lv.uuid, thinDevice: device)
     }
 }

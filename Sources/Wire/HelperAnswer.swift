@@ -110,9 +110,10 @@ package enum HelperAnswer: Hashable, Sendable {
         var found: [KeptGeneration] = []
         for _ in 0..<count {
             let mark = try reader.mark(bytes)
+            let device = try reader.integer(UInt32.self, bytes)
             let next = KeptGeneration(
                 mark, snapshot: try reader.string(1...257, bytes),
-                snapshotUUID: try reader.uuid(bytes))
+                snapshotUUID: try reader.uuid(bytes), thinDevice: device)
             if let last = found.last, last.snapshotUUID >= next.snapshotUUID {
                 throw reader.error(.order)
             }
@@ -169,6 +170,7 @@ extension FieldReader {
 extension [UInt8] {
     fileprivate mutating func append(_ generation: KeptGeneration) {
         append(generation.mark)
+        append(littleEndian: generation.thinDevice)
         append(string: generation.snapshot, limit: 257)
         append(string: generation.snapshotUUID, limit: 38)
     }

@@ -15,10 +15,12 @@ package struct KeptGeneration: Hashable, Sendable {
     package var snapshot: String
     /// LVM's id of it.
     package var snapshotUUID: String
+    /// Its number in its thin pool. LVM gives a new one a number above all there are, so that it tells what is newer.
+    package var thinDevice: UInt32
 
     package init(
         number: UInt64, id: SHA256Digest, sourceTime: UInt64, committedAt: UInt64, snapshot: String,
-        snapshotUUID: String
+        snapshotUUID: String, thinDevice: UInt32
     ) {
         self.number = number
         self.id = id
@@ -26,13 +28,17 @@ package struct KeptGeneration: Hashable, Sendable {
         self.committedAt = committedAt
         self.snapshot = snapshot
         self.snapshotUUID = snapshotUUID
+        self.thinDevice = thinDevice
     }
 
     /// What is marked so, in this snapshot.
-    package init(_ mark: GenerationMark, snapshot: String, snapshotUUID: String) {
+    package init(
+        _ mark: GenerationMark, snapshot: String, snapshotUUID: String, thinDevice: UInt32
+    ) {
         self.init(
             number: mark.number, id: mark.id, sourceTime: mark.sourceTime,
-            committedAt: mark.committedAt, snapshot: snapshot, snapshotUUID: snapshotUUID)
+            committedAt: mark.committedAt, snapshot: snapshot, snapshotUUID: snapshotUUID,
+            thinDevice: thinDevice)
     }
 
     /// What its tags say.

@@ -78,7 +78,11 @@ struct ServeCommand: ParsableCommand {
                 "--state", state.path, "--supervisor", "\(Process.identifier)", "--log-format",
                 journal.logFormat.rawValue,
             ] + hook.arguments,
-            checkState: { try home.checkAccess() }, interrupted: recovery.interrupted,
+            checkState: {
+                try home.checkAccess()
+                // Without room for it nothing else is wrong.
+                try? view.refresh()
+            }, interrupted: recovery.interrupted,
             log: journal.log)
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
@@ -87,7 +91,6 @@ struct ServeCommand: ParsableCommand {
         let teller = EventTeller(home, log: journal.log)
         _ = Thread("journal") { teller.run() }
         try supervisor.run(signals: signals.rawValue, held: held)
-        withExtendedLifetime(view) {}
     }
 }
 

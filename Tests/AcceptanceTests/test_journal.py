@@ -109,7 +109,7 @@ class Age(Telling):
         self.sent()
         number, identifier = 1, bytes.fromhex(self.site.status("vol")["generation_id"])
         for features, said, answer in ((8, (number, identifier), "COMMITTED"), (8, (2, identifier), "REFUSE"),
-                                       (8, (number, bytes(32)), "REFUSE"), (7, (number, identifier), "REFUSE")):
+                                       (8, (number, bytes(32)), "REFUSE"), (6, (number, identifier), "REFUSE")):
             # The session before lets go of the volume a moment after its end.
             self.assertTrue(until(20, lambda: self.site.is_free("vol")))
             rogue = Rogue(self.site, self.site.source / "identity.pem")

@@ -91,7 +91,7 @@ import Wire
         try catalog.setRetention(volume, Retention(generations: 3, seconds: 60))
         let kept = KeptGeneration(
             number: 1, id: record.id, sourceTime: 1, committedAt: 2, snapshot: "vg/s",
-            snapshotUUID: "uuid")
+            snapshotUUID: "uuid", thinDevice: 3)
         try catalog.setKept(volume, [kept])
         try catalog.addInvitation(
             secretHash: digest("secret"), volume: volume, expiresAt: 10, now: 5)

@@ -25,7 +25,7 @@ import Wire
         try catalog.setRetention(old, Retention(generations: 3))
         let kept = KeptGeneration(
             number: 1, id: SHA256Digest.of([1]), sourceTime: 1, committedAt: 2, snapshot: "vg/s",
-            snapshotUUID: "u")
+            snapshotUUID: "u", thinDevice: 3)
         try catalog.setKept(old, [kept])
         let secret = SHA256Digest.of([7])
         try catalog.addInvitation(secretHash: secret, volume: old, expiresAt: 100, now: 5)

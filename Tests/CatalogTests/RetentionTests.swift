@@ -24,7 +24,7 @@ import Wire
         KeptGeneration(
             number: number, id: digest("generation \(number)"), sourceTime: .max - number,
             committedAt: seconds * 1_000_000_000, snapshot: "vg/db_\(number)",
-            snapshotUUID: "uuid-\(number)")
+            snapshotUUID: "uuid-\(number)", thinDevice: UInt32(number))
     }
 
     @Test("limits are set, replaced and taken away, and know their volume")
@@ -69,6 +69,7 @@ import Wire
         // A new lineage begins with number 1 again, and the clock may have gone back.
         var newer = generation(1, committedAt: 9)
         newer.id = digest("another lineage")
+        newer.thinDevice = 17
         try catalog.setKept(volume, [newer, renamed, all[1], all[2]])
         #expect(try catalog.kept(volume) == [newer, renamed, all[1], all[2]])
         try catalog.setKept(volume, [newer, renamed, all[1]])

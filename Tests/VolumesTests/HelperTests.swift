@@ -68,7 +68,7 @@ private func decode(answer bytes: [UInt8]) throws -> HelperAnswer {
             KeptGeneration(
                 mark, snapshot: names,
                 snapshotUUID: "aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-a"
-                    + String(10_000 + index))
+                    + String(10_000 + index), thinDevice: .max)
         }
         let answer = HelperAnswer.kept(full, hasMore: true)
         #expect(answer.encoded().count <= HelperAnswer.limit)
