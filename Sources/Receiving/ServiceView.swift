@@ -43,7 +43,8 @@ package final class ServiceView {
         }
     }
 
-    private static func problem(_ path: String, _ home: StandbyHome) throws -> AdministrationError? {
+    private static func problem(_ path: String, _ home: StandbyHome) throws -> AdministrationError?
+    {
         guard Directory.exists(lockPath(home)), try FileLock(path: lockPath(home)) == nil,
             let own = MountTable.own,
             let file = try? File(path: mountsPath(home)),

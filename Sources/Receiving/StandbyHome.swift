@@ -89,8 +89,13 @@ package struct StandbyHome: Sendable {
 
     /// Refuses a state that this process can use no more, such as one that has another owner by now.
     package func checkAccess() throws {
-        let names = ["", "/catalog.sqlite", "/locks", "/maps", "/identity.pem"]
-        for name in names { try Directory.checkAccess(path + name) }
+        for name in ["", "/catalog.sqlite", "/identity.pem"] {
+            try Directory.checkAccess(path + name)
+        }
+        // Those that are missing are made anew.
+        for name in ["/locks", "/maps"] where Directory.exists(path + name) {
+            try Directory.checkAccess(path + name)
+        }
     }
 
     /// Takes a volume over from whoever wrote to it.
