@@ -326,7 +326,14 @@ class KernelTest(unittest.TestCase):
         return result
 
     def assert_same(self, copy: str, original: str, length: int | None = None) -> None:
-        """Byte for byte, and not for want of content."""
+        """Byte for byte, and not for want of content. The base of a thin volume rests between sends."""
+        if not os.path.exists(original):
+            name = command("lvs", "--noheadings", "-o", "lv_full_name", "--select", f'lv_dm_path="{original}"').stdout.strip()
+            command("lvchange", "-qq", "-ay", "-K", name)
+            try:
+                return self.assert_same(copy, original, length)
+            finally:
+                command("lvchange", "-qq", "-an", name)
         length = devices.size(original) if length is None else length
         self.assertGreater(length, 0)
         count, first = devices.differing(copy, original, length)
