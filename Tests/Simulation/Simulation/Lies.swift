@@ -149,9 +149,11 @@ final class LyingDisk {
         // The last one is missing if the file is too short.
         let last = (content.count - 1) / Content.block * Content.block
         if found.target.count < content.count, lost.last != last { lost.append(last) }
-        if lost.isEmpty { counts.whole += 1 } else { counts.lossy += 1 }
+        // One that is too long is no copy either, and has no block that differs.
+        let isWhole = lost.isEmpty && found.target.count <= content.count
+        if isWhole { counts.whole += 1 } else { counts.lossy += 1 }
         if found.scrub.wasMapMissing, !lost.isEmpty { counts.byRoot += 1 }
-        guard found.scrub.isClean == lost.isEmpty else {
+        guard found.scrub.isClean == isWhole else {
             // A map that was lost in part may name more than there is.
             guard kind == .everything, lost.isEmpty else {
                 throw Violation("lost: blocks at \(lost); the scrub named \(named)")
