@@ -62,6 +62,12 @@ class Volumes:
     def path(self, name: str) -> str:
         return f"/dev/mapper/{mapped(self.group)}-{mapped(name)}"
 
+    def active(self, name: str) -> str:
+        """The path of a volume that rests between sends, active from now on."""
+        if not self.is_active(name):
+            command("lvchange", "-qq", "-ay", "-K", f"{self.group}/{name}")
+        return self.path(name)
+
     def thick(self, name: str, size: int = VOLUME) -> str:
         command("lvcreate", "-qq", "-y", "-Wn", "-n", name, "-L", f"{size}b", self.group)
         return self.path(name)

@@ -54,7 +54,7 @@ class OwnershipTests(LiveTest):
         self.assertIn(why, said)
         self.assertIn("left alone", said)
         if before:
-            self.assertEqual(devices.sha256(self.source.path(name)), before)
+            self.assertEqual(devices.sha256(self.source.active(name)), before)
         # The copy is at a new point in time, and its base is another snapshot, the only one besides.
         ours = [name for name in self.source.tagged("blockferry.volume=db") if name != self.left]
         self.assertEqual(len(ours), 1)

@@ -114,7 +114,7 @@ class FailoverTests(ResyncTest):
         # The host fails: what was written last is lost to the copy.
         devices.write(source, *devices.scattered(7, 20, VOLUME))
         base = self.base(name)
-        self.take_over(there, target, self.source.path(base))
+        self.take_over(there, target, self.source.active(base))
         devices.write(target, *devices.scattered(8, 20, VOLUME))
         self.assert_refused(there, target, name, LINEAGE, "promoted", more=more)
         # The old source knows nothing of the standby's new role, and its volume is an older, different one.
@@ -301,7 +301,7 @@ class VerifyTests(ResyncTest):
 
         for at in plant:
             devices.write(target, (at + 4096, 4096))
-        self.assertEqual(blocks_that_differ(target, self.source.path(self.base(name))), plant)
+        self.assertEqual(blocks_that_differ(target, self.source.active(self.base(name))), plant)
         before = devices.sha256(target)
         found = self.verify(site, name, code=MISMATCH)["difference"]
         self.assertEqual(offsets(found), plant)
@@ -414,7 +414,7 @@ class FirstContactTests(ResyncTest):
         result = self.assert_code(site.live("resync", f"{SOURCE}/t", "db"), 0)
         facts = result.json["result"]
         self.assertEqual(sum(each["bytes_changed"] for each in (*facts["finished_before"], facts)), 4 * MIB)
-        self.assert_same(target, self.source.path(self.base("t")), VOLUME)
+        self.assert_same(target, self.source.active(self.base("t")), VOLUME)
         self.assertEqual(devices.read(target, VOLUME, MIB)[:], past, "what is past the volume was written")
 
 
