@@ -1,6 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Platform
 package import Wire
 
 /// Why a catalog could not be opened, or did not do what it was asked.
@@ -59,6 +60,12 @@ package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConver
 
 /// How a catalog was read where nothing could be written.
 package enum CatalogReading: Sendable {
+    /// Whether a state directory with a catalog cannot be written, so that it can only be read.
+    package static func isNeeded(in directory: String) -> Bool {
+        let files = [directory, directory + "/catalog.sqlite"]
+        return files.allSatisfy(Directory.exists) && !files.allSatisfy(Directory.isWritable)
+    }
+
     /// As it is there.
     case asItIs
     /// Without the last changes, which its log holds.

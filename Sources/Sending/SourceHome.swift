@@ -26,8 +26,7 @@ package struct SourceHome: Sendable {
 
     /// Opens the directory to look at it: where it cannot be written, only the catalog is read, and nothing is made.
     package init(forReading path: String) throws {
-        let files = [path, path + "/catalog.sqlite"]
-        guard files.allSatisfy(Directory.exists), !files.allSatisfy(Directory.isWritable) else {
+        guard CatalogReading.isNeeded(in: path) else {
             try self.init(path: path)
             return
         }

@@ -1,8 +1,6 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-package import Digests
-
 /// The generations that are committed together with one, or not at all (Specification 7.1).
 package struct Group: Hashable, Sendable {
     /// How many a group may have.
@@ -16,27 +14,6 @@ package struct Group: Hashable, Sendable {
         self.id = id
         self.members = members
     }
-}
-
-/// Says that the generation waits on stable storage for the other members of its group.
-package struct Prepared: Message {
-    package static let type = FrameType.prepared
-    package var number: UInt64
-    package var id: SHA256Digest
-
-    package init(number: UInt64, id: SHA256Digest) {
-        self.number = number
-        self.id = id
-    }
-
-    package init(decoding bytes: RawSpan) throws(WireError) {
-        var reader = FieldReader("PREPARED")
-        number = try reader.integer(UInt64.self, bytes)
-        id = try reader.digest(bytes)
-        try reader.finish(bytes)
-    }
-
-    package func encoded() -> [UInt8] { Committed(number: number, id: id).encoded() }
 }
 
 /// Asks to drop an unfinished transfer; answered by STATE.

@@ -357,32 +357,6 @@ package struct Ack: Message {
     }
 }
 
-/// Says that the target holds the generation, on stable storage.
-package struct Committed: Message {
-    package static let type = FrameType.committed
-    package var number: UInt64
-    package var id: SHA256Digest
-
-    package init(number: UInt64, id: SHA256Digest) {
-        self.number = number
-        self.id = id
-    }
-
-    package init(decoding bytes: RawSpan) throws(WireError) {
-        var reader = FieldReader("COMMITTED")
-        number = try reader.integer(UInt64.self, bytes)
-        id = try reader.digest(bytes)
-        try reader.finish(bytes)
-    }
-
-    package func encoded() -> [UInt8] {
-        var bytes: [UInt8] = []
-        bytes.append(littleEndian: number)
-        bytes.append(contentsOf: id.bytes)
-        return bytes
-    }
-}
-
 /// Keeps the connection alive.
 package struct Ping: Message {
     package static let type = FrameType.ping
