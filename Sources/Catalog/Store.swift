@@ -252,6 +252,9 @@ final class Store: Sendable {
                 switch failure.resultCode {
                 case .SQLITE_BUSY, .SQLITE_LOCKED: .busy
                 case .SQLITE_FULL: .noRoom(directory)
+                // The log's index is a file that is mapped: where it cannot grow, SQLite calls that an I/O error.
+                case .SQLITE_IOERR where (try? Directory.availableByteCount(at: directory)) == 0:
+                    .noRoom(directory)
                 case .SQLITE_READONLY: .readOnly(directory)
                 // Not its description, which may quote values.
                 default:

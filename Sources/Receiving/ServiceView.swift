@@ -12,21 +12,21 @@ package final class ServiceView {
     private static func mountsPath(_ home: StandbyHome) -> String { home.path + "/locks/.mounts" }
 
     private let home: StandbyHome
-    private let lock: FileLock?
+    private var lock: FileLock?
     private var written: [UInt8]?
     /// How long a mount may take until the daemon has written it down, in nanoseconds.
     private static let patience = 3 * nanosecondsPerSecond
 
-    /// Writes down what this process sees. Two daemons of one state directory leave it to the first.
+    /// Writes down what this process sees. Two daemons of one state directory leave it to the first, for as long as that runs.
     package init(writing home: StandbyHome) throws {
         self.home = home
-        lock = try FileLock(path: Self.lockPath(home))
         try refresh()
     }
 
     /// Writes down what has changed; to be called every second.
     package func refresh() throws {
         let mounts = MountTable.own ?? []
+        if lock == nil { lock = try FileLock(path: Self.lockPath(home)) }
         guard lock != nil, mounts != written else { return }
         try Directory.replace(Self.mountsPath(home), with: mounts)
         written = mounts

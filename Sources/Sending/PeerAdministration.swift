@@ -18,9 +18,13 @@ extension SourceHome {
         _ name: ReceiverName, to new: ReceiverName, isDryRun: Bool
     ) throws {
         let volumes = try volumes(at: name)
+        if isDryRun {
+            // Asked and given back: a send beside it must not find the volume busy.
+            for volume in volumes { _ = try lock(name, volume) }
+            if try catalog.receiver(new) == nil { return }
+        }
         let locks = try volumes.map { try lock(name, $0) }
         defer { withExtendedLifetime(locks) {} }
-        if isDryRun, try catalog.receiver(new) == nil { return }
         try catalog.renameReceiver(name, to: new)
         for volume in volumes { try map(name, volume).move(to: map(new, volume)) }
     }

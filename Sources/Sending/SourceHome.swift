@@ -45,13 +45,22 @@ package struct SourceHome: Sendable {
 
     /// Takes the right to send a volume to a standby, for as long as the result lives.
     ///
+    /// A command that only asks whether the volume is busy holds the lock for a moment; that moment is waited for.
+    ///
     /// - Throws: `busy` if another process is at it.
     package func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> SendLock {
-        guard let lock = try FileLock(path: "\(path)/locks/\(volume)@\(receiver)") else {
-            throw SendError.busy(volume)
+        let due = Clock.monotonic() + Self.lockPatience
+        while true {
+            if let lock = try FileLock(path: "\(path)/locks/\(volume)@\(receiver)") {
+                return SendLock(receiver: receiver, volume: volume, lock: lock)
+            }
+            guard Clock.monotonic() < due else { throw SendError.busy(volume) }
+            Clock.sleep(milliseconds: 10)
         }
-        return SendLock(receiver: receiver, volume: volume, lock: lock)
     }
+
+    /// In nanoseconds.
+    private static let lockPatience = nanosecondsPerSecond / 2
 
     /// Forgets what is known of a volume on a standby.
     package func forget(_ receiver: ReceiverName, _ volume: VolumeName) throws {

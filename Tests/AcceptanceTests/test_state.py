@@ -88,6 +88,21 @@ class Full(States):
                                            "--overwrite-promoted")
                     self.assertEqual(resync.code, 0, resync)
 
+    def test_a_full_state_of_the_source_is_12_and_names_the_file_system(self) -> None:
+        self.site.source.mkdir(mode=0o700)
+        self.mount(self.site.source, 16 * MIB)
+        self.begin()
+        for part in ("send", "explain", "status"):
+            filler = self.fill(self.site.source)
+            self.change(12 * MIB)
+            full = self.site.send("vol", self.plain) if part == "send" else self.site.run(
+                "blockferry", part, *(["--to", "standby", "--volume", "vol"] if part == "explain" else []))
+            if part == "send" or full.code != 0:
+                self.assertEqual((full.code, f"the file system of {self.site.source}" in full.error), (12, True), full)
+            filler.unlink()
+            self.sent()
+            self.assertEqual(sha256(self.target), sha256(self.plain))
+
     def test_no_room_for_maps_and_plans_is_12_and_names_the_file_system(self) -> None:
         self.site.standby.mkdir(mode=0o700)
         self.site.source.mkdir(mode=0o700)
