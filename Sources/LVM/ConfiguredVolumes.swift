@@ -17,7 +17,7 @@ package struct ConfiguredVolumes: Equatable, Sendable {
             let parts = line.split(separator: "/", omittingEmptySubsequences: false)
             guard parts.count == 2, parts.allSatisfy(VolumeGroup.isName) else { return nil }
             names.insert(String(line))
-            mapperNames.insert(parts.map(Self.doubled).joined(separator: "-"))
+            mapperNames.insert(Self.mapperName(parts))
         }
         self.names = names
         self.mapperNames = mapperNames
@@ -29,8 +29,11 @@ package struct ConfiguredVolumes: Equatable, Sendable {
     /// Whether a device that device-mapper calls so is that of a volume that may be worked on.
     package func contains(mapperName: String) -> Bool { mapperNames.contains(mapperName) }
 
-    /// As device-mapper's names have it: a dash stands between group and volume, and is doubled inside of them.
-    private static func doubled(_ name: Substring) -> String {
-        name.split(separator: "-", omittingEmptySubsequences: false).joined(separator: "--")
+    /// How device-mapper calls the volume of a group: a dash stands between the two, and is doubled inside of them.
+    static func mapperName(_ parts: [Substring]) -> String {
+        parts.map {
+            $0.split(separator: "-", omittingEmptySubsequences: false).joined(separator: "--")
+        }
+        .joined(separator: "-")
     }
 }

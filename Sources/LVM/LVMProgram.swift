@@ -32,11 +32,7 @@ enum LVMProgram {
         do throws(CommandError) {
             return try Command.run(program, arguments, settings: settings, seconds: patience)
         } catch {
-            if case .timedOut = error.cause {
-                throw .busy(
-                    "\(error). Another program has had the lock of a volume group for that long; see which with: "
-                        + "fuser -v /run/lock/lvm/*")
-            }
+            if case .timedOut = error.cause { throw locked(error) }
             throw explained(error)
         }
     }
@@ -56,17 +52,41 @@ enum LVMProgram {
                 "two volume groups have the same name, so that LVM takes neither (\(text)). See their ids with: "
                     + "vgs -o vg_name,vg_uuid; then give one another name: vgrename UUID NEWNAME")
         }
+        // With global/wait_for_locks=0 LVM does not wait for it.
+        if text.contains("Can't get lock for") { return locked(error) }
         if text.contains("activation filter") || text.contains("volume_list") {
-            return .refused(
-                "\(error). activation/volume_list or read_only_volume_list in lvm.conf keeps LVM from activating snapshots of "
-                    + "this group: add the group or the tag @blockferry there")
+            return notActivated("\(error)")
         }
-        if text.contains("message ioctl"), text.contains("File exists") {
+        if let (pool, id) = orphan(in: text) {
             return .refused(
-                "\(error). The thin pool has a device of which LVM does not know, under the id that LVM gives next; see its "
-                    + "devices with: thin_dump --format human_readable, and give the pool's transactions a check"
-            )
+                "\(error). The thin pool \(pool) holds a device with the ID \(id) that belongs to no volume of LVM, and LVM "
+                    + "gives that ID next. If nobody needs what it holds, delete it with: dmsetup message \(pool) 0 "
+                    + "'delete \(id)'")
         }
         return .command(error)
+    }
+
+    /// Of "Thin pool NAME (254:2) already contain thin device with device_id 3." (LVM 2.03, libdm-deptree.c).
+    private static func orphan(in text: String) -> (pool: Substring, id: UInt32)? {
+        let parts = text.split(
+            separator: "already contain thin device with device_id ", maxSplits: 1)
+        guard parts.count == 2, let id = UInt32(parts[1].prefix { $0.isASCII && $0.isNumber }),
+            let name = parts[0].split(separator: "Thin pool ").last,
+            let pool = name.split(separator: " ").first, VolumeGroup.isName(pool)
+        else { return nil }
+        return (pool, id)
+    }
+
+    private static func locked(_ error: CommandError) -> LVMError {
+        .busy(
+            "\(error). Another program has the lock of a volume group; see which with: fuser -v /run/lock/lvm/*"
+        )
+    }
+
+    /// A volume that LVM was told to activate, and that is not active.
+    static func notActivated(_ what: String) -> LVMError {
+        .refused(
+            "\(what). activation/volume_list or read_only_volume_list in lvm.conf keeps LVM from activating snapshots of "
+                + "this group: add the group or the tag @blockferry there")
     }
 }

@@ -69,12 +69,7 @@ package struct VolumeGroup: Sendable {
                     throw .refused(
                         "\(text) is an internal device of LVM (\(uuid)); name the logical volume")
                 }
-                guard let found = try find(ids: ids) else {
-                    throw .refused(
-                        "\(text) is an active logical volume, but LVM does not report it: devices/filter, "
-                            + "global_filter or the devices file (lvmdevices) keeps LVM from the disk that it is on"
-                    )
-                }
+                guard let found = try find(ids: ids) else { throw hidden(text) }
                 return found
             }
             // A volume that is not active has no node.
@@ -106,11 +101,24 @@ package struct VolumeGroup: Sendable {
         let group: VolumeGroup
         do { group = try VolumeGroup(String(parts[0])) } catch .command(let error) {
             // LVM says so with 5; everything else is more than a name that it does not know.
-            if case .exited(5) = error.cause { throw .notFound("\(whole) (\(error.message))") }
+            if case .exited(5) = error.cause {
+                let node = "/dev/mapper/" + ConfiguredVolumes.mapperName(parts)
+                let device = (try? File(path: node).status())?.device
+                if device.flatMap({ BlockDevice($0).mapperUUID })?.hasPrefix("LVM-") == true {
+                    throw hidden(node)
+                }
+                throw .notFound("\(whole) (\(error.message))")
+            }
             throw .command(error)
         }
         guard let volume = group.volume(named: String(parts[1])) else { throw .notFound(whole) }
         return (group, volume)
+    }
+
+    private static func hidden(_ node: String) -> LVMError {
+        .refused(
+            "\(node) is an active logical volume, but LVM does not report it: devices/filter, global_filter or the "
+                + "devices file (lvmdevices) keeps LVM from the disk that it is on")
     }
 
     private init(name: String, volumes: [LogicalVolume]) {
@@ -172,6 +180,12 @@ package struct VolumeGroup: Sendable {
             volume, "lvchange",
             ["--activate", "y", "--ignoreactivationskip", "--yes", volume.fullName],
             holding: lock)
+    }
+
+    /// Says of a volume that is not active after `activate` what keeps LVM from it.
+    package static func checkActive(_ volume: LogicalVolume) throws(LVMError) {
+        guard volume.device == nil else { return }
+        throw LVMProgram.notActivated("LVM has not activated \(volume.fullName)")
     }
 
     /// Deactivates a volume, unless somebody has it open.

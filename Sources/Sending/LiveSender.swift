@@ -251,6 +251,7 @@ package final class LiveSender {
                 try VolumeGroup.activate(snapshot, holding: lock.lock)
             }
             groups = try self.groups()
+            for snapshot in try found(groups) { try VolumeGroup.checkActive(snapshot) }
         }
         return try zip(found(groups), groups).map { ($0, $1, time) }
     }

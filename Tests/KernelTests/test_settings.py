@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import pathlib
+import shutil
 import subprocess
 
 import devices
 from devices import MIB
-from harness import LiveTest, command
+from harness import VOLUME, Disks, LiveTest, command, suspended
 
 LOCAL = pathlib.Path("/etc/lvm/lvmlocal.conf")
 
@@ -174,3 +177,87 @@ class NameTests(LiveTest):
             self.assert_code(site.send_live(f"src/{name}", name), 0)
             self.assertEqual(len(self.source.tagged(f"blockferry.volume={name}")), 1)
             self.assert_code(site.live("verify", f"src/{name}", name), 0)
+
+
+class SentenceTests(LiveTest):
+    """What hosts' settings and other programs stop: told in words that lead on, and nothing is left behind."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(LOCAL.unlink, missing_ok=True)
+
+    def sent(self, make: str, target: str | None = None) -> tuple:
+        if make == "thin":
+            self.source.pool()
+        volume, target = getattr(self.source, make)("t"), target or self.standby.thick("copy")
+        site = self.pair(target)
+        devices.write(volume, (0, MIB))
+        self.send(site, target, "t", expect="full")
+        devices.write(volume, (2 * MIB, 65536))
+        return site, target
+
+    def refused(self, site, target: str, code: int, *words: str) -> str:
+        """A send is refused, and the copy and the base are what they were."""
+        before, digest = self.source.tags(), devices.sha256(target)
+        refused = self.assert_code(site.send_live("src/t", "db"), code, *words)
+        self.assertEqual((self.source.tags(), devices.sha256(target)), (before, digest), refused)
+        self.assertEqual(suspended(), [], refused)
+        return refused.error
+
+    def test_a_group_that_may_not_be_activated(self) -> None:
+        site, target = self.sent("thin")
+        LOCAL.write_text('activation { volume_list = ["sby"] }\n')
+        self.refused(site, target, 1, "volume_list", "@blockferry")
+        # What the sentence says to add.
+        LOCAL.write_text('activation { volume_list = ["sby", "@blockferry"] }\n')
+        self.send(site, target, "t")
+
+    def test_a_group_that_may_not_be_activated_classic(self) -> None:
+        site, target = self.sent("thick")
+        LOCAL.write_text('activation { volume_list = ["sby"] }\n')
+        self.refused(site, target, 1, "volume_list")
+        LOCAL.unlink()
+        self.send(site, target, "t")
+
+    def test_a_disk_that_a_filter_hides(self) -> None:
+        site, target = self.sent("thick")
+        LOCAL.write_text('devices { global_filter = ["r|.*|"] }\n')
+        self.refused(site, target, 1, "global_filter")
+        LOCAL.unlink()
+        self.send(site, target, "t")
+
+    def test_another_program_has_the_lock_of_the_group(self) -> None:
+        site, target = self.sent("thin")
+        LOCAL.write_text("global { wait_for_locks = 0 }\n")
+        with open("/run/lock/lvm/V_src", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            error = self.refused(site, target, 3, "lock of a volume group", "fuser")
+            advice = error[error.rindex("fuser"):].splitlines()[0].partition(" (rule")[0]
+            found = subprocess.run(advice, shell=True, capture_output=True, text=True)
+            self.assertIn(str(os.getpid()), found.stdout, (advice, found, os.listdir("/run/lock/lvm")))
+        LOCAL.unlink()
+        self.send(site, target, "t")
+
+    def test_two_groups_of_one_name(self) -> None:
+        target = str(Disks.mount / "copy")
+        with open(target, "wb") as file:
+            file.truncate(VOLUME)
+        self.addCleanup(os.unlink, target)
+        site, _ = self.sent("thick", target)
+        other = command("vgs", "--noheadings", "-o", "vg_uuid", "sby").stdout.strip()
+        # Its links keep LVM from giving the name; a disk that is attached later brings it all the same.
+        shutil.rmtree("/dev/src")
+        command("vgrename", "-qq", "--config", f'devices{{global_filter=["r|^{self.source.disk}$|","a|.*|"]}}', "sby", "src")
+        error = self.refused(site, target, 1, "two volume groups have the same name", "vgs -o vg_name,vg_uuid")
+        self.assertIn("vgrename UUID NEWNAME", error)
+        command("vgrename", "-qq", other, "sby")
+        self.send(site, target, "t")
+
+    def test_a_device_in_the_pool_that_lvm_does_not_know(self) -> None:
+        site, target = self.sent("thin")
+        ids = [int(row["thin_id"]) for row in self.source.rows("lv_name,thin_id") if row["thin_id"]]
+        self.source.message(f"create_thin {max(ids) + 1}")
+        error = self.refused(site, target, 1, f"delete {max(ids) + 1}")
+        advice = error[error.rindex("dmsetup message"):].splitlines()[0]
+        subprocess.run(advice, shell=True, check=True)
+        self.send(site, target, "t")
