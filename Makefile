@@ -4,7 +4,7 @@
 SWIFT_BUILD = swift build -c release
 PREFIX ?= /usr
 
-.PHONY: help demo build test test-kernel test-units soak campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
+.PHONY: help demo build test test-kernel test-kernel-of test-units soak campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
 
 help: ## Say what the goals do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,10 @@ test: packages ## Build and run all tests but the long campaigns
 
 test-kernel: build ## Test with the device-mapper of a real kernel, in guests that need no privileges
 	Tests/KernelTests/run
+
+test-kernel-of: build ## Test with the kernel of another Debian: SUITE=bullseye (5.10); ROOT=1: with its LVM and tools, SUITE=trixie ROOT=1 (6.12, 2.03.31)
+	KERNEL_TEST_SUITE=$(SUITE) KERNEL_TEST_ROOT=$(ROOT) KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=7200 Tests/KernelTests/run \
+		test_thin. test_classic. test_doubt. test_resync. test_rotation. test_increments. test_target_identity.
 
 test-units: build ## Test the package, the units and the manual on two hosts that booted, in the same guests
 	Tests/BootedTests/run

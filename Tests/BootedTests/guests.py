@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Another Debian, whose kernel and root the guests have.
+SUITE = os.environ.get("BOOTED_SUITE", "")
 ADDRESSES = {"source": "192.0.2.1", "standby": "192.0.2.7"}
 # Where the reader of the manual stands: the package and the built tree are there.
 DESK = "/opt/desk"
@@ -40,7 +42,7 @@ class Guest:
             (where / directory).mkdir(parents=True)
         log = open(where / "lab.log", "wb")
         self.lab = subprocess.Popen(
-            [ROOT / "Tests/Lab/lab", "run", "--systemd", "--root", os.environ.get("BOOTED_ROOT", "/"),
+            [ROOT / "Tests/Lab/lab", "run", "--systemd", *(["--suite", SUITE, "--root", f"@{SUITE}"] if SUITE else []),
              "--network", str(cable.fileno()), "--scratch", "1G", "--mem", "1536", "--pin", str(processor),
              "--timeout", "3000", "--out", where, "--klog", where / "klog", "--", "python3", "-B", pathlib.Path(__file__).with_name("agent.py")],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[cable.fileno()])
@@ -119,7 +121,8 @@ def boot(where: pathlib.Path, package: pathlib.Path, programs: pathlib.Path) -> 
             guest.check(
                 f"hostname {name}1; printf '127.0.0.1 localhost\\n{names}' > /etc/hosts; "
                 # Nothing is fetched; to read the lists of an archive takes longer than to install.
-                f"rm -rf /var/lib/apt/lists/*; "
+                # Nor is anything here that this machine's programs have left.
+                f"rm -rf /var/lib/apt/lists/* /var/lib/blockferry*; "
                 f"ip address add {ADDRESSES[name]}/24 dev vec0 && ip link set vec0 up && mkdir {DESK} && cd {DESK} && "
                 f"ln -s {ROOT}/deploy . && mkdir .build && ln -s /out/programs .build/release && ln -s /out/{package.name} .",
                 directory="/")
