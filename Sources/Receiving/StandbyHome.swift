@@ -123,9 +123,7 @@ package struct StandbyHome: Sendable {
 
     /// What there is of the staging log of a volume; nothing if there is none, or if this process may not see it.
     package func stagedLog(_ volume: VolumeName) -> StagedLog? {
-        guard let status = try? File(path: logPath(volume), [.noFollow]).status() else {
-            return nil
-        }
+        guard let status = try? File(path: logPath(volume)).status() else { return nil }
         return StagedLog(byteCount: status.byteCount, writtenAt: status.modifiedAt)
     }
 

@@ -271,8 +271,8 @@ struct StatusCommand: ParsableCommand {
 
         /// For people.
         var sentence: String {
-            "generation \(generation) is not finished: "
-                + (stagedBytes.map { "\(Format.bytes($0)) in the staging log" } ?? "no staging log")
+            "generation \(generation) is not finished"
+                + (stagedBytes.map { ": \(Format.bytes($0)) in the staging log" } ?? "")
                 + (ageSeconds.map { ", written \(Format.age(seconds: $0)) ago" } ?? "")
         }
     }
