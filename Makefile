@@ -4,7 +4,7 @@
 SWIFT_BUILD = swift build -c release
 PREFIX ?= /usr
 
-.PHONY: help demo build test test-kernel test-kernel-of test-units soak campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
+.PHONY: help demo build test test-kernel test-kernel-of test-units soak years campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
 
 help: ## Say what the goals do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,10 @@ test-units: build ## Test the package, the units and the manual on two hosts tha
 
 soak: build ## 1000 live increments of each kind, thin and classic, each compared
 	BLOCKFERRY_INCREMENTS=1000 KERNEL_TEST_GUESTS=2 KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=7200 Tests/KernelTests/run live_increments
+
+years: build ## Hours: 10,000 sends to one daemon with aged catalogs and a clock that leaps, and 500 live ones; what may grow is bounded
+	cd Tests/YearsTests && python3 -W ignore -m unittest
+	BLOCKFERRY_YEARS_LIVE=$${BLOCKFERRY_YEARS_LIVE:-500} KERNEL_TEST_SECONDS=14400 KERNEL_TEST_PATIENCE=14000 Tests/KernelTests/run YearsTests
 
 campaign: build ## Hours: every step, every cut, ten million crash states, 20,000 histories, every power cut, 100,000 commands of a random administrator, 10^8 inputs a fuzz target
 	$(SWIFT_BUILD) --build-tests

@@ -14,15 +14,16 @@ package import Wire
 package final class SourceCatalog: Sendable {
     let store: Store
     private let clock: @Sendable () -> UInt64
-    private let historyLimit: UInt64
+    let historyLimit: UInt64
 
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    ///   - historyLimit: how many committed generations of each volume are kept in the history.
+    ///   - historyLimit: how many committed generations, and how many verifications, of each volume are kept at each
+    ///     receiver: at one every 15 minutes those of 104 days.
     ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
     package init(
-        directory: String, historyLimit: UInt64 = 2_000,
+        directory: String, historyLimit: UInt64 = 10_000,
         clock: @escaping @Sendable () -> UInt64 = Clock.wall
     ) throws(CatalogError) {
         store = try Store(directory: directory, purpose: .source, migrator: SourceSchema.migrator)
@@ -147,92 +148,6 @@ package final class SourceCatalog: Sendable {
                         rule: try columns.optionalText("rule"), text: try columns.text("text"))
                 )
             }
-        }
-    }
-
-    // MARK: Verifications
-
-    /// Adds a comparison, and drops the oldest of its volume above the limit.
-    package func addVerification(_ entry: Verification) throws(CatalogError) {
-        try store.write("record a verification of volume \(entry.volume)") { db in
-            try db.execute(
-                sql: """
-                    INSERT INTO verification
-                        (receiver, volume, id, first_page, end_page, page_count,
-                         differing_blocks, verified_at)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-                    """,
-                arguments: [
-                    entry.receiver.text, entry.volume.text, entry.id.stored,
-                    entry.firstPage.stored, entry.endPage.stored, entry.pageCount.stored,
-                    entry.differingBlocks.stored, entry.time.stored,
-                ])
-            try dropOldest(of: "verification", entry.receiver, entry.volume, in: db)
-        }
-    }
-
-    /// The newest comparisons of a volume, newest first.
-    package func verifications(
-        _ volume: VolumeName, at receiver: ReceiverName, limit: Int
-    ) throws(CatalogError) -> [Verification] {
-        try store.read("list the verifications of volume \(volume)") { db in
-            try Row.fetchAll(
-                db,
-                sql: """
-                    SELECT * FROM verification WHERE receiver = ? AND volume = ?
-                    ORDER BY entry DESC LIMIT ?
-                    """, arguments: [receiver.text, volume.text, max(0, limit)]
-            ).map { try Verification($0) }
-        }
-    }
-
-    // MARK: History
-
-    /// Adds a committed generation, and drops the oldest of its volume above the limit.
-    package func addHistory(_ entry: HistoryEntry) throws(CatalogError) {
-        try store.write("record generation \(entry.number) of volume \(entry.volume)") { db in
-            try db.execute(
-                sql: """
-                    INSERT INTO history
-                        (receiver, volume, number, id, committed_at, changed_bytes, wire_bytes,
-                         duration)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-                    """,
-                arguments: [
-                    entry.receiver.text, entry.volume.text, entry.number.stored, entry.id.stored,
-                    entry.committedAt.stored, entry.changedBytes.stored, entry.wireBytes.stored,
-                    entry.duration.stored,
-                ])
-            try dropOldest(of: "history", entry.receiver, entry.volume, in: db)
-            try ChangePeak.note(entry, in: db)
-        }
-    }
-
-    /// Keeps the newest of what is known of a volume.
-    private func dropOldest(
-        of table: String, _ receiver: ReceiverName, _ volume: VolumeName, in db: Database
-    ) throws {
-        try db.execute(
-            sql: """
-                DELETE FROM \(table) WHERE receiver = ?1 AND volume = ?2 AND entry <= (
-                    SELECT entry FROM \(table) WHERE receiver = ?1 AND volume = ?2
-                    ORDER BY entry DESC LIMIT 1 OFFSET ?3)
-                """, arguments: [receiver.text, volume.text, historyLimit.stored])
-    }
-
-    /// The newest committed generations, newest first; of one volume or receiver if it is given.
-    package func history(
-        receiver: ReceiverName? = nil, volume: VolumeName? = nil, limit: Int
-    ) throws(CatalogError) -> [HistoryEntry] {
-        try store.read("list the history") { db in
-            try Row.fetchAll(
-                db,
-                sql: """
-                    SELECT * FROM history
-                    WHERE (?1 IS NULL OR receiver = ?1) AND (?2 IS NULL OR volume = ?2)
-                    ORDER BY entry DESC LIMIT ?3
-                    """, arguments: [receiver?.text, volume?.text, max(0, limit)]
-            ).map { try HistoryEntry($0) }
         }
     }
 }

@@ -16,6 +16,7 @@ enum SourceSchema {
         migrator.registerMigration("source-export-key") { db in try db.execute(sql: exportKey) }
         migrator.registerMigration("source-peak") { db in try db.execute(sql: peak) }
         migrator.registerMigration("source-news") { db in try db.execute(sql: news) }
+        migrator.registerMigration("source-subjects") { db in try db.execute(sql: subjects) }
         return migrator
     }
 
@@ -106,6 +107,11 @@ enum SourceSchema {
             text TEXT NOT NULL,
             PRIMARY KEY (receiver, volume)
         ) STRICT;
+        """
+    // By what lists of the past are of one volume, whatever the standby.
+    private static let subjects = """
+        CREATE INDEX history_of_volume ON history (volume, entry);
+        CREATE INDEX verification_of_volume ON verification (volume, entry);
         """
     // The key to which export files for the standby are encrypted; none before it has told it.
     private static let exportKey = """

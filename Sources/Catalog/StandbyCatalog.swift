@@ -13,15 +13,16 @@ package import Wire
 package final class StandbyCatalog: Sendable {
     let store: Store
     private let clock: @Sendable () -> UInt64
-    private let eventLimit: UInt64
+    let eventLimit: @Sendable (StandbyEvent.Kind) -> UInt64
 
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    ///   - eventLimit: how many events are kept.
+    ///   - eventLimit: how many events of a kind are kept of each volume.
     ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
     package init(
-        directory: String, eventLimit: UInt64 = 10_000,
+        directory: String,
+        eventLimit: @escaping @Sendable (StandbyEvent.Kind) -> UInt64 = { $0.limit },
         clock: @escaping @Sendable () -> UInt64 = Clock.wall
     ) throws(CatalogError) {
         store = try Store(
@@ -34,7 +35,7 @@ package final class StandbyCatalog: Sendable {
     package init(reading directory: String) throws(CatalogError) {
         store = try Store(reading: directory, purpose: .standby, migrator: StandbySchema.migrator)
         clock = Clock.wall
-        eventLimit = 0
+        eventLimit = { $0.limit }
     }
 
     /// How it was read, if nothing can be written.
@@ -166,63 +167,5 @@ package final class StandbyCatalog: Sendable {
                 arguments: [name.text, peer.stored]
             ).map { try StandbyVolume($0) }
         }
-    }
-
-    // MARK: Events
-
-    /// The newest events, newest first; of one volume if it is given.
-    package func events(
-        volume: VolumeName? = nil, limit: Int
-    ) throws(CatalogError) -> [StandbyEvent] {
-        try store.read("list the events") { db in
-            try Row.fetchAll(
-                db,
-                sql: """
-                    SELECT * FROM event WHERE ?1 IS NULL OR volume = ?1
-                    ORDER BY number DESC LIMIT ?2
-                    """, arguments: [volume?.text, max(0, limit)]
-            ).map { try StandbyEvent($0) }
-        }
-    }
-
-    /// The oldest events that the daemon's journal has not told yet, oldest first.
-    package func untoldEvents() throws(CatalogError) -> [StandbyEvent] {
-        try store.read("list the latest events") { db in
-            try Row.fetchAll(
-                db,
-                sql: """
-                    SELECT * FROM event WHERE number > (SELECT told FROM journal)
-                    ORDER BY number LIMIT 1000
-                    """
-            ).map { try StandbyEvent($0) }
-        }
-    }
-
-    /// Remembers that all events up to this one are told.
-    package func setTold(_ number: UInt64) throws(CatalogError) {
-        try store.write("remember which events are told") { db in
-            try db.execute(
-                sql: "UPDATE journal SET told = max(told, ?)", arguments: [number.stored])
-        }
-    }
-
-    /// Records that a target was read as a whole and is what was committed.
-    package func noteScrubbed(_ name: VolumeName, _ text: String) throws(CatalogError) {
-        try store.write("record a scrub of volume \(name)") { db in
-            try record(.scrubbed, name, text, db)
-        }
-    }
-
-    /// Appends an event, within the transaction that does what it tells, and drops the oldest above
-    /// the limit.
-    func record(
-        _ kind: StandbyEvent.Kind, _ volume: VolumeName?, _ text: String, _ db: Database
-    ) throws {
-        try db.execute(
-            sql: "INSERT INTO event (time, volume, kind, text) VALUES (?, ?, ?, ?)",
-            arguments: [now.stored, volume?.text, kind.rawValue, text])
-        try db.execute(
-            sql: "DELETE FROM event WHERE number <= ? - ?",
-            arguments: [db.lastInsertedRowID, eventLimit.stored])
     }
 }

@@ -16,6 +16,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-redeemers") { db in try db.execute(sql: redeemers) }
         migrator.registerMigration("standby-journal") { db in try db.execute(sql: journal) }
         migrator.registerMigration("standby-order") { db in try db.execute(sql: order) }
+        migrator.registerMigration("standby-events") { db in try db.execute(sql: events) }
         return migrator
     }
 
@@ -123,6 +124,10 @@ enum StandbySchema {
             boot TEXT NOT NULL,
             since_boot INTEGER NOT NULL
         ) STRICT;
+        """
+    // By what events are counted.
+    private static let events = """
+        CREATE INDEX event_of_kind ON event (volume, kind, number)
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

@@ -12,6 +12,7 @@ extension StandbyCatalog {
             let volume = try StandbyVolume.require(name, in: db)
             try db.execute(sql: "DELETE FROM volume WHERE name = ?", arguments: [name.text])
             try record(.volumeRemoved, name, "it was \(volume.state)", db)
+            try forgetSteps(of: name, db)
         }
     }
 
@@ -37,6 +38,7 @@ extension StandbyCatalog {
                     arguments: [new.text, name.text])
             }
             try record(.volumeRenamed, new, "it was \(name)", db)
+            try forgetSteps(of: name, db)
         }
     }
 

@@ -178,15 +178,19 @@ extension StandbyCatalog {
     }
 
     /// Keeps why the last session of the volume's source was refused, until a generation is committed or confirmed. Needs no
-    /// fence: it changes nothing that a writer relies on.
+    /// fence: it changes nothing that a writer relies on. An event tells the first of a row with one rule: a timer goes on.
     package func noteRefusal(_ name: VolumeName, rule: String, _ text: String) throws(CatalogError)
     {
         try store.write("note why volume \(name) was refused") { db in
+            let known = try String.fetchOne(
+                db, sql: "SELECT refused_rule FROM volume WHERE name = ?", arguments: [name.text])
             try db.execute(
                 sql: """
                     UPDATE volume SET refused_at = ?, refused_rule = ?, refused_text = ?
                     WHERE name = ?
                     """, arguments: [now.stored, rule, text, name.text])
+            guard db.changesCount == 1, known != rule else { return }
+            try record(.refused, name, "\(text) (rule \(rule))", db)
         }
     }
 

@@ -148,6 +148,8 @@ package struct StandbyEvent: Equatable, Sendable {
         case notKept = "not-kept"
         case released
         case scrubbed
+        /// The source's sessions are refused, for another reason than before.
+        case refused
     }
 
     /// Ascends; never used twice.

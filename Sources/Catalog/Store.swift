@@ -25,6 +25,8 @@ final class Store: Sendable {
     /// Of one that is only read: what may be missing from what it says.
     let doubt: CatalogReading?
 
+    /// What the log is cut to once nobody reads an old state any more, in whose transaction it had to grow.
+    private static let logByteLimit = 8 << 20
     /// How long an operation waits for those of other processes.
     private static let patienceSeconds = 10
 
@@ -154,7 +156,8 @@ final class Store: Sendable {
             try db.execute(sql: "PRAGMA synchronous = FULL")
             let synchronous = try Int.fetchOne(db, sql: "PRAGMA synchronous")
             let foreignKeys = try Int.fetchOne(db, sql: "PRAGMA foreign_keys")
-            guard mode == "wal", synchronous == 2, foreignKeys == 1 else {
+            let limit = try Int.fetchOne(db, sql: "PRAGMA journal_size_limit = \(logByteLimit)")
+            guard mode == "wal", synchronous == 2, foreignKeys == 1, limit == logByteLimit else {
                 throw CatalogError.Kind.storage("SQLite cannot keep a write-ahead log here")
             }
         }

@@ -42,7 +42,8 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
                 .otherSource, .baseLost,
                 .storeOverflowed, .poolUnsound, .noList, .listIncomplete, .notThatGeneration,
                 .exported, .inDoubt,
-                .unknownExport, .unfinishedResync, .alreadyPromoted, .noGeneration, .notPromoted:
+                .unknownExport, .unfinishedResync, .alreadyPromoted, .noGeneration, .notPromoted,
+                .noTransfer:
                 .lineage
             case .missing, .inUse, .suspended, .readOnly, .foreign, .tooSmall, .targetReplaced,
                 .targetTaken,

@@ -121,6 +121,8 @@ package enum NextStep {
                 + "replace what it holds: --overwrite"
         case .notPromoted: "nothing is to be done, on the source: \(resync)"
         case .cannotKeep: "move the copy to an LVM thin volume: blockferryd retarget VOLUME NEWPATH"
+        case .noTransfer:
+            "nothing is to be done; where the volume stands: blockferryd status VOLUME"
         case .unreachable:
             "see its address: blockferry peers; on the standby: systemctl status blockferryd; then the same command again"
         case .keyNotAccepted:

@@ -22,6 +22,10 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
     case notTheCopy(VolumeName, String)
     /// Only the staging log holds the committed generation as a whole.
     case onlyInLog(VolumeName)
+    /// A generation waits for the others of its group.
+    case waitsForGroup(VolumeName)
+    /// Nothing is coming in.
+    case noTransfer(VolumeName, VolumeState)
     /// The new target is not proven to hold the generation; the text says why.
     case notRetargeted(VolumeName, String, String)
     /// There is no complete generation to compare the target with.
@@ -56,6 +60,10 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
             "\(path) is not the target of volume \(name) now: \(reason)"
         case .onlyInLog(let name):
             "volume \(name) is applying: only its staging log holds the committed generation as a whole"
+        case .waitsForGroup(let name):
+            "volume \(name) is prepared: its next generation is whole, and waits for the others of its group"
+        case .noTransfer(let name, let state):
+            "volume \(name) is \(state): it has no unfinished transfer"
         case .nothingToScrub(let name, let state):
             "volume \(name) is \(state): there is no generation that its target should be"
         case .notDemoted(let name):
@@ -81,6 +89,8 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
         case .notApplied: .notApplied
         case .notTheCopy: .notTheCopy
         case .onlyInLog: .onlyInLog
+        case .waitsForGroup: .prepared
+        case .noTransfer: .noTransfer
         case .notRetargeted: .notRetargeted
         case .notDemoted: .notDemoted
         case .notPromoted: .notPromoted
@@ -97,6 +107,7 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
             ["VOLUME": name.text, "PATH": path]
         case .unknownVolume(let name), .busy(let name), .nothingToPromote(let name, _),
             .notApplied(let name, _, _), .notTheCopy(let name, _), .onlyInLog(let name),
+            .waitsForGroup(let name), .noTransfer(let name, _),
             .nothingToScrub(let name, _), .notDemoted(let name), .notPromoted(let name, _):
             ["VOLUME": name.text]
         case .cannotKeep: [:]

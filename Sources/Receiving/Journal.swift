@@ -156,5 +156,5 @@ package struct EventTeller: Sendable {
     }
 
     /// Steps of a session, which has a line of its own.
-    private static let steps: [StandbyEvent.Kind] = [.begun, .applying, .prepared]
+    private static let steps: [StandbyEvent.Kind] = [.begun, .applying, .prepared, .refused]
 }

@@ -121,6 +121,12 @@ package struct StandbyHome: Sendable {
     /// Where the staging log of a volume is, while it has an unfinished generation.
     package func logPath(_ volume: VolumeName) -> String { "\(stagingPath)/\(volume).log" }
 
+    /// What there is of the staging log of a volume; nothing if there is none, or if this process may not see it.
+    package func stagedLog(_ volume: VolumeName) -> StagedLog? {
+        guard let status = try? File(path: logPath(volume)).status() else { return nil }
+        return StagedLog(byteCount: status.byteCount, writtenAt: status.modifiedAt)
+    }
+
     /// Takes the right to write a volume; nothing if another process has it.
     func lock(_ volume: VolumeName) throws -> FileLock? {
         try FileLock(path: "\(path)/locks/\(volume)")
@@ -131,4 +137,11 @@ package struct StandbyHome: Sendable {
         try Directory.remove(logPath(volume))
         try Directory.sync(path + "/staging")
     }
+}
+
+/// The staging log of an unfinished generation, from outside.
+package struct StagedLog: Equatable, Sendable {
+    package var byteCount: UInt64
+    /// When something came in last, by the clock of this host: nanoseconds since 1970-01-01 UTC.
+    package var writtenAt: UInt64?
 }

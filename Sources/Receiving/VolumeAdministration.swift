@@ -30,6 +30,16 @@ package struct RemoveResult: Sendable {
     package var kept: [KeptGeneration]
 }
 
+/// What became of a volume whose unfinished transfer was dropped.
+package struct DropResult: Sendable {
+    /// Of the generation that was coming in.
+    package var number: UInt64
+    /// What its staging log was.
+    package var staged: StagedLog?
+    package var committed: GenerationRecord?
+    package var state: VolumeState
+}
+
 extension Administration {
     /// Gives a volume another target, or the same again after its mark was lost.
     ///
@@ -223,6 +233,29 @@ extension Administration {
             TargetOwner.release(home, object, volume)
         }
         return result
+    }
+
+    /// Drops the unfinished transfer of a volume, nothing of which has touched a copy: `VolumeWriter.abandon`.
+    ///
+    /// - Parameter isDryRun: changes nothing.
+    /// - Throws: if there is none, or if its generation is committed, or waits for its group.
+    package func dropTransfer(_ name: VolumeName, isDryRun: Bool) throws -> DropResult {
+        let writer = try writer(name)
+        let volume = writer.volume
+        switch volume.state {
+        case .applying: throw AdministrationError.onlyInLog(name)
+        case .prepared: throw AdministrationError.waitsForGroup(name)
+        case .empty, .initialising, .consistent, .staging, .promoted, .diverged, .suspect: break
+        }
+        guard let transfer = volume.transfer else {
+            throw AdministrationError.noTransfer(name, volume.state)
+        }
+        let staged = home.stagedLog(name)
+        if !isDryRun { try writer.abandon() }
+        let isUntouched = volume.hasUntouchedTransfer
+        return DropResult(
+            number: transfer.begin.head.number, staged: staged, committed: volume.committed,
+            state: isUntouched ? volume.state : volume.committed == nil ? .empty : .consistent)
     }
 
     /// Gives a volume another name. Its source has to be told: `blockferry rename`.

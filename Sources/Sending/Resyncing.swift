@@ -319,7 +319,7 @@ extension Sender {
         case .sample(let percent):
             let size = min(max(UInt64((Double(pages) * percent / 100).rounded(.up)), 1), pages)
             let last = try home.catalog.verifications(
-                options.volume, at: options.receiver, limit: 1
+                .replica(options.volume, options.receiver), limit: 1
             ).first
             let start = (last?.endPage ?? 0) % pages
             let head = start..<min(start + size, pages)

@@ -78,6 +78,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case notRetargeted = "not-retargeted"
     case notPromoted = "not-promoted"
     case cannotKeep = "cannot-keep"
+    case noTransfer = "no-transfer"
 
     // Anything, of any volume. The names of the codes of REFUSE are among them.
     case unreachable
@@ -182,6 +183,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
         case .notPromoted: "the volume is not promoted: a resync needs no leave"
         case .cannotKeep:
             "generations are kept as snapshots in a thin pool, and the target is no thin volume"
+        case .noTransfer: "no transfer of the volume is unfinished"
         case .unreachable: "the standby cannot be reached"
         case .keyNotAccepted: "one side does not accept the other's key"
         case .busy: "another process or session has the volume"

@@ -31,7 +31,7 @@ internal import Wire
         subcommands: [
             PairCommand.self, SendCommand.self, ExportCommand.self, ResyncCommand.self,
             VerifyCommand.self,
-            ExplainCommand.self, StatusCommand.self,
+            ExplainCommand.self, StatusCommand.self, LogCommand.self,
             PeersCommand.self, ForgetCommand.self, RenameCommand.self, IDCommand.self,
             ChangesCommand.self,
             InspectCommand.self, CleanupCommand.self, RulesCommand.self,

@@ -71,7 +71,7 @@ struct StatusCommand: ParsableCommand {
         }.map { Replica(receiver: $0.receiver, volume: $0.volume) }
         let entries = try (replicas + unknown).map { replica in
             let last = try catalog.history(
-                receiver: replica.receiver, volume: replica.volume, limit: 1
+                .replica(replica.volume, replica.receiver), limit: 1
             ).first
             let time = replica.committed?.head.sourceTime
             let state =

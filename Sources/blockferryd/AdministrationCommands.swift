@@ -218,6 +218,8 @@ struct StatusCommand: ParsableCommand {
         let confirmed: String?
         /// Why the source's last session was refused or given up, until a generation is committed or confirmed.
         let lastRefusal: LastRefusal?
+        /// What is coming in, or was when its source went away.
+        let unfinished: Unfinished?
         let volumeBytes: UInt64?
         let reason: String?
         let targetPresent: Bool
@@ -243,6 +245,35 @@ struct StatusCommand: ParsableCommand {
             time = Format.time(refused.time)
             rule = refused.rule
             message = refused.text
+        }
+    }
+
+    /// A generation that is not whole yet, or not on its target.
+    private struct Unfinished: Encodable {
+        let generation: UInt64
+        /// `full`, `delta` or `resync`.
+        let kind: String
+        /// Whether content goes to the target at once; the staging log then says what is there, and holds none of it.
+        let inPlace: Bool
+        let stagedBytes: UInt64?
+        /// Since something came in last.
+        let ageSeconds: UInt64?
+
+        init?(_ transfer: StandbyTransfer?, _ log: StagedLog?, _ now: UInt64) {
+            guard let transfer else { return nil }
+            let head = transfer.begin.head
+            generation = head.number
+            kind = "\(head.kind)"
+            inPlace = transfer.inPlace
+            stagedBytes = log?.byteCount
+            ageSeconds = log?.writtenAt.map { (now - min(now, $0)) / nanosecondsPerSecond }
+        }
+
+        /// For people.
+        var sentence: String {
+            "generation \(generation) is not finished"
+                + (stagedBytes.map { ": \(Format.bytes($0)) in the staging log" } ?? "")
+                + (ageSeconds.map { ", written \(Format.age(seconds: $0)) ago" } ?? "")
         }
     }
 
@@ -272,6 +303,7 @@ struct StatusCommand: ParsableCommand {
                 committed: volume.committedAt.map(Format.time),
                 confirmed: volume.confirmedAt.map(Format.time),
                 lastRefusal: volume.refusal.map(LastRefusal.init),
+                unfinished: Unfinished(volume.transfer, home.stagedLog(volume.name), now),
                 volumeBytes: volume.committed?.head.volumeSize, reason: volume.suspectReason,
                 targetPresent: look.isPresent, targetProblem: look.problem,
                 demoted: volume.isDemoted, restored: volume.isRestored,
@@ -312,7 +344,8 @@ struct StatusCommand: ParsableCommand {
                             ? "the state was restored or moved: the target is read before it is used"
                             : entry.sourceClockAhead
                                 ? "the source's time is ahead: the age counts from the commit"
-                                : entry.wastesStorage == true ? waste : "")
+                                : entry.unfinished?.sentence
+                                    ?? (entry.wastesStorage == true ? waste : ""))
                 ),
             ]
         }

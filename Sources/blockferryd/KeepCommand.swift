@@ -151,16 +151,3 @@ extension Retention {
         }
     }
 }
-
-/// A length of time with its unit: 90s, 90m, 36h, 7d, 4w.
-struct Age: ExpressibleByArgument {
-    let seconds: UInt64
-
-    init?(argument: String) {
-        let units: [Character: UInt64] = ["s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800]
-        guard let unit = argument.last.flatMap({ units[$0] }),
-            let count = UInt64(argument.dropLast()), count > 0, count <= 100 * 366 * 86_400 / unit
-        else { return nil }
-        seconds = count * unit
-    }
-}

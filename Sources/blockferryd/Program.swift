@@ -31,9 +31,11 @@ internal import Wire
         subcommands: [
             ServeCommand.self, InviteCommand.self, VolumesCommand.self, PeersCommand.self,
             UnpairCommand.self,
-            StatusCommand.self, KeepCommand.self, ScrubCommand.self, ImportCommand.self,
+            StatusCommand.self, LogCommand.self, KeepCommand.self, ScrubCommand.self,
+            ImportCommand.self,
             PromoteCommand.self, DemoteCommand.self, ResetCommand.self, RetargetCommand.self,
-            RenameCommand.self, RemoveCommand.self, IDCommand.self, RulesCommand.self,
+            DropTransferCommand.self, RenameCommand.self, RemoveCommand.self, IDCommand.self,
+            RulesCommand.self,
             WorkerCommand.self,
             RecoverCommand.self,
         ])

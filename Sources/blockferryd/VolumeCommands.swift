@@ -92,6 +92,34 @@ struct RenameCommand: ParsableCommand, OneVolumeCommand {
     }
 }
 
+struct DropTransferCommand: ParsableCommand, OneVolumeCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "drop-transfer",
+        abstract: "Drop a transfer that was not finished; the copy stays what it is.",
+        discussion: """
+            For what a source that is gone has left in the staging log: blockferryd status shows its size and age. The copy \
+            stays at its committed generation, and the source, should it come back, begins the transfer again. Of a first copy \
+            that was not finished nothing is left: the volume is empty then.
+
+            Refused while the volume is applying or prepared, since the generation is committed then, or may be.
+            """)
+
+    @Argument(help: "Name of the volume.", transform: VolumeName.parse) var volume: VolumeName
+    @Flag(help: "Change nothing; say what would be done.") var dryRun = false
+    @OptionGroup var state: StateOptions
+
+    func run() throws {
+        let result = try Administration(try state.home())
+            .dropTransfer(volume, isDryRun: dryRun)
+        let size = result.staged.map { " (\(Format.bytes($0.byteCount)) in the staging log)" }
+        let copy = result.committed.map { "the copy stays at generation \($0.head.number)" }
+        Terminal.out(
+            "the transfer of generation \(result.number) of \(volume)\(size ?? "") \(dryRun ? "would be" : "is") dropped; "
+                + "\(copy ?? "there is no copy yet"); the volume \(dryRun ? "would be" : "is") \(result.state)\n"
+        )
+    }
+}
+
 struct RemoveCommand: ParsableCommand, OneVolumeCommand {
     static let configuration = CommandConfiguration(
         commandName: "remove",

@@ -413,6 +413,8 @@ class Groups(GroupSite):
         explained = self.site.run("blockferry", "explain", "--to", "standby", "--volume", "data", "--json")
         self.assertEqual((explained.json["decision"], explained.json["rule"]), ("wait", "prepared"), explained)
         self.settle()
+        refused = self.site.run("blockferryd", "drop-transfer", "data")
+        self.assertEqual((refused.code, "(rule prepared)" in refused.error), (7, True), refused)
         self.assertEqual(self.states()[0], "prepared")
         result = self.site.send("data", self.plain["data"])
         self.assertEqual(result.code, 0, result)

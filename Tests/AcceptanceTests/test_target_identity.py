@@ -502,7 +502,7 @@ class TakenAway(IdentityTest):
         self.assertEqual(self.site.status("vol")["state"], "applying")
         plain = sha256(self.plain)
         self.plain.unlink()
-        for verb in (("remove", "vol"), ("retarget", "vol", aside, "--for-resync")):
+        for verb in (("remove", "vol"), ("drop-transfer", "vol"), ("retarget", "vol", aside, "--for-resync")):
             for more in ((), ("--dry-run",)):
                 refused = self.site.run("blockferryd", *verb, *more)
                 self.assertEqual((refused.code, "only its staging log" in refused.error), (1, True), refused)

@@ -135,7 +135,7 @@ import Wire
             _ = try catalog.receiver(receiver)
             for replica in try catalog.replicas() { _ = "\(replica)" }
             _ = try catalog.replica(volume, at: receiver)
-            _ = try catalog.verifications(volume, at: receiver, limit: 10)
+            _ = try catalog.verifications(.replica(volume, receiver), limit: 10)
             _ = try catalog.history(limit: 10)
             _ = try catalog.madeSnapshots()
         }

@@ -220,6 +220,7 @@ import Wire
                     ALTER TABLE volume DROP COLUMN target_presence;
                     ALTER TABLE volume DROP COLUMN is_restored; DROP TABLE place;
                     ALTER TABLE volume DROP COLUMN confirmed_at; DROP TABLE journal;
+                    DROP INDEX event_of_kind;
                     ALTER TABLE volume DROP COLUMN refused_at;
                     ALTER TABLE volume DROP COLUMN refused_rule;
                     ALTER TABLE volume DROP COLUMN refused_text;

@@ -280,12 +280,13 @@ import Wire
         }
         let left: [UInt64] = [24, 23, 22, 21, 19, 18, 17, 16, 14, 13]
         let rare: [UInt64] = [25, 20, 15, 10, 5]
-        #expect(try small.history(volume: volume, limit: 100).map(\.number) == left)
-        #expect(try small.history(volume: other, limit: 100).map(\.number) == rare)
+        #expect(try small.history(.volume(volume), limit: 100).map(\.number) == left)
+        #expect(try small.history(.volume(other), limit: 100).map(\.number) == rare)
         #expect(try small.history(limit: 100).map(\.number) == (left + rare).sorted(by: >))
-        #expect(try small.history(receiver: receiver, limit: 1) == [entry(25, other)])
+        #expect(try small.history(limit: 1) == [entry(25, other)])
         let nobody = try #require(ReceiverName("nobody"))
-        #expect(try small.history(receiver: nobody, limit: 10).isEmpty)
+        #expect(try small.history(.replica(volume, nobody), limit: 10).isEmpty)
+        #expect(try small.history(.replica(other, receiver), limit: 2).map(\.number) == [25, 20])
     }
 
     @Test("the largest change is remembered over quiet days and weeks, and forgotten in the end")

@@ -166,17 +166,20 @@ import Wire
             for receiver in [receiver, second] {
                 let kept = all.filter { $0.volume == volume && $0.receiver == receiver }
                     .suffix(20).reversed().map { $0 }
-                #expect(try small.verifications(volume, at: receiver, limit: 100) == kept)
-                let newest = try small.verifications(volume, at: receiver, limit: 1)
+                #expect(try small.verifications(.replica(volume, receiver), limit: 100) == kept)
+                let newest = try small.verifications(.replica(volume, receiver), limit: 1)
                 #expect(newest == Array(kept.prefix(1)))
-                #expect(try small.verifications(volume, at: receiver, limit: -1).isEmpty)
+                #expect(try small.verifications(.replica(volume, receiver), limit: -1).isEmpty)
                 found += kept.count
             }
         }
         #expect(found == 48)
-        #expect(try small.verifications(try name("none"), at: receiver, limit: 9).isEmpty)
+        #expect(try small.verifications(.replica(try name("none"), receiver), limit: 9).isEmpty)
+        let ofVolume = all.filter { $0.volume == volume }.reversed().map { $0 }
+        #expect(try small.verifications(.volume(volume), limit: 5) == Array(ofVolume.prefix(5)))
+        #expect(try small.verifications(limit: 3) == all.suffix(3).reversed().map { $0 })
         let again = try SourceCatalog(directory: scratch.directory("small"))
-        #expect(try again.verifications(other, at: second, limit: 9).first == all[59])
+        #expect(try again.verifications(.replica(other, second), limit: 9).first == all[59])
         // They outlive what they speak of, and are no history.
         #expect(try small.history(limit: 9).isEmpty)
     }
@@ -192,6 +195,9 @@ import Wire
             #expect(later.contains("source-2"))
             try db.execute(sql: "DELETE FROM grdb_migrations WHERE identifier > 'source-1'")
             try db.execute(sql: "DROP TABLE verification")
+            if later.contains("source-subjects") {
+                try db.execute(sql: "DROP INDEX history_of_volume")
+            }
             try db.execute(sql: "DROP TABLE snapshot")
             try db.execute(sql: "DROP TABLE peak")
             try db.execute(sql: "UPDATE replica SET base = 'lvm-thin lv=a-b pool=c'")
@@ -222,7 +228,7 @@ import Wire
         #expect(try found.receivers().map(\.exportKey) == [nil])
         let entry = verification(7, of: volume, at: receiver)
         try found.addVerification(entry)
-        #expect(try found.verifications(volume, at: receiver, limit: 9) == [entry])
+        #expect(try found.verifications(.replica(volume, receiver), limit: 9) == [entry])
         let tables = try DatabaseQueue(path: path).read { db in
             try String.fetchAll(db, sql: "SELECT identifier FROM grdb_migrations ORDER BY 1")
         }
@@ -239,7 +245,7 @@ import Wire
             }
             let asked = value.hasPrefix("id")
             let found = refusal {
-                let rows = try catalog.verifications(volume, at: receiver, limit: 9)
+                let rows = try catalog.verifications(.replica(volume, receiver), limit: 9)
                 #expect(rows.isEmpty)
             }
             #expect(found.isStorage == asked)

@@ -228,12 +228,4 @@ import Wire
         #expect(try catalog.events(limit: -1).isEmpty)
     }
 
-    @Test("of the events, the newest are kept")
-    func eventLimit() throws {
-        let small = try StandbyCatalog(directory: scratch.directory("small"), eventLimit: 10)
-        try small.create(volume)
-        for number in 1...40 { try small.markSuspect(volume, reason: "\(number)") }
-        #expect(
-            try small.events(limit: 100).map(\.text) == (31...40).reversed().map { "\($0)" })
-    }
 }

@@ -97,8 +97,8 @@ class Volumes:
         text = command("lvs", "-a", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group).stdout
         return json.loads(text)["report"][0]["lv"]
 
-    def tags(self) -> dict[str, list[str]]:
-        """The tags of each volume, active or not, from LVM's text on the disk: asking LVM takes a third of a second."""
+    def text(self) -> str:
+        """LVM's text of the group, from the disk: asking LVM takes a third of a second."""
         header = devices.read(self.disk, 4096, 4096)
         assert header[4:20] == b" LVM2 x[5A%r0N*>", "no metadata area of LVM"
         size, = struct.unpack_from("<Q", header, 32)
@@ -106,7 +106,11 @@ class Volumes:
         area = devices.read(self.disk, 4096, (size + 4095) // 4096 * 4096)
         # A text may go on at the beginning, behind the header.
         text = (area[offset:size] + area[512:])[:length] if offset + length > size else area[offset:offset + length]
-        volumes = text.decode().partition("logical_volumes {")[2]
+        return text.decode()
+
+    def tags(self) -> dict[str, list[str]]:
+        """The tags of each volume, active or not."""
+        volumes = self.text().partition("logical_volumes {")[2]
         return {name: re.findall(r'"([^"]*)"', "".join(re.findall(r"^tags = (\[.*?\])", head, re.M | re.S)))
                 for name, head in re.findall(r"^(\S+) \{\nid = .*?\n(.*?)^segment_count", volumes, re.M | re.S)}
 
