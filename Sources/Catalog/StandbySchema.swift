@@ -16,6 +16,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-redeemers") { db in try db.execute(sql: redeemers) }
         migrator.registerMigration("standby-journal") { db in try db.execute(sql: journal) }
         migrator.registerMigration("standby-order") { db in try db.execute(sql: order) }
+        migrator.registerMigration("standby-room") { db in try db.execute(sql: room) }
         return migrator
     }
 
@@ -123,6 +124,10 @@ enum StandbySchema {
             boot TEXT NOT NULL,
             since_boot INTEGER NOT NULL
         ) STRICT;
+        """
+    // What is to be told of kept generations although nothing went wrong.
+    private static let room = """
+        ALTER TABLE retention ADD COLUMN warning TEXT
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

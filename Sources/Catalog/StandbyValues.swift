@@ -147,6 +147,7 @@ package struct StandbyEvent: Equatable, Sendable {
         case kept
         case notKept = "not-kept"
         case released
+        case warning
         case scrubbed
     }
 
