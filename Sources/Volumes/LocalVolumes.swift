@@ -71,16 +71,16 @@ package struct LocalVolumes: StandbyVolumes {
         guard kept.count < Self.snapshotLimit else {
             throw LVMError.refused("\(target.fullName) has \(kept.count) snapshots")
         }
-        if let pool = try PoolBudget(of: target, in: group), let reason = pool.refusal {
-            throw LVMError.refused(
-                "\(pool.pool): \(reason) (rule \(RefusalRule.poolExhausted.rawValue))")
-        }
         guard
             target.groupText.limit == 0 || target.groupText.freeByteCount > target.groupText.reserve
         else {
             throw LVMError.refused(
                 "LVM's metadata of volume group \(group.name) is full but for \(target.groupText.freeByteCount) bytes, which "
                     + "are left for other changes. Keep fewer generations (docs/OPERATIONS.md 3)")
+        }
+        if let pool = try PoolBudget(of: target, in: group), let reason = pool.refusal {
+            throw LVMError.refused(
+                "\(pool.pool): \(reason) (rule \(RefusalRule.poolExhausted.rawValue))")
         }
         var name = target.derivedName(suffix.short)
         if group.volume(named: name) != nil { name = target.derivedName(suffix.long) }

@@ -202,6 +202,19 @@ class HelperTests(unittest.TestCase):
         self.assert_refused(helper.request(RELEASE, ids(HOME), owner + helper.text(SNAPSHOT)), "not active")
         self.assert_refused(helper.request(KEEP, ids(HOME), owner + helper.mark(9, b"x" * 32, 1, 2)), "no active thin")
 
+    def test_a_group_whose_text_is_nearly_full_gets_no_snapshot(self) -> None:
+        """A twentieth of the text is for others."""
+        keep = helper.request(KEEP, ids(HOME), helper.owner(MINE, "home") + helper.mark(9, b"x" * 32, 1, 2))
+        for free, is_full in ((26_073, True), (0, True), (26_074, False), (521_472, False)):
+            active = {"lv_kernel_major": "254", "lv_kernel_minor": "4095"}
+            rows = [{**one, "vg_mda_free": str(free), **(active if one["lv_uuid"] == HOME else {})} for one in ROWS]
+            (self.path / "report").write_text(json.dumps({"report": [{"lv": rows}]}))
+            answer = self.ask(keep)
+            # Else device-mapper is asked next, which knows no such device.
+            self.assertEqual(f"is full but for {free} bytes" in answer["reason"], is_full, answer)
+            self.assertIn(answer["status"], (helper.REFUSED, helper.FAILED))
+        self.assertEqual(self.changed(), [])
+
     def test_a_volume_only_grows_and_only_a_thin_one(self) -> None:
         def grow(volume: str, size: int) -> bytes:
             return helper.request(GROW, ids(volume), struct.pack("<Q", size))
