@@ -193,7 +193,7 @@ if let sanitizers = Context.environment["FUZZ"] {
     let helpers = ["Blocks", "Platform", "blockferry-fuzz"]
     let parsers = [
         "Objects", "Digests", "SnapshotStore", "ThinMetadata", "Wire", "Session", "TagMap",
-        "MapStore", "LVM", "HPKE", "TLS", "Compression", "Sending",
+        "MapStore", "LVM", "Volumes", "HPKE", "TLS", "Compression", "Sending",
     ]
     for target in package.targets where parsers.contains(target.name) {
         target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags([sanitize])]

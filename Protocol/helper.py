@@ -1,10 +1,11 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
-"""The packets between blockferryd and blockferryd-lvm, written from Helper.md alone. `python3 helper.py` makes
-helper-vectors.json; decode.py and the Swift tests check it."""
+"""The packets between blockferryd and blockferryd-lvm, and the tag of a kept generation, written from Helper.md alone.
+`python3 helper.py` makes helper-vectors.json; decode.py and the Swift tests check it."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import struct
@@ -33,11 +34,20 @@ def mark(number: int, identity: bytes, time: int, committed: int) -> bytes:
 
 
 def request(kind: int, ids: str, body: bytes = b"") -> bytes:
-    return b"BFLV" + struct.pack("<BBH", 1, kind, 0) + ids.encode() + body
+    return b"BFLV" + struct.pack("<BBH", 2, kind, 0) + ids.encode() + body
 
 
 def answer(kind: int, status: int, body: bytes = b"") -> bytes:
-    return b"BFLV" + struct.pack("<BBBB", 1, kind, status, 0) + body
+    return b"BFLV" + struct.pack("<BBBB", 2, kind, status, 0) + body
+
+
+def room(block: int, data: tuple[int, int], metadata: tuple[int, int], text: tuple[int, int], own: int, grows: int, left: int) -> bytes:
+    return struct.pack("<QQQQQQQQBI", block, *data, *metadata, *text, own, grows, left)
+
+
+def tag(standby: bytes, volume: str, number: int, identity: bytes, time: int, committed: int) -> str:
+    data = standby + identity + struct.pack("<QQ", time, committed)
+    return f"bfk2:{number}:{volume}:" + base64.b64encode(data).decode().rstrip("=")
 
 
 class Malformed(Exception):
@@ -92,7 +102,7 @@ class Reader:
 
     def header(self) -> int:
         self.need(self.take(4) == b"BFLV", "bad-magic")
-        self.need(self.number(1) == 1, "bad-version")
+        self.need(self.number(1) == 2, "bad-version")
         return self.number(1)
 
 
@@ -139,7 +149,11 @@ def read_answer(data: bytes) -> dict:
     elif kind == ROOM:
         block = reader.number(8)
         reader.need(block, "zero-length")
-        found.update(block=block, free=reader.number(8))
+        found.update(block=block)
+        for what in ("data", "metadata", "text"):
+            found[what] = [reader.number(8), reader.number(8)]
+            reader.need(found[what][1] <= found[what][0], "bad-number")
+        found["own"] = reader.number(8)
         grows = reader.number(1)
         reader.need(grows <= 1, "reserved-bits")
         found.update(grows=bool(grows), left=reader.number(4))
@@ -157,6 +171,21 @@ def read_answer(data: bytes) -> dict:
     return found
 
 
+TAG = re.compile(r"bfk2:([1-9][0-9]{0,19}):([A-Za-z0-9+_.-]{1,63}):([A-Za-z0-9+/]{75})")
+
+
+def read_tag(data: bytes) -> dict:
+    match = TAG.fullmatch(data.decode("latin-1"))
+    if not match or int(match[1]) >= 1 << 64 or not NAME.fullmatch(match[2]):
+        raise Malformed("no-tag")
+    raw = base64.b64decode(match[3] + "=")
+    if base64.b64encode(raw).decode().rstrip("=") != match[3]:
+        raise Malformed("no-tag")
+    time, committed = struct.unpack("<QQ", raw[40:])
+    return {"standby": raw[:8].hex(), "volume": match[2], "number": int(match[1]), "id": raw[8:40].hex(), "time": time,
+            "committed": committed}
+
+
 def vectors() -> list[dict]:
     ids = "MZcaPsacja5UWkonpHKkRNv2FMpVJKwSvyfkH78VZcOMgFoYTvfsvEgFT1TEE9nJ"
     uuids = ["BlwnJa-uuSm-VK3x-W4Cu-lnT8-t7C0-8m3hVS", "vyfkH7-8VZc-OMgF-oYTv-fsvE-gFT1-TEE9nJ"]
@@ -170,14 +199,15 @@ def vectors() -> list[dict]:
     listed = b"".join(one + struct.pack("<I", 9 - n) + text(f"vg/home_blockferry_g{n}") + text(uuid) for n, uuid in enumerate(uuids))
     answers = {
         "look": answer(LOOK, DONE, struct.pack("<BxxxII", 3, 4, 1)), "not thin": answer(LOOK, DONE, bytes(12)),
-        "room": answer(ROOM, DONE, struct.pack("<QQBI", 65536, 99, 1, 16_000_000)),
+        "room": answer(ROOM, DONE, room(65536, (4096, 99), (1024, 1000), (1 << 20, 500_000), 77, 1, 16_000_000)),
+        "a full room": answer(ROOM, DONE, room(65536, (1, 0), (1, 0), (0, 0), 0, 0, 0)),
         "nothing kept": answer(KEPT, DONE, bytes(3)), "kept": answer(KEPT, DONE, struct.pack("<BH", 1, 2) + listed),
         "done": answer(KEEP, DONE), "refused": answer(GROW, REFUSED, text("vg/x is not configured")),
         "failed": answer(0, FAILED, text("lvs failed: ü")),
     }
     bad = [
-        ("nothing", b""), ("magic", b"BFLW" + good["look"][4:]), ("version", b"BFLV\2" + good["look"][5:]),
-        ("type 0", request(0, ids)), ("type 8", request(8, ids)), ("reserved", b"BFLV\1\1\1\0" + ids.encode()),
+        ("nothing", b""), ("magic", b"BFLW" + good["look"][4:]), ("version", b"BFLV\1" + good["look"][5:]),
+        ("type 0", request(0, ids)), ("type 8", request(8, ids)), ("reserved", b"BFLV\2\1\1\0" + ids.encode()),
         ("a slash in the ids", request(LOOK, "/" + ids[1:])), ("a dash in the ids", request(LOOK, "-" + ids[1:])),
         ("half of the ids", request(LOOK, ids[:32])), ("more", good["look"] + b"\0"),
         ("name of no volume", request(KEPT, ids, owner(bytes(8), "../x") + text(""))),
@@ -195,12 +225,40 @@ def vectors() -> list[dict]:
         ("no reason", answer(KEEP, REFUSED, text(""))), ("a line feed", answer(KEEP, REFUSED, text("a\nb"))),
         ("no UTF-8", answer(KEEP, REFUSED, b"\1\0\xff")), ("flags", answer(LOOK, DONE, struct.pack("<BxxxII", 4, 0, 1))),
         ("an id unknown", answer(LOOK, DONE, struct.pack("<BxxxII", 2, 4, 1))),
-        ("blocks of 0", answer(ROOM, DONE, struct.pack("<QQBI", 0, 1, 0, 1))),
+        ("blocks of 0", answer(ROOM, DONE, room(0, (1, 1), (1, 1), (1, 1), 0, 0, 1))),
+        ("more free than there is", answer(ROOM, DONE, room(1, (1, 2), (1, 1), (1, 1), 0, 0, 1))),
+        ("more metadata free than there is", answer(ROOM, DONE, room(1, (1, 1), (1, 2), (1, 1), 0, 0, 1))),
+        ("more text free than there is", answer(ROOM, DONE, room(1, (1, 1), (1, 1), (1, 2), 0, 0, 1))),
+        ("room, cut", answer(ROOM, DONE, room(1, (1, 1), (1, 1), (1, 1), 0, 0, 1)[:-1])),
+        ("grows by half", answer(ROOM, DONE, room(1, (1, 1), (1, 1), (1, 1), 0, 2, 1))),
         ("more of nothing", answer(KEPT, DONE, struct.pack("<BH", 1, 0))),
         ("257", answer(KEPT, DONE, struct.pack("<BH", 0, 257))),
         ("out of order", answer(KEPT, DONE, struct.pack("<BH", 0, 2) + (one + bytes(4) + text("vg/s") + text(uuids[0])) * 2)),
     ]
-    made = [{"name": name, "kind": "request", "bytes": data.hex(), "fields": read_request(data)} for name, data in good.items()]
+    late, most = 1_700_000_009 * 10**9, (1 << 64) - 1
+    tags = {
+        "one": tag(bytes(range(8)), "home", 7, bytes(range(32)), late - 9 * 10**9, late),
+        "the first of all": tag(bytes(8), "a", 1, bytes(32), 0, 0),
+        "the largest": tag(b"\xff" * 8, "v" * 63, most, b"\xff" * 32, most, most),
+        "a name of signs": tag(bytes(range(8)), "._+-.A", 10, b"\xfb\xef\xbe" * 10 + b"\xff\xff", late, 1),
+    }
+    one_tag = tags["one"]
+    bad_tags = [
+        ("nothing", ""), ("another form", one_tag.replace("bfk2", "bfk3")), ("number 0", one_tag.replace(":7:", ":0:")),
+        ("a leading zero", one_tag.replace(":7:", ":07:")), ("a sign", one_tag.replace(":7:", ":+7:")),
+        ("a number of 65 bits", one_tag.replace(":7:", f":{most + 1}:")), ("no number", one_tag.replace(":7:", "::")),
+        ("no name", one_tag.replace(":home:", "::")), ("two names", one_tag.replace(":home:", ":home:mail:")),
+        ("name of no volume", one_tag.replace(":home:", ":.:")), ("cut", one_tag[:-1]), ("padded", one_tag + "="), ("more", one_tag + "A"),
+        ("bits at the end", one_tag[:-1] + chr(ord(one_tag[-1]) + 1)), ("the other alphabet", tags["a name of signs"].replace("/", "_")),
+    ]
+    made = [{"name": name, "kind": "tag", "bytes": data.encode().hex(), "fields": read_tag(data.encode())} for name, data in tags.items()]
+    for name, data in bad_tags:
+        try:
+            read_tag(data.encode())
+            raise AssertionError(f"{name} is taken")
+        except Malformed as error:
+            made.append({"name": name, "kind": "tag", "bytes": data.encode().hex(), "error": str(error)})
+    made += [{"name": name, "kind": "request", "bytes": data.hex(), "fields": read_request(data)} for name, data in good.items()]
     made += [{"name": name, "kind": "answer", "bytes": data.hex(), "fields": read_answer(data)} for name, data in answers.items()]
     for kind, read, cases in (("request", read_request, bad), ("answer", read_answer, bad_answers)):
         for name, data in cases:

@@ -22,6 +22,11 @@ import Platform
     if let status = try? DeviceMapper.PoolStatus(words, of: device) {
         precondition(status.needsCheck == words.contains("needs_check"))
         precondition(status.metadataSnapshot != nil || words[4] == "-")
+        precondition(status.freeBlocks <= status.blocks)
+        precondition(status.freeMetadataBlocks <= status.metadataBlocks)
+    }
+    if (try? DeviceMapper.thinSectors(words, of: device)) != nil {
+        precondition(words[0] == "thin" && words.count == 3)
     }
     if let table = try? DeviceMapper.SnapshotTable(words, of: device) {
         precondition(table.origin == DeviceNumber(words[1]), "a merge is no snapshot")
@@ -34,7 +39,7 @@ import Platform
 
 /// Type and parameters, as kernels wrote them.
 private let samples = [
-    "thin 253:2 1", "thin 253:2 4 253:9",
+    "thin 1280 2047", "thin 0 -", "thin 253:2 1", "thin 253:2 4 253:9",
     "thin-pool 253:0 253:1 128 0 1 no_discard_passdown",
     "thin-pool 3 1024/4161600 65536/1048576 - rw discard_passdown queue_if_no_space - 1024",
     "thin-pool 3 1024/4161600 65536/1048576 4411 ro no_discard_passdown needs_check - 1024",

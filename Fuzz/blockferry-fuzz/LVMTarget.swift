@@ -8,6 +8,7 @@ import LVM
     var input = Input(bytes)
     let choice = input.byte()
     if choice & 7 == 7 {
+        _ = try? GroupText(report: String(decoding: bytes, as: UTF8.self))
         _ = try? LogicalVolume.decode(String(decoding: input.rest(), as: UTF8.self))
         return
     }
@@ -25,6 +26,10 @@ import LVM
         precondition(volume.fullName == "\(volume.group)/\(volume.name)")
         precondition(
             !volume.uuid.isEmpty && volume.originUUID != "", "an absent id equals another one")
+        let told = SnapshotRoom.warnings(
+            of: volume.group, volume.groupText,
+            pool: (volume.name, data: volume.usedPercent, metadata: volume.metadataPercent))
+        precondition(told.count <= 3)
     }
 }
 
@@ -41,6 +46,8 @@ private let fields: [(name: String, values: [String])] = [
     ("lv_kernel_major", ["254", "-1"]), ("lv_kernel_minor", ["9", "-1"]),
     ("data_percent", ["", "0.00", "nan", "1e999"]), ("lv_time", ["1795492362", ""]),
     ("lv_permissions", ["read-only", "unknown", "writeable"]), ("lv_merging", ["", "merging"]),
+    ("metadata_percent", ["", "12.50"]), ("vg_mda_size", ["1044480", "0"]),
+    ("vg_mda_free", ["519680", ""]),
     ("lv_role", ["public", "public,snapshot,thicksnapshot", "private,thin,pool,metadata"]),
 ]
 

@@ -93,7 +93,8 @@ extension StandbyEvent.Kind {
     package var limit: UInt64 {
         switch self {
         case .begun, .applying, .prepared: 100
-        case .abandoned, .notApplied, .kept, .notKept, .released, .scrubbed, .refused, .suspect,
+        case .abandoned, .notApplied, .kept, .notKept, .released, .warning, .scrubbed, .refused,
+            .suspect,
             .diverged, .targetChanged, .restored:
             1_000
         case .committed, .peerAdded, .peerRemoved, .volumeAdded, .volumeRemoved, .volumeRenamed,

@@ -76,9 +76,21 @@ extension StandbyCatalog {
 
     /// Why a generation could not be kept or released when that was tried last.
     package func retentionProblem(_ name: VolumeName) throws(CatalogError) -> String? {
+        try retentionText(name, "problem")
+    }
+
+    /// What is to be told of kept generations although nothing went wrong: room that becomes short, and what was released for
+    /// the copy.
+    package func retentionWarning(_ name: VolumeName) throws(CatalogError) -> String? {
+        try retentionText(name, "warning")
+    }
+
+    private func retentionText(
+        _ name: VolumeName, _ column: String
+    ) throws(CatalogError) -> String? {
         try store.read("look for the retention of volume \(name)") { db in
             try String.fetchOne(
-                db, sql: "SELECT problem FROM retention WHERE volume = ?", arguments: [name.text])
+                db, sql: "SELECT \(column) FROM retention WHERE volume = ?", arguments: [name.text])
         }
     }
 
@@ -115,15 +127,28 @@ extension StandbyCatalog {
     package func setRetentionProblem(
         _ name: VolumeName, _ problem: String?
     ) throws(CatalogError) {
+        try setRetentionText(name, "problem", problem, .notKept)
+    }
+
+    /// Remembers what is to be told although nothing went wrong; nothing if there is nothing to tell any more.
+    package func setRetentionWarning(
+        _ name: VolumeName, _ warning: String?
+    ) throws(CatalogError) {
+        try setRetentionText(name, "warning", warning, .warning)
+    }
+
+    private func setRetentionText(
+        _ name: VolumeName, _ column: String, _ text: String?, _ kind: StandbyEvent.Kind
+    ) throws(CatalogError) {
         try store.write("set the retention of volume \(name)") { db in
             let before = try String.fetchOne(
-                db, sql: "SELECT problem FROM retention WHERE volume = ?", arguments: [name.text])
-            guard problem != before else { return }
+                db, sql: "SELECT \(column) FROM retention WHERE volume = ?", arguments: [name.text])
+            guard text != before else { return }
             try db.execute(
-                sql: "UPDATE retention SET problem = ? WHERE volume = ?",
-                arguments: [problem, name.text])
-            guard let problem, db.changesCount > 0 else { return }
-            try record(.notKept, name, problem, db)
+                sql: "UPDATE retention SET \(column) = ? WHERE volume = ?",
+                arguments: [text, name.text])
+            guard let text, db.changesCount > 0 else { return }
+            try record(kind, name, text, db)
         }
     }
 
@@ -222,14 +247,18 @@ extension StandbyCatalog {
     }
 
     /// Forgets a snapshot that LVM no longer has.
+    ///
+    /// - Parameter reason: why it was released, if no limit said so.
     package func removeKept(
-        _ name: VolumeName, _ kept: KeptGeneration
+        _ name: VolumeName, _ kept: KeptGeneration, because reason: String? = nil
     ) throws(CatalogError) {
         try store.write("release a generation of volume \(name)") { db in
             try db.execute(
                 sql: "DELETE FROM kept WHERE volume = ? AND generation = ?",
                 arguments: [name.text, kept.id.stored])
-            try record(.released, name, "generation \(kept.number), \(kept.snapshot)", db)
+            let reason = reason.map { ": \($0)" } ?? ""
+            try record(
+                .released, name, "generation \(kept.number), \(kept.snapshot)\(reason)", db)
         }
     }
 }

@@ -17,6 +17,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-journal") { db in try db.execute(sql: journal) }
         migrator.registerMigration("standby-order") { db in try db.execute(sql: order) }
         migrator.registerMigration("standby-events") { db in try db.execute(sql: events) }
+        migrator.registerMigration("standby-room") { db in try db.execute(sql: room) }
         return migrator
     }
 
@@ -128,6 +129,10 @@ enum StandbySchema {
     // By what events are counted.
     private static let events = """
         CREATE INDEX event_of_kind ON event (volume, kind, number)
+        """
+    // What is to be told of kept generations although nothing went wrong.
+    private static let room = """
+        ALTER TABLE retention ADD COLUMN warning TEXT
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

@@ -147,6 +147,7 @@ package struct StandbyEvent: Equatable, Sendable {
         case kept
         case notKept = "not-kept"
         case released
+        case warning
         case scrubbed
         /// The source's sessions are refused, for another reason than before.
         case refused

@@ -47,7 +47,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
                 .lineage
             case .missing, .inUse, .suspended, .readOnly, .foreign, .tooSmall, .targetReplaced,
                 .targetTaken,
-                .occupied, .notWritten, .notTheCopy, .notRetargeted, .cannotKeep:
+                .occupied, .notWritten, .notTheCopy, .targetLost, .notRetargeted, .cannotKeep:
                 .target
             case .unknownPeer, .otherPeer, .otherVolume, .otherStandby, .noPeer, .badSignature,
                 .noExportKey, .badExportKey, .otherKey, .used,

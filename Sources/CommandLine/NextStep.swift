@@ -113,6 +113,10 @@ package enum NextStep {
         case .notTheCopy:
             "put the right target there, or mend the copy, on the source: \(resync); in an emergency: blockferryd promote VOLUME "
                 + "--without-check"
+        case .targetLost:
+            "put the right target there, if it can be had; else make a volume of the snapshot, and that the target: lvcreate "
+                + "--snapshot --setactivationskip n --permission rw --name NEWNAME SNAPSHOT, blockferryd retarget VOLUME "
+                + "/dev/GROUP/NEWNAME, blockferryd promote VOLUME"
         case .onlyInLog:
             "finish it: blockferryd promote VOLUME, or blockferryd retarget VOLUME NEWPATH; to give it up: blockferryd retarget "
                 + "VOLUME NEWPATH --for-resync --give-up-generation"

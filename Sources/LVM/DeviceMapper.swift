@@ -36,8 +36,12 @@ package enum DeviceMapper {
     package struct PoolStatus: Equatable, Sendable {
         /// Block of the metadata snapshot, if it holds one.
         package var metadataSnapshot: UInt64?
-        /// Data blocks that no volume has yet.
+        /// Data blocks in all, and those that no volume has yet.
+        package var blocks: UInt64
         package var freeBlocks: UInt64
+        /// Blocks of metadata, of 4 KiB.
+        package var metadataBlocks: UInt64
+        package var freeMetadataBlocks: UInt64
         /// "rw", "ro" or "out_of_data_space".
         package var mode: String
         package var needsCheck: Bool
@@ -123,6 +127,11 @@ package enum DeviceMapper {
         try PoolTable(try table(device), of: device)
     }
 
+    /// Sectors of an active thin volume that its pool stores.
+    package static func thinSectors(_ device: DeviceNumber) throws(LVMError) -> UInt64 {
+        try thinSectors(try status(device), of: device)
+    }
+
     /// The status of an active pool.
     package static func poolStatus(_ device: DeviceNumber) throws(LVMError) -> PoolStatus {
         try PoolStatus(try status(device), of: device)
@@ -155,6 +164,18 @@ extension DeviceMapper.ThinTable {
     }
 }
 
+extension DeviceMapper {
+    /// Decodes the status of a thin volume: "thin MAPPED HIGHEST".
+    package static func thinSectors(
+        _ words: [String], of device: DeviceNumber
+    ) throws(LVMError) -> UInt64 {
+        guard words.count == 3, words[0] == "thin", let mapped = UInt64(words[1]) else {
+            throw strange(words, device)
+        }
+        return mapped
+    }
+}
+
 extension DeviceMapper.PoolTable {
     package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
         guard words.count >= 4, words[0] == "thin-pool", let metadata = DeviceNumber(words[1]),
@@ -173,13 +194,22 @@ extension DeviceMapper.PoolStatus {
             throw strange(words, device)
         }
         let held = words[4]
-        let data = words[3].split(separator: "/")
-        guard held == "-" || UInt64(held) != nil, data.count == 2, let used = UInt64(data[0]),
-            let total = UInt64(data[1]), used <= total
+        guard held == "-" || UInt64(held) != nil, let metadata = Self.room(words[2]),
+            let data = Self.room(words[3])
         else { throw strange(words, device) }
         self.init(
-            metadataSnapshot: UInt64(held), freeBlocks: total - used, mode: words[5],
+            metadataSnapshot: UInt64(held), blocks: data.total, freeBlocks: data.free,
+            metadataBlocks: metadata.total, freeMetadataBlocks: metadata.free, mode: words[5],
             needsCheck: words.contains("needs_check"))
+    }
+
+    /// Of "USED/TOTAL".
+    private static func room(_ word: String) -> (total: UInt64, free: UInt64)? {
+        let parts = word.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, let used = UInt64(parts[0]), let total = UInt64(parts[1]),
+            used <= total
+        else { return nil }
+        return (total, total - used)
     }
 }
 

@@ -48,6 +48,10 @@ package struct LogicalVolume: Hashable, Sendable {
     package var isMerging: Bool
     /// How much of a snapshot's store or of a pool's data is in use, in percent; nil if not active.
     package var usedPercent: Double?
+    /// How much of a pool's metadata is in use, in percent; nil for others, and if not active.
+    package var metadataPercent: Double?
+    /// The room for LVM's own text of the group.
+    package var groupText: GroupText
 
     /// "vg/lv".
     package var fullName: String { "\(group)/\(name)" }
@@ -77,8 +81,9 @@ extension LogicalVolume {
     static let fields = [
         "vg_name", "vg_uuid", "lv_name", "lv_uuid", "lv_size", "lv_tags", "segtype", "pool_lv",
         "pool_lv_uuid", "origin", "origin_uuid", "thin_id", "transaction_id", "chunk_size",
-        "lv_kernel_major", "lv_kernel_minor", "data_percent", "lv_time", "lv_permissions",
-        "lv_merging", "lv_role",
+        "lv_kernel_major", "lv_kernel_minor", "data_percent", "metadata_percent", "lv_time",
+        "lv_permissions",
+        "lv_merging", "lv_role", "vg_mda_size", "vg_mda_free",
     ]
 
     private struct Report: Decodable {
@@ -161,10 +166,15 @@ extension LogicalVolume {
         case "merging", "unknown": isMerging = true
         default: throw unknown("lv_merging")
         }
-        usedPercent = Double(try text("data_percent"))
-        guard try text("data_percent").isEmpty == (usedPercent == nil) else {
-            throw unknown("data_percent")
+        func percent(_ name: String) throws(LVMError) -> Double? {
+            guard let text = try optional(name) else { return nil }
+            guard let value = Double(text) else { throw unknown(name) }
+            return value
         }
+        usedPercent = try percent("data_percent")
+        metadataPercent = try percent("metadata_percent")
+        groupText = GroupText(
+            areaByteCount: try number("vg_mda_size"), freeByteCount: try number("vg_mda_free"))
         // Not active: -1.
         switch try (text("lv_kernel_major"), text("lv_kernel_minor")) {
         case ("-1", "-1"): break

@@ -8,13 +8,16 @@ package import Platform
 package struct PoolRoom: Sendable {
     /// Of a block of the pool.
     package let blockByteCount: UInt64
-    package let freeBlocks: UInt64
+    package let status: DeviceMapper.PoolStatus
+    /// Blocks that the volume itself has, shared or not.
+    package let ownBlocks: UInt64
 
     /// Asks the pool below an active thin volume.
     package init(below device: DeviceNumber) throws(LVMError) {
         let pool = try DeviceMapper.thinTable(device).pool
         blockByteCount = try DeviceMapper.poolTable(pool).blockByteCount
-        freeBlocks = try DeviceMapper.poolStatus(pool).freeBlocks
+        status = try DeviceMapper.poolStatus(pool)
+        ownBlocks = try DeviceMapper.thinSectors(device) / (blockByteCount / 512)
     }
 
     /// Whether LVM makes pools larger by itself, so that what is free says nothing.

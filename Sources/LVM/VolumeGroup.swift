@@ -204,7 +204,7 @@ package struct VolumeGroup: Sendable {
         _ volume: LogicalVolume, tag: String, holding lock: FileLock?
     ) throws(LVMError) {
         var condition =
-            "lv_uuid=\(volume.uuid) && lv_name=\(volume.name) && lv_tags=\(tag)"
+            "lv_uuid=\(volume.uuid) && lv_name=\(volume.name) && lv_tags=\"\(tag)\""
         if volume.isReadOnly { condition += " && lv_permissions=~^read-only" }
         let said = try Suspension.change(
             volume, "lvremove", ["--yes", "--select", condition, volume.group], holding: lock)

@@ -20,6 +20,8 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
     case notApplied(VolumeName, number: UInt64, TargetError)
     /// The target does not hold the generation that would be handed over; the text says why.
     case notTheCopy(VolumeName, String)
+    /// The target is lost, but a kept snapshot holds the generation before; the text says what is wrong with the target.
+    case targetLost(VolumeName, String, KeptGeneration)
     /// Only the staging log holds the committed generation as a whole.
     case onlyInLog(VolumeName)
     /// A generation waits for the others of its group.
@@ -56,6 +58,9 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
             "generation \(number) of volume \(name) is committed, but cannot be written to its target: \(error). The "
                 + "staging log holds all of it"
         case .notTheCopy(let name, let reason): "volume \(name) is not promoted: \(reason)"
+        case .targetLost(let name, let reason, let kept):
+            "volume \(name) is not promoted: \(reason). Generation \(kept.number) was kept as the snapshot "
+                + "/dev/\(kept.snapshot)"
         case .notRetargeted(let name, let path, let reason):
             "\(path) is not the target of volume \(name) now: \(reason)"
         case .onlyInLog(let name):
@@ -88,6 +93,7 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
         case .notApplied(_, _, .replaced): .notWritten
         case .notApplied: .notApplied
         case .notTheCopy: .notTheCopy
+        case .targetLost: .targetLost
         case .onlyInLog: .onlyInLog
         case .waitsForGroup: .prepared
         case .noTransfer: .noTransfer
@@ -105,6 +111,11 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
         case .notRetargeted(let name, let path, _): ["VOLUME": name.text, "PATH": path]
         case .notApplied(let name, _, .replaced(let path, _, _)):
             ["VOLUME": name.text, "PATH": path]
+        case .targetLost(let name, _, let kept):
+            [
+                "VOLUME": name.text, "SNAPSHOT": kept.snapshot,
+                "GROUP": String(kept.snapshot.prefix { $0 != "/" }),
+            ]
         case .unknownVolume(let name), .busy(let name), .nothingToPromote(let name, _),
             .notApplied(let name, _, _), .notTheCopy(let name, _), .onlyInLog(let name),
             .waitsForGroup(let name), .noTransfer(let name, _),
@@ -281,7 +292,9 @@ package struct Administration {
             guard writer.volume.state == .applying, let record = writer.volume.applying else {
                 throw error
             }
-            throw AdministrationError.notApplied(name, number: record.head.number, error)
+            throw orKept(
+                .notApplied(name, number: record.head.number, error), writer.volume,
+                isLost: error.isLoss)
         }
         if writer.volume.state == .prepared {
             do { try writer.abandon() } catch let error as CatalogError {
@@ -294,9 +307,10 @@ package struct Administration {
         let states: [VolumeState] = [.consistent, .staging] + (isChecked ? [] : [.diverged])
         guard states.contains(writer.volume.state), writer.volume.committed != nil else {
             if writer.volume.state == .diverged, writer.volume.committed != nil {
-                throw AdministrationError.notTheCopy(name, writer.volume.suspectReason ?? "")
+                throw orKept(
+                    .notTheCopy(name, writer.volume.suspectReason ?? ""), writer.volume)
             }
-            throw AdministrationError.nothingToPromote(name, writer.volume.state)
+            throw orKept(.nothingToPromote(name, writer.volume.state), writer.volume)
         }
         if isChecked {
             do {
@@ -304,14 +318,32 @@ package struct Administration {
                 _ = try writer.openTarget()
                 try writer.checkTarget(progress)
             } catch let error as TargetError {
-                throw AdministrationError.notTheCopy(name, "\(error)")
+                throw orKept(
+                    .notTheCopy(name, "\(error)"), writer.volume, isLost: error.isLoss)
             }
             guard states.contains(writer.volume.state) else {
-                throw AdministrationError.notTheCopy(name, writer.volume.suspectReason ?? "")
+                throw orKept(
+                    .notTheCopy(name, writer.volume.suspectReason ?? ""), writer.volume)
             }
         }
         try writer.promote()
         return writer.volume
+    }
+
+    /// Why a volume is not promoted: with the snapshot that leads on, where the target is lost and its committed generation
+    /// was kept. Whether that is still there is for LVM to say, and what it holds for `retarget`, which reads all of it.
+    private func orKept(
+        _ plain: AdministrationError, _ volume: StandbyVolume, isLost: Bool = true
+    ) -> AdministrationError {
+        guard isLost, volume.state != .promoted, let committed = volume.committed,
+            let kept = try? home.catalog.kept(volume.name).first(where: { $0.id == committed.id })
+        else { return plain }
+        let reason =
+            switch plain {
+            case .notTheCopy(_, let reason): reason
+            default: "\(plain)"
+            }
+        return .targetLost(volume.name, reason, kept)
     }
 
     /// Lets one resync overwrite a promoted copy. Refused while anything has the target open or mounted. Taken back, it

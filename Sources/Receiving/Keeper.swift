@@ -16,10 +16,10 @@ internal import Wire
 /// 2. *Snapshot made, not in the catalog:* its tags say what it is. It is entered.
 /// 3. *Snapshot removed, still in the catalog:* it is struck out.
 struct Keeper {
-    private let home: StandbyHome
-    private let volume: StandbyVolume
+    let home: StandbyHome
+    let volume: StandbyVolume
     /// The volume's; what changes LVM holds it to its end.
-    private let lock: FileLock
+    let lock: FileLock
 
     init(_ home: StandbyHome, _ volume: StandbyVolume, holding lock: FileLock) {
         self.home = home
@@ -38,7 +38,7 @@ struct Keeper {
     }
 
     /// The target, if it is an active thin volume.
-    private static func thinVolume(at path: String) -> LogicalVolumeID? {
+    static func thinVolume(at path: String) -> LogicalVolumeID? {
         guard let number = try? File(path: path).status().device else { return nil }
         let device = BlockDevice(number)
         return device.isThin ? device.logicalVolume : nil
@@ -51,14 +51,6 @@ struct Keeper {
         return (try? home.volumes.room(of: target)).map { UInt64($0.snapshotsLeft) }
     }
 
-    /// What the pool of a target with kept generations can still take; nil where that cannot be asked.
-    var room: ThinRoom? {
-        guard (try? home.catalog.kept(volume.name))?.isEmpty == false,
-            let target = Self.thinVolume(at: volume.targetPath)
-        else { return nil }
-        return try? home.volumes.room(of: target)
-    }
-
     /// Whether LVM has a snapshot of the committed generation. It shares every block of the target, which was not written
     /// since, so that each block that is written now needs a new one.
     var sharesEveryBlock: Bool {
@@ -68,7 +60,7 @@ struct Keeper {
         return !isDue(kept)
     }
 
-    private func owner() throws -> KeptOwner { KeptOwner(try home.identity().keyID, volume.name) }
+    func owner() throws -> KeptOwner { KeptOwner(try home.identity().keyID, volume.name) }
 
     /// Whether the target holds its committed generation as a whole, and is this standby's.
     static func isWhole(_ volume: StandbyVolume) -> Bool {
@@ -82,18 +74,18 @@ struct Keeper {
 
     /// Does what is due, if anything is, and remembers what went wrong.
     ///
-    /// - Parameter check: proves that the target holds the generation, if a snapshot is to be made.
+    /// - Parameters:
+    ///   - gaveWay: what is to be told of those that gave way to the generation.
+    ///   - check: proves that the target holds the generation, if a snapshot is to be made.
     /// - Returns: what went wrong.
-    func keepDue(check: () throws -> Void) -> String? {
+    func keepDue(telling gaveWay: String? = nil, check: () throws -> Void) -> String? {
         do {
             // While the copy is in question, and when it was handed over, every generation stays.
             guard Self.isWhole(volume), let retention = try home.catalog.retention(volume.name)
             else { return nil }
             let kept = try home.catalog.kept(volume.name)
             guard try isDue(kept) || !expired(kept, retention).isEmpty else { return nil }
-            let problem = attempt(retention, check)
-            try home.catalog.setRetentionProblem(volume.name, problem)
-            return problem
+            return try attempt(retention, telling: gaveWay, check)
         } catch {
             return "\(error)"
         }
@@ -104,17 +96,23 @@ struct Keeper {
     /// - Returns: what went wrong.
     func keepNow(check: () throws -> Void) throws -> String? {
         guard let retention = try home.catalog.retention(volume.name) else { return nil }
-        let problem = attempt(retention, check)
-        try home.catalog.setRetentionProblem(volume.name, problem)
-        return problem
+        return try attempt(retention, telling: nil, check)
     }
 
-    private func attempt(_ retention: Retention, _ check: () throws -> Void) -> String? {
+    private func attempt(
+        _ retention: Retention, telling gaveWay: String?, _ check: () throws -> Void
+    ) throws -> String? {
+        // Room is looked at first: a snapshot that cannot be made may say something else.
+        let warnings = try [gaveWay].compactMap { $0 } + roomWarnings(retention)
+        var problem: String?
         do {
             if isDue(try home.catalog.kept(volume.name)) { try check() }
             try keep(retention)
-        } catch { return "\(error)" }
-        return nil
+        } catch { problem = "\(error)" }
+        try home.catalog.setRetentionProblem(volume.name, problem)
+        try home.catalog.setRetentionWarning(
+            volume.name, warnings.isEmpty ? nil : warnings.joined(separator: "; "))
+        return problem
     }
 
     /// Whether the target holds a whole generation of which there is no snapshot.
@@ -192,7 +190,7 @@ struct Keeper {
     /// Brings the catalog to what LVM has.
     ///
     /// - Returns: the snapshots, newest first.
-    private func compare(_ found: [KeptGeneration]) throws -> [KeptGeneration] {
+    func compare(_ found: [KeptGeneration]) throws -> [KeptGeneration] {
         try home.catalog.setKept(volume.name, found)
         return try home.catalog.kept(volume.name)
     }

@@ -15,7 +15,9 @@ internal import Wire
 final class Room {
     private let target: Target
     private let keeper: Keeper
-    private let pool: ThinRoom?
+    private var pool: ThinRoom?
+    /// What is to be told of kept generations that gave way.
+    private(set) var gaveWay: String?
     private var needed: PoolBlockCounter?
     private var shortage: SystemCallError?
 
@@ -36,15 +38,22 @@ final class Room {
         }
     }
 
-    /// Refuses a generation for which there is no room. What was reserved is given back, and what has come in stays, so
-    /// that the next send goes on.
+    /// Refuses a generation for which there is no room, not even after kept ones gave way. What was reserved is given back,
+    /// and what has come in stays, so that the next send goes on.
     func check(_ record: GenerationRecord, _ volume: StandbyVolume) throws {
+        let number = record.head.number
+        if shortage == nil, let needed, poolShortage != nil {
+            let released = keeper.giveWay(to: number, needing: needed.count)
+            gaveWay = Keeper.sentence(released, for: number)
+            if !released.isEmpty { pool = keeper.room }
+        }
         guard let reason else { return }
         target.giveBackReserved()
         let copy = volume.committed.map { "; the copy is generation \($0.head.number), as before" }
+        let kept = gaveWay.map { "; \($0)" }
         throw Refusal(
             .space,
-            "the target has no room for generation \(record.head.number) (\(reason))\(copy ?? ""). "
+            "the target has no room for generation \(number) (\(reason))\(copy ?? "")\(kept ?? ""). "
                 + "Make room, then send again")
     }
 

@@ -21,6 +21,8 @@ package final class VolumeWriter {
     let fence: UInt64
     /// Why a generation could not be kept or released, if that was tried and went wrong.
     package private(set) var keepingProblem: String?
+    /// What is to be told of kept generations that gave way to the one that is committed.
+    private var gaveWay: String?
     /// Why what was to be run after the last commit has failed, if it did.
     package private(set) var hookProblem: String?
     /// Whether a committed generation is written although nobody knows what its target holds by now.
@@ -113,7 +115,7 @@ package final class VolumeWriter {
         case .initialising, .staging, .prepared:
             if !Directory.exists(logPath) { try abandon() }
         case .applying:
-            return try finishApplying(progress)
+            return try applyInRoomOfKept(progress)
         }
         // Somebody may have written the target since.
         keepDue { try self.checkBeforeKeeping() }
@@ -124,7 +126,7 @@ package final class VolumeWriter {
     ///
     /// - Parameter check: proves, before a snapshot is made, that the target still holds the generation.
     private func keepDue(check: () throws -> Void = {}) {
-        keepingProblem = keeper.keepDue(check: check)
+        keepingProblem = keeper.keepDue(telling: gaveWay, check: check)
     }
 
     private func checkBeforeKeeping() throws {
@@ -181,6 +183,7 @@ package final class VolumeWriter {
             try checkRoot(try proveAndCollect(record, room, progress), record)
             try checkAnchor(on: target, isHeld: isHeld, progress)
             try room.check(record, volume)
+            gaveWay = room.gaveWay
         } else {
             try checkInPlace(record, root, progress)
         }
@@ -265,6 +268,23 @@ package final class VolumeWriter {
             try body(record, content)
             done += UInt64(content?.count ?? 0)
             try progress(Progress(phase: .proving, done: min(done, total), total: total))
+        }
+    }
+
+    /// Brings the committed generation to the target. While its thin pool has no room, kept generations give way to it, one
+    /// after each attempt.
+    private func applyInRoomOfKept(_ told: (Progress) throws -> Void) throws {
+        var released: [KeptGeneration] = []
+        while true {
+            do { return try finishApplying(told) } catch let error as TargetError {
+                guard error.isLackOfRoom, volume.state == .applying,
+                    volume.transfer?.inPlace == false, let number = volume.applying?.head.number
+                else { throw error }
+                let more = keeper.giveWay(toWaiting: number)
+                guard !more.isEmpty else { throw error }
+                released += more
+                gaveWay = Keeper.sentence(released, for: number)
+            }
         }
     }
 

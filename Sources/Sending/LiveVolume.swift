@@ -143,8 +143,9 @@ package final class LiveVolume {
         }
     }
 
-    /// Refuses a thin volume whose pool can take no more snapshots, before one is taken.
+    /// Looks at the room for a snapshot before one is taken, and refuses a thin volume whose pool can take no more.
     func checkPool(in group: VolumeGroup) throws {
+        for warning in SnapshotRoom.warnings(for: volume, in: group) { warn(warning) }
         guard let budget = try PoolBudget(of: volume, in: group) else { return }
         if let reason = budget.refusal {
             throw SourceError.refused(.poolExhausted, path: budget.pool, reason: reason)

@@ -123,6 +123,16 @@ package struct SnapshotInventory {
         }
     }
 
+    /// What to tell of the room in their groups and pools.
+    package func roomWarnings() throws -> [String] {
+        var seen: Set<String> = []
+        return try own().flatMap { group, snapshot, _, _ in
+            SnapshotRoom.warnings(for: snapshot.volume, in: group).filter {
+                seen.insert($0).inserted
+            }
+        }
+    }
+
     /// What `cleanUp` has done, or would have.
     package struct Cleaned {
         /// Snapshots that were removed, that stay for now, or that are not ours to remove.

@@ -80,6 +80,15 @@ package enum TargetError: RuledError, Equatable, Sendable, CustomStringConvertib
         }
     }
 
+    /// Whether what it holds, or all of it, may be gone for good; what is only held up by something is not.
+    package var isLoss: Bool {
+        switch self {
+        case .missing, .wrongKind, .foreign, .replaced, .tooSmall: true
+        case .failed(let error): !error.isNoSpace
+        case .inUse, .suspended, .readOnly, .taken, .occupied: false
+        }
+    }
+
     /// Whether there was no room: more of it mends this.
     package var isLackOfRoom: Bool {
         if case .failed(let error) = self { return error.isNoSpace }

@@ -1,7 +1,9 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Blocks
 internal import Digests
+internal import FoundationEssentials
 package import LVM
 package import Wire
 
@@ -28,25 +30,31 @@ struct KeptName {
     }
 }
 
-/// The tags on the snapshots of a standby, which say all there is to know of a kept generation.
+/// The tags on the snapshots of a standby, which say all there is to know of a kept generation (Protocol/Helper.md 5).
 package struct KeptTags {
-    private let volume: VolumeName
-    /// Only this standby's snapshots have it.
-    let standby: String
+    /// On each snapshot of ours, for people and settings of LVM.
+    private static let mark = "blockferry"
+    private static let prefix = "bfk2:"
+    private let owner: KeptOwner
 
-    package init(_ owner: KeptOwner) {
-        volume = owner.volume
-        standby = "blockferry.standby=" + Hex.encode(owner.standby)
+    package init(_ owner: KeptOwner) { self.owner = owner }
+
+    /// What a new snapshot is tagged with.
+    package func new(_ mark: GenerationMark) -> [String] { [Self.mark, packed(mark)] }
+
+    private func packed(_ mark: GenerationMark) -> String {
+        var bytes = owner.standby + mark.id.bytes
+        bytes.append(littleEndian: mark.sourceTime)
+        bytes.append(littleEndian: mark.committedAt)
+        let text = Data(bytes).base64EncodedString().prefix { $0 != "=" }
+        return "\(Self.prefix)\(mark.number):\(owner.volume):\(text)"
     }
 
-    func new(_ mark: GenerationMark) -> [String] {
-        [
-            "blockferry", standby, "blockferry.volume=\(volume)",
-            "blockferry.generation=\(mark.number)",
-            "blockferry.id=\(mark.id)",
-            "blockferry.time=\(mark.sourceTime)",
-            "blockferry.committed=\(mark.committedAt)",
-        ]
+    /// The tag of a snapshot that only those have which this owner keeps, of whichever form; nothing if it has none.
+    func proof(of lv: LogicalVolume) -> String? {
+        guard let found = generation(of: lv) else { return nil }
+        let packed = packed(found.mark)
+        return lv.tags.contains(packed) ? packed : FirstTags.standby(owner)
     }
 
     /// The generations of this volume that are kept in a group, none of them twice.
@@ -73,19 +81,58 @@ package struct KeptTags {
     }
 
     private func generation(of lv: LogicalVolume) -> KeptGeneration? {
+        guard case .thin(_, _, let device, _) = lv.kind, lv.tags.contains(Self.mark),
+            let found = mark(of: lv)
+        else { return nil }
+        return KeptGeneration(
+            found, snapshot: lv.fullName, snapshotUUID: lv.uuid, thinDevice: device)
+    }
+
+    /// What its one packed tag says; without one, what those of the first form say.
+    private func mark(of lv: LogicalVolume) -> GenerationMark? {
+        let packed = lv.tags.filter { $0.hasPrefix(Self.prefix) }
+        guard let tag = packed.first else { return FirstTags.mark(lv.tags, owner) }
+        return packed.count == 1 ? mark(tag) : nil
+    }
+
+    /// Reads a packed tag of this owner's.
+    package func mark(_ tag: String) -> GenerationMark? {
+        let parts = tag.dropFirst(Self.prefix.count).split(
+            separator: ":", omittingEmptySubsequences: false)
+        guard parts.count == 3, let number = UInt64(parts[0]), number > 0,
+            let data = Data(base64Encoded: parts[2] + "=")
+        else { return nil }
+        let found = [UInt8](data).withRawSpan { bytes -> GenerationMark? in
+            guard let id = (try? bytes.copyBytes(at: 8, count: 32)).flatMap(SHA256Digest.init),
+                let sourceTime = try? bytes.littleEndian(at: 40, as: UInt64.self),
+                let committedAt = try? bytes.littleEndian(at: 48, as: UInt64.self)
+            else { return nil }
+            return GenerationMark(
+                number: number, id: id, sourceTime: sourceTime, committedAt: committedAt)
+        }
+        // Owner and all the rest: one generation has one tag.
+        return found.flatMap { packed($0) == tag ? $0 : nil }
+    }
+}
+
+/// The tags that snapshots of earlier versions have: one for each fact.
+private enum FirstTags {
+    static func standby(_ owner: KeptOwner) -> String {
+        "blockferry.standby=" + Hex.encode(owner.standby)
+    }
+
+    static func mark(_ tags: Set<String>, _ owner: KeptOwner) -> GenerationMark? {
         func value(_ name: String) -> String? {
             let prefix = "blockferry.\(name)="
-            return lv.tags.first { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
+            return tags.first { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
         }
-        guard case .thin(_, _, let device, _) = lv.kind,
-            lv.tags.isSuperset(of: ["blockferry", standby, "blockferry.volume=\(volume)"]),
+        guard tags.isSuperset(of: [standby(owner), "blockferry.volume=\(owner.volume)"]),
             let number = value("generation").flatMap({ UInt64($0) }), number > 0,
             let id = value("id").flatMap(Hex.decode).flatMap({ SHA256Digest(bytes: $0) }),
             let sourceTime = value("time").flatMap({ UInt64($0) }),
             let committedAt = value("committed").flatMap({ UInt64($0) })
         else { return nil }
-        return KeptGeneration(
-            number: number, id: id, sourceTime: sourceTime, committedAt: committedAt,
-            snapshot: lv.fullName, snapshotUUID: lv.uuid, thinDevice: device)
+        return GenerationMark(
+            number: number, id: id, sourceTime: sourceTime, committedAt: committedAt)
     }
 }

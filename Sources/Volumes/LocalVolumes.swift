@@ -26,8 +26,14 @@ package struct LocalVolumes: StandbyVolumes {
         let device = try device(of: volume)
         let room = try PoolRoom(below: device.number)
         let time = try PoolBudget.time(ofPoolBelow: device.number)
+        let text = try? GroupText(ofGroup: volume.description.prefix(32))
         return ThinRoom(
-            blockByteCount: room.blockByteCount, freeBlocks: room.freeBlocks,
+            blockByteCount: room.blockByteCount, blocks: room.status.blocks,
+            freeBlocks: room.status.freeBlocks, ownBlocks: room.ownBlocks,
+            metadataBlocks: room.status.metadataBlocks,
+            freeMetadataBlocks: room.status.freeMetadataBlocks,
+            textAreaByteCount: text?.areaByteCount ?? 0,
+            freeTextByteCount: min(text?.freeByteCount ?? 0, text?.areaByteCount ?? 0),
             growsByItself: (try? PoolRoom.growsByItself()) ?? true,
             snapshotsLeft: UInt32(
                 clamping: SnapshotBudget(time: time, highestDevice: 0).left))
@@ -65,6 +71,13 @@ package struct LocalVolumes: StandbyVolumes {
         guard kept.count < Self.snapshotLimit else {
             throw LVMError.refused("\(target.fullName) has \(kept.count) snapshots")
         }
+        guard
+            target.groupText.limit == 0 || target.groupText.freeByteCount > target.groupText.reserve
+        else {
+            throw LVMError.refused(
+                "LVM's metadata of volume group \(group.name) is full but for \(target.groupText.freeByteCount) bytes, which "
+                    + "are left for other changes. Keep fewer generations (docs/OPERATIONS.md 3)")
+        }
         if let pool = try PoolBudget(of: target, in: group), let reason = pool.refusal {
             throw LVMError.refused(
                 "\(pool.pool): \(reason) (rule \(RefusalRule.poolExhausted.rawValue))")
@@ -89,7 +102,7 @@ package struct LocalVolumes: StandbyVolumes {
         guard
             tags.own(in: group.volumes, of: target)
                 .contains(where: { $0.snapshotUUID == snapshotUUID }),
-            let snapshot = group.volume(uuid: snapshotUUID)
+            let snapshot = group.volume(uuid: snapshotUUID), let proof = tags.proof(of: snapshot)
         else {
             throw LVMError.refused(
                 "\(target.fullName) has no snapshot with the id \(snapshotUUID) that is kept")
@@ -97,9 +110,9 @@ package struct LocalVolumes: StandbyVolumes {
         guard try isUnwritten(snapshot, target) else {
             throw LVMError.refused(
                 "\(snapshot.fullName) is not removed: somebody has written to it. Take it out of what is kept with: "
-                    + "lvchange --deltag \(tags.standby) \(snapshot.fullName)")
+                    + "lvchange --deltag \(proof) \(snapshot.fullName)")
         }
-        try VolumeGroup.removeSnapshot(snapshot, tag: tags.standby, holding: lock)
+        try VolumeGroup.removeSnapshot(snapshot, tag: proof, holding: lock)
     }
 
     /// Whether nobody has written to a snapshot of the target since it was taken, as the pool's metadata says: one that is

@@ -4,21 +4,38 @@
 internal import Blocks
 internal import Digests
 
-/// What a thin pool can still take.
+/// What a thin pool, and the metadata of its volume group, can still take.
 package struct ThinRoom: Hashable, Sendable {
     /// Of a block of the pool.
     package var blockByteCount: UInt64
+    package var blocks: UInt64
     package var freeBlocks: UInt64
+    /// Blocks of the volume that was asked about, shared or not.
+    package var ownBlocks: UInt64
+    /// Blocks of the pool's metadata.
+    package var metadataBlocks: UInt64
+    package var freeMetadataBlocks: UInt64
+    /// Bytes of a metadata area of the group, and those that LVM's text can still grow by; 0 if not known.
+    package var textAreaByteCount: UInt64
+    package var freeTextByteCount: UInt64
     /// Whether LVM may make pools larger by itself, so that what is free says nothing.
     package var growsByItself: Bool
     /// How many snapshots the pool's clock has left.
     package var snapshotsLeft: UInt32
 
     package init(
-        blockByteCount: UInt64, freeBlocks: UInt64, growsByItself: Bool, snapshotsLeft: UInt32
+        blockByteCount: UInt64, blocks: UInt64, freeBlocks: UInt64, ownBlocks: UInt64,
+        metadataBlocks: UInt64, freeMetadataBlocks: UInt64, textAreaByteCount: UInt64,
+        freeTextByteCount: UInt64, growsByItself: Bool, snapshotsLeft: UInt32
     ) {
         self.blockByteCount = blockByteCount
+        self.blocks = blocks
         self.freeBlocks = freeBlocks
+        self.ownBlocks = ownBlocks
+        self.metadataBlocks = metadataBlocks
+        self.freeMetadataBlocks = freeMetadataBlocks
+        self.textAreaByteCount = textAreaByteCount
+        self.freeTextByteCount = freeTextByteCount
         self.growsByItself = growsByItself
         self.snapshotsLeft = snapshotsLeft
     }
@@ -94,10 +111,19 @@ package enum HelperAnswer: Hashable, Sendable {
     ) throws(WireError) -> ThinRoom {
         let blockByteCount = try reader.integer(UInt64.self, bytes)
         guard blockByteCount > 0 else { throw reader.error(.zeroLength) }
-        let freeBlocks = try reader.integer(UInt64.self, bytes)
+        /// What there is, and what is free of it.
+        func room() throws(WireError) -> (all: UInt64, free: UInt64) {
+            let all = try reader.integer(UInt64.self, bytes)
+            let free = try reader.integer(UInt64.self, bytes)
+            guard free <= all else { throw reader.error(.badNumber) }
+            return (all, free)
+        }
+        let (data, metadata, text) = (try room(), try room(), try room())
         return ThinRoom(
-            blockByteCount: blockByteCount, freeBlocks: freeBlocks,
-            growsByItself: try reader.boolean(bytes),
+            blockByteCount: blockByteCount, blocks: data.all, freeBlocks: data.free,
+            ownBlocks: try reader.integer(UInt64.self, bytes), metadataBlocks: metadata.all,
+            freeMetadataBlocks: metadata.free, textAreaByteCount: text.all,
+            freeTextByteCount: text.free, growsByItself: try reader.boolean(bytes),
             snapshotsLeft: try reader.integer(UInt32.self, bytes))
     }
 
@@ -136,8 +162,11 @@ package enum HelperAnswer: Hashable, Sendable {
             bytes.append(littleEndian: thinDevice ?? 0)
             bytes.append(littleEndian: openCount)
         case .room(let room):
-            bytes.append(littleEndian: room.blockByteCount)
-            bytes.append(littleEndian: room.freeBlocks)
+            for number in [
+                room.blockByteCount, room.blocks, room.freeBlocks, room.metadataBlocks,
+                room.freeMetadataBlocks, room.textAreaByteCount, room.freeTextByteCount,
+                room.ownBlocks,
+            ] { bytes.append(littleEndian: number) }
             bytes.append(room.growsByItself ? 1 : 0)
             bytes.append(littleEndian: room.snapshotsLeft)
         case .kept(let found, let hasMore):

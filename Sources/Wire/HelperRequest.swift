@@ -36,7 +36,7 @@ package struct LogicalVolumeID: Hashable, Sendable, CustomStringConvertible {
 package struct HelperRequest: Hashable, Sendable {
     /// The greatest request, in bytes.
     package static let limit = 512
-    package static let version: UInt8 = 1
+    package static let version: UInt8 = 2
 
     package enum Order: Hashable, Sendable {
         case look

@@ -74,6 +74,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case notApplied = "not-applied"
     case notWritten = "not-written"
     case notTheCopy = "not-the-copy"
+    case targetLost = "target-lost"
     case onlyInLog = "only-in-log"
     case notRetargeted = "not-retargeted"
     case notPromoted = "not-promoted"
@@ -178,6 +179,8 @@ package enum RefusalRule: String, Sendable, CaseIterable {
         case .notWritten:
             "a committed generation is not written, since the target holds neither it nor the one before"
         case .notTheCopy: "the target does not hold the generation that would be handed over"
+        case .targetLost:
+            "the target does not hold the generation that would be handed over, but a kept snapshot does"
         case .onlyInLog: "only the staging log holds the committed generation as a whole"
         case .notRetargeted: "the new target is not proven to hold the generation"
         case .notPromoted: "the volume is not promoted: a resync needs no leave"

@@ -104,6 +104,8 @@ struct StatusCommand: ParsableCommand {
                 let snapshots: [SnapshotEntry]?
                 let suspendedDevices: [String]?
                 let pools: [PoolEntry]?
+                /// Of groups and pools that become full.
+                let warnings: [String]?
                 /// Of a state that cannot be written.
                 let note: String?
             }
@@ -112,7 +114,8 @@ struct StatusCommand: ParsableCommand {
                     List(
                         volumes: entries, snapshots: snapshots,
                         suspendedDevices: live?.suspended.map(\.device.name),
-                        pools: live?.pools, note: catalog.reading?.sentence)))
+                        pools: live?.pools, warnings: live?.warnings,
+                        note: catalog.reading?.sentence)))
         }
         let rows = entries.map { entry in
             [
@@ -132,6 +135,7 @@ struct StatusCommand: ParsableCommand {
                 "\n" + Format.escaped("\(entry.volume): \(error.time): \(error.message)") + "\n")
         }
         for found in live?.suspended ?? [] { Terminal.out("\n" + found.sentence) }
+        for warning in live?.warnings ?? [] { Terminal.out("\nwarning: \(warning)\n") }
         guard let snapshots, !snapshots.isEmpty else { return }
         Terminal.out(
             "\n"
@@ -153,7 +157,8 @@ struct StatusCommand: ParsableCommand {
     }
 
     private typealias LiveFacts = (
-        snapshots: [SnapshotEntry], suspended: [SnapshotInventory.Suspended], pools: [PoolEntry]
+        snapshots: [SnapshotEntry], suspended: [SnapshotInventory.Suspended], pools: [PoolEntry],
+        warnings: [String]
     )
 
     /// nil if LVM cannot be asked: status is good for more than that.
@@ -164,7 +169,7 @@ struct StatusCommand: ParsableCommand {
                 try inventory.entries().map(SnapshotEntry.init), try inventory.suspended(),
                 try inventory.pools().map {
                     PoolEntry(pool: $0.pool, snapshotsLeft: $0.budget.left)
-                }
+                }, try inventory.roomWarnings()
             )
         } catch is LVMError {
             return nil

@@ -340,6 +340,7 @@ struct StatusCommand: ParsableCommand {
                         "not kept: \($0)"
                     } ?? entry.lastRefusal.map { "refused: \($0.message) (rule \($0.rule))" }
                         ?? (entry.demoted ? "demoted: one resync may replace it" : nil)
+                        ?? entry.keeping?.warning.map { "kept: \($0)" }
                         ?? (entry.restored
                             ? "the state was restored or moved: the target is read before it is used"
                             : entry.sourceClockAhead

@@ -66,7 +66,9 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
         }
         if trustClock { problem = try Administration(home).trustClock(volume) }
         if let problem { Terminal.error("not done yet, but wanted from now on: \(problem)") }
-        try show(try KeptEntry(home, volume))
+        let entry = try KeptEntry(home, volume)
+        if let warning = entry.keeping?.warning { Terminal.error("warning: \(warning)") }
+        try show(entry)
         if problem != nil { throw ExitCode(ExitStatus.failed.rawValue) }
     }
 
@@ -104,6 +106,8 @@ struct KeptEntry {
         let forSeconds: UInt64?
         /// Why a generation could not be kept or released.
         let problem: String?
+        /// What is to be told all the same: room that becomes short, generations that gave way to the copy.
+        let warning: String?
 
         var sentence: String {
             let limits = [
@@ -126,8 +130,11 @@ struct KeptEntry {
 
     init(_ home: StandbyHome, _ volume: VolumeName) throws {
         let problem = try home.catalog.retentionProblem(volume)
+        let warning = try home.catalog.retentionWarning(volume)
         keeping = try home.catalog.retention(volume).map {
-            Keeping(generations: $0.generations, forSeconds: $0.seconds, problem: problem)
+            Keeping(
+                generations: $0.generations, forSeconds: $0.seconds, problem: problem,
+                warning: warning)
         }
         kept = try home.catalog.kept(volume).map {
             Generation(

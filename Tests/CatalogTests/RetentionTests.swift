@@ -57,6 +57,38 @@ import Wire
         #expect(told.map(\.text) == ["the pool is full"])
     }
 
+    @Test("a warning stands beside a problem, is told once, and outlives other limits")
+    func warnings() throws {
+        try catalog.setRetentionWarning(volume, "no limits, no warning")
+        #expect(try catalog.retentionWarning(volume) == nil)
+        try catalog.setRetention(volume, Retention(generations: 3))
+        try catalog.setRetentionProblem(volume, "in use")
+        for _ in 0..<3 { try catalog.setRetentionWarning(volume, "80 % full") }
+        try catalog.setRetention(volume, Retention(generations: 2))
+        #expect(try catalog.retentionWarning(volume) == "80 % full")
+        #expect(try catalog.retentionProblem(volume) == "in use")
+        try catalog.setRetentionWarning(volume, nil)
+        #expect(try catalog.retentionWarning(volume) == nil)
+        #expect(try catalog.retentionProblem(volume) == "in use")
+        let told = try catalog.events(volume: volume, limit: 100).filter { $0.kind == .warning }
+        #expect(told.map(\.text) == ["80 % full"])
+    }
+
+    @Test("one that was released before its time is told with the reason")
+    func gaveWay() throws {
+        let all = [3, 2, 1].map { generation($0, committedAt: 100 + $0) }
+        try catalog.setKept(volume, all)
+        try catalog.removeKept(volume, all[2], because: "the pool has no room for generation 4")
+        try catalog.removeKept(volume, all[1])
+        #expect(try catalog.kept(volume) == [all[0]])
+        let told = try catalog.events(volume: volume, limit: 100).filter { $0.kind == .released }
+        #expect(
+            Set(told.map(\.text)) == [
+                "generation 1, vg/db_1: the pool has no room for generation 4",
+                "generation 2, vg/db_2",
+            ])
+    }
+
     @Test("kept generations come back newest first with every field, and go with their volume")
     func kept() throws {
         let all = [3, 2, 1].map { generation($0, committedAt: 100 + $0) }
@@ -230,6 +262,8 @@ import Wire
         let again = try StandbyCatalog(directory: scratch.directory())
         #expect(try again.volume(volume) == before)
         try again.setRetention(volume, Retention(generations: 2))
+        try again.setRetentionWarning(volume, "80 % full")
+        #expect(try again.retentionWarning(volume) == "80 % full")
         try again.setKept(volume, [generation(1, committedAt: 1)])
         #expect(try again.kept(volume).count == 1)
     }

@@ -28,7 +28,7 @@ from helper import ACTIVATE, GROW, KEEP, KEPT, LOOK, RELEASE, ROOM  # noqa: E402
 
 GROUP = "MZcaPs-acja-5UWk-onpH-KkRN-v2FM-pVJKwS"
 HOME, OTHER = "vyfkH7-8VZc-OMgF-oYTv-fsvE-gFT1-TEE9nJ", "Xyfkh7-8VZc-OMgF-oYTv-fsvE-gFT1-TEE9nJ"
-SNAPSHOT, STRANGE, WRITABLE = (f"BlwnJ{c}-uuSm-VK3x-W4Cu-lnT8-t7C0-8m3hVS" for c in "abc")
+SNAPSHOT, STRANGE, WRITABLE, FIRST = (f"BlwnJ{c}-uuSm-VK3x-W4Cu-lnT8-t7C0-8m3hVS" for c in "abcd")
 MINE = bytes(range(8))
 MIB = 1 << 20
 
@@ -42,10 +42,16 @@ def row(name: str, uuid: str, **changes: str) -> dict[str, str]:
             "segtype": "thin", "pool_lv": "pool", "pool_lv_uuid": "p8tOcE-0ehr-vaI3-p35a-PhFQ-OcKk-L2OhH0", "origin": "",
             "origin_uuid": "", "thin_id": "2", "transaction_id": "1", "chunk_size": "0", "lv_kernel_major": "-1",
             "lv_kernel_minor": "-1", "data_percent": "", "lv_time": "1795492362", "lv_permissions": "writeable",
-            "lv_merging": "", "lv_role": "public", **changes}
+            "lv_merging": "", "lv_role": "public", "metadata_percent": "", "vg_mda_size": "1044480", "vg_mda_free": "519680",
+            **changes}
 
 
 def tags(standby: bytes = MINE, volume: str = "home", number: int = 7) -> str:
+    return f"blockferry,{helper.tag(standby, volume, number, bytes([number]) * 32, 1, 2)}"
+
+
+def first_tags(standby: bytes = MINE, volume: str = "home", number: int = 7) -> str:
+    """Those of earlier versions."""
     return ",".join(["blockferry", f"blockferry.standby={standby.hex()}", f"blockferry.volume={volume}",
                      f"blockferry.generation={number}", f"blockferry.id={bytes(32).hex()}", "blockferry.time=1",
                      "blockferry.committed=2"])
@@ -57,6 +63,7 @@ ROWS = [
     row("home_blockferry_g8", STRANGE, origin="home", origin_uuid=HOME, lv_permissions="read-only",
         lv_tags=tags(bytes(8), number=8)),
     row("home_blockferry_g9", WRITABLE, origin="home", origin_uuid=HOME, lv_tags=tags(number=9)),
+    row("home_blockferry_g6", FIRST, origin="home", origin_uuid=HOME, lv_permissions="read-only", lv_tags=first_tags(number=6)),
 ]
 # LVM and device-mapper as far as these tests need them.
 PROGRAM = """#!/bin/sh
@@ -184,8 +191,9 @@ class HelperTests(unittest.TestCase):
     def test_snapshots_that_are_not_the_owners_are_neither_listed_nor_removed(self) -> None:
         owner = helper.owner(MINE, "home")
         listed = self.ask(helper.request(KEPT, ids(HOME), owner + helper.text("")))
-        self.assertEqual([one["uuid"] for one in listed["kept"]], [SNAPSHOT])
-        after = self.ask(helper.request(KEPT, ids(HOME), owner + helper.text(SNAPSHOT)))
+        self.assertEqual([(one["uuid"], one["number"], one["time"], one["committed"]) for one in listed["kept"]],
+                         [(SNAPSHOT, 7, 1, 2), (FIRST, 6, 1, 2)])
+        after = self.ask(helper.request(KEPT, ids(HOME), owner + helper.text(FIRST)))
         self.assertEqual((after["kept"], after["more"]), ([], False))
         for uuid in (STRANGE, WRITABLE, HOME, OTHER):
             self.assert_refused(helper.request(RELEASE, ids(HOME), owner + helper.text(uuid)), "that is kept")
@@ -193,6 +201,19 @@ class HelperTests(unittest.TestCase):
         # Nothing says whether somebody has written to it, while the volume is not active.
         self.assert_refused(helper.request(RELEASE, ids(HOME), owner + helper.text(SNAPSHOT)), "not active")
         self.assert_refused(helper.request(KEEP, ids(HOME), owner + helper.mark(9, b"x" * 32, 1, 2)), "no active thin")
+
+    def test_a_group_whose_text_is_nearly_full_gets_no_snapshot(self) -> None:
+        """A twentieth of the text is for others."""
+        keep = helper.request(KEEP, ids(HOME), helper.owner(MINE, "home") + helper.mark(9, b"x" * 32, 1, 2))
+        for free, is_full in ((26_073, True), (0, True), (26_074, False), (521_472, False)):
+            active = {"lv_kernel_major": "254", "lv_kernel_minor": "4095"}
+            rows = [{**one, "vg_mda_free": str(free), **(active if one["lv_uuid"] == HOME else {})} for one in ROWS]
+            (self.path / "report").write_text(json.dumps({"report": [{"lv": rows}]}))
+            answer = self.ask(keep)
+            # Else device-mapper is asked next, which knows no such device.
+            self.assertEqual(f"is full but for {free} bytes" in answer["reason"], is_full, answer)
+            self.assertIn(answer["status"], (helper.REFUSED, helper.FAILED))
+        self.assertEqual(self.changed(), [])
 
     def test_a_volume_only_grows_and_only_a_thin_one(self) -> None:
         def grow(volume: str, size: int) -> bytes:

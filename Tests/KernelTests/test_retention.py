@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+import sys
 import tempfile
 import time
 
@@ -14,6 +15,9 @@ import devices
 from devices import MIB
 from harness import KernelTest, command, until
 from test_standby import Source
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "Protocol"))
+import helper  # noqa: E402
 
 SIZE = 8 * MIB
 
@@ -59,9 +63,15 @@ class RetentionTests(KernelTest):
             row = rows[name]
             self.assertEqual((group, row["lv_attr"][1], row["pool_lv"], row["origin"]), ("sby", "r", "pool", "co-py"))
             self.assertFalse(self.standby.is_active(name), name)
-            self.assertIn(f"blockferry.generation={entry['generation']}", row["lv_tags"].split(","))
-            self.assertIn(f"blockferry.id={entry['generation_id']}", row["lv_tags"].split(","))
+            self.assert_tags(row["lv_tags"].split(","), entry)
             self.assert_content(name, self.digests[entry["generation"]])
+
+    def assert_tags(self, tags: list[str], entry: dict) -> None:
+        """Two of them, which the reader of the specification understands."""
+        packed, = (tag for tag in tags if tag != "blockferry")
+        self.assertEqual((sorted(tags), len("".join(tags)) <= 100), (sorted(["blockferry", packed]), True), tags)
+        read = helper.read_tag(packed.encode())
+        self.assertEqual((read["volume"], read["number"], read["id"]), ("db", entry["generation"], entry["generation_id"]))
 
     def assert_content(self, name: str, digest: str) -> None:
         command("lvchange", "-qq", "-ay", "-K", f"sby/{name}")
@@ -217,12 +227,19 @@ class RetentionTests(KernelTest):
         self.generation(1)
         tags = next(row["lv_tags"] for row in self.standby.rows("lv_name,lv_tags")
                     if row["lv_name"] == "co-py_blockferry_g1").split(",")
+        packed, = (tag for tag in tags if tag != "blockferry")
+        read = helper.read_tag(packed.encode())
+
+        def other(**changes) -> list[str]:
+            fields = {**read, **changes}
+            return ["blockferry", helper.tag(bytes.fromhex(fields["standby"]), fields["volume"], fields["number"],
+                                             bytes.fromhex(fields["id"]), fields["time"], fields["committed"])]
         foreign = {
             "by-hand": ["blockferry"],
-            "another-volume": [tag.replace("volume=db", "volume=db2") for tag in tags],
-            "another-standby": ["blockferry.standby=0123456789abcdef" if "standby=" in tag else tag for tag in tags],
-            "no-id": [tag for tag in tags if "blockferry.id=" not in tag],
-            "writable": [tag.replace("id=", "id=00", 1)[:len(tag)] for tag in tags],
+            "another-volume": other(volume="db2"),
+            "another-standby": other(standby="0123456789abcdef"),
+            "no-mark": [packed],
+            "writable": other(id="00" + read["id"][2:]),
         }
         for name, more in foreign.items():
             self.standby.snapshot(name, "co-py")
@@ -236,6 +253,24 @@ class RetentionTests(KernelTest):
         for name in foreign:
             self.assertIn(name, names)
         self.assertNotIn("co-py_blockferry_g1", names)
+
+    def test_generations_with_the_tags_of_earlier_versions_are_kept_and_released(self) -> None:
+        self.begin("--generations", "2")
+        self.generation(1)
+        self.generation(2)
+        entry = self.host.status("db")["kept"][1]
+        name = "co-py_blockferry_g1"
+        packed, = (tag for tag in self.standby.tags()[name] if tag != "blockferry")
+        read = helper.read_tag(packed.encode())
+        first = [f"blockferry.{key}={value}" for key, value in (
+            ("standby", read["standby"]), ("volume", "db"), ("generation", 1), ("id", read["id"]), ("time", read["time"]),
+            ("committed", read["committed"]))]
+        command("lvchange", "-qq", "--deltag", packed, *(word for tag in first for word in ("--addtag", tag)), f"sby/{name}")
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "2"), 0)
+        self.assertEqual(self.host.status("db")["kept"][1], entry)
+        self.generation(3)
+        self.assert_kept(3, 2)
+        self.assertNotIn(name, [row["lv_name"] for row in self.standby.rows("lv_name")])
 
     def test_a_kept_generation_that_is_in_use_stays_until_it_is_not(self) -> None:
         self.begin("--generations", "1")
@@ -413,9 +448,10 @@ class PoolRoomTests(KernelTest):
         self.origin.arrives(self.host, self.target, 1)
 
     def test_a_generation_that_needs_more_blocks_than_the_pool_has_is_refused(self) -> None:
-        self.begin(16 * MIB, "--generations", "2")
+        self.begin(16 * MIB, "--generations", "1")
         self.origin.fill(0, 6 * MIB)
         self.origin.arrives(self.host, self.target, 2)
+        devices.write(self.standby.thin("filler", 6 * MIB), (0, 6 * MIB))
         before = devices.sha256(self.target)
         self.origin.fill(MIB, 4 * MIB)
         self.assert_code(self.host.send("db", self.origin.path), 12, "thin pool", "generation 2, as before")

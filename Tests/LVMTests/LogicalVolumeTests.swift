@@ -19,7 +19,8 @@ import Testing
             "transaction_id": "", "chunk_size": "4096", "lv_kernel_major": "254",
             "lv_kernel_minor": "9", "data_percent": "0.00", "lv_time": "1795492362",
             "lv_permissions": "read-only", "lv_merging": "",
-            "lv_role": "public,snapshot,thicksnapshot",
+            "lv_role": "public,snapshot,thicksnapshot", "metadata_percent": "",
+            "vg_mda_size": "1044480", "vg_mda_free": "519680",
         ]
         var thin = snapshot
         thin.merge([
@@ -62,12 +63,69 @@ import Testing
         #expect(volumes[1].device == nil)
         #expect(volumes[1].tags == ["blockferry", "blockferry.to=standby"])
         #expect(volumes[2].kind == .component)
+        #expect(
+            volumes[0].groupText == GroupText(areaByteCount: 1_044_480, freeByteCount: 519_680))
+        let pool = try LogicalVolume.decode(Self.report(["metadata_percent": "12.50"]))
+        #expect(pool[0].metadataPercent == 12.5 && pool[1].metadataPercent == nil)
+    }
+
+    @Test("LVM's text of a group has a half of its metadata area, and a twentieth of that is left")
+    func groupText() throws {
+        let text = try GroupText(report: "   1044480 519680\n")
+        #expect(text == GroupText(areaByteCount: 1_044_480, freeByteCount: 519_680))
+        #expect(text.limit == 521_472)
+        #expect(text.reserve == 26_073)
+        for (area, limit) in [
+            (0, 0), (1, 0), (1536, 0), (1538, 1), (UInt64.max, UInt64.max / 2 - 768),
+        ] {
+            #expect(GroupText(areaByteCount: area, freeByteCount: 0).limit == limit)
+        }
+        for report in ["", "1", "1 2 3", "1044480B 519680", "-1 0", "  No volume group found"] {
+            #expect(throws: LVMError.self) { try GroupText(report: report) }
+        }
+    }
+
+    @Test("what a snapshot needs room in is told from 80 percent on")
+    func fullness() {
+        let empty = GroupText(areaByteCount: 1_044_480, freeByteCount: 521_472)
+        func told(
+            _ text: GroupText, data: Double? = nil, metadata: Double? = nil
+        ) -> [String] {
+            SnapshotRoom.warnings(
+                of: "volume group vg", text,
+                pool: ("thin pool vg/pool", data: data, metadata: metadata))
+        }
+        for percent in [nil, 0, 79.99, -.infinity, .infinity, .nan] as [Double?] {
+            #expect(told(empty, data: percent, metadata: percent).isEmpty, "\(percent ?? -1)")
+        }
+        #expect(told(GroupText(areaByteCount: 0, freeByteCount: 0)).isEmpty)
+        #expect(told(GroupText(areaByteCount: 2, freeByteCount: .max)).isEmpty)
+        let data = told(empty, data: 80)
+        #expect(data.count == 1 && data[0].contains("thin pool vg/pool is 80 % full"))
+        let metadata = told(empty, metadata: 1e300)
+        #expect(
+            metadata.count == 1
+                && metadata[0].contains("metadata of the thin pool vg/pool is 100 %"))
+        let most = GroupText(areaByteCount: 1_044_480, freeByteCount: 104_295)
+        #expect(told(most).isEmpty)
+        let full = told(
+            GroupText(areaByteCount: 1_044_480, freeByteCount: 104_294), data: 99, metadata: 90)
+        #expect(
+            full.count == 3
+                && full[2].contains("LVM's metadata of the volume group vg is 80 % full"))
+        #expect(
+            SnapshotRoom.warnings(
+                of: "volume group vg", GroupText(areaByteCount: 1_044_480, freeByteCount: 0),
+                pool: nil
+            )
+            .count == 1)
     }
 
     @Test(
         "a row with a field missing or out of form is refused",
         arguments: [
             ["lv_size": "8m"], ["lv_size": ""], ["lv_size": "99999999999999999999"],
+            ["metadata_percent": "x"], ["vg_mda_size": ""], ["vg_mda_free": "1k"],
             ["segtype": "thin"], ["segtype": "thin", "thin_id": "x", "transaction_id": "1"],
         ])
     func malformed(_ changes: [String: String]) {
@@ -97,11 +155,23 @@ import Testing
         #expect(table.blockByteCount == 65536)
         let status = try DeviceMapper.PoolStatus(
             ["thin-pool", "1", "20/2048", "100/256", "-", "rw", "discard_passdown"], of: device)
-        #expect(status.freeBlocks == 156)
+        #expect((status.blocks, status.freeBlocks) == (256, 156))
+        #expect((status.metadataBlocks, status.freeMetadataBlocks) == (2048, 2028))
+        #expect(try DeviceMapper.thinSectors(["thin", "1280", "2047"], of: device) == 1280)
+        #expect(try DeviceMapper.thinSectors(["thin", "0", "-"], of: device) == 0)
+        for words in [
+            ["thin", "Fail"], ["thin", "-1", "2"], ["thin", "1"], ["linear", "1", "2"],
+        ] {
+            #expect(throws: LVMError.self) { try DeviceMapper.thinSectors(words, of: device) }
+        }
         for used in ["257/256", "256", "x/256", "1/2/3"] {
             #expect(throws: LVMError.self) {
                 try DeviceMapper.PoolStatus(
                     ["thin-pool", "1", "20/2048", used, "-", "rw"], of: device)
+            }
+            #expect(throws: LVMError.self) {
+                try DeviceMapper.PoolStatus(
+                    ["thin-pool", "1", used, "20/2048", "-", "rw"], of: device)
             }
         }
         for sectors in ["0", "-1", "x", "4294967296"] {

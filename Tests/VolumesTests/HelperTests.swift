@@ -13,8 +13,10 @@ import Wire
 
 /// One of Protocol/helper-vectors.json.
 private struct Vector: Decodable {
+    struct Fields: Decodable { let standby, volume: String? }
     let name, kind, bytes: String
     let error: String?
+    let fields: Fields?
 }
 
 private func decode(request bytes: [UInt8]) throws -> HelperRequest {
@@ -35,6 +37,10 @@ private func decode(answer bytes: [UInt8]) throws -> HelperAnswer {
         let all = try JSONDecoder().decode([Vector].self, from: Data(contentsOf: path))
         for vector in all {
             let bytes = try #require(Hex.decode(vector.bytes))
+            guard vector.kind != "tag" else {
+                try check(tag: String(decoding: bytes, as: UTF8.self), vector)
+                continue
+            }
             func coded() throws -> [UInt8] {
                 vector.kind == "request"
                     ? try decode(request: bytes).encoded() : try decode(answer: bytes).encoded()
@@ -47,7 +53,27 @@ private func decode(answer bytes: [UInt8]) throws -> HelperAnswer {
             #expect(error?.reason.rawValue == reason, "\(vector.name)")
         }
         print("vectors of the helper: \(all.count)")
-        #expect(all.count >= 51)
+        #expect(all.count >= 76)
+    }
+
+    /// One that is refused would be the owner's if it were none of the things that are wrong with it.
+    private func check(tag: String, _ vector: Vector) throws {
+        let standby = try #require(
+            Hex.decode(vector.fields?.standby ?? "0001020304050607"))
+        let digest = try #require(
+            SHA256Digest(bytes: standby + [UInt8](repeating: 9, count: 24)))
+        let volume = try #require(VolumeName(vector.fields?.volume ?? "home"))
+        let mark = KeptTags(KeptOwner(KeyID(digest), volume)).mark(tag)
+        #expect((mark == nil) == (vector.error != nil), "\(vector.name)")
+        guard let mark else { return }
+        #expect(
+            KeptTags(KeptOwner(KeyID(digest), volume)).new(mark) == ["blockferry", tag],
+            "\(vector.name)")
+        // Of another standby, and of another volume.
+        let other = try #require(VolumeName("other"))
+        #expect(KeptTags(KeptOwner(KeyID(digest), other)).mark(tag) == nil)
+        let another = try #require(SHA256Digest(bytes: [UInt8](repeating: 7, count: 32)))
+        #expect(KeptTags(KeptOwner(KeyID(another), volume)).mark(tag) == nil)
     }
 
     @Test(
@@ -126,7 +152,8 @@ struct Report {
                 "origin_uuid": "", "thin_id": "2", "transaction_id": "1", "chunk_size": "0",
                 "lv_kernel_major": "-1", "lv_kernel_minor": "-1", "data_percent": "",
                 "lv_time": "1795492362", "lv_permissions": "writeable", "lv_merging": "",
-                "lv_role": "public",
+                "lv_role": "public", "metadata_percent": "", "vg_mda_size": "1044480",
+                "vg_mda_free": "519680",
             ].merging(change) { $1 }
         }
     }
@@ -144,15 +171,45 @@ struct Report {
     private static let tags =
         "blockferry,blockferry.standby=0000000000000000,blockferry.volume=home,blockferry.generation=7,"
         + "blockferry.id=\(String(repeating: "0", count: 64)),blockferry.time=1,blockferry.committed=2"
+    /// The same in the second form.
+    private static let packed =
+        "blockferry,bfk2:7:home:\(String(repeating: "A", count: 54))EAAAAAAAAAAgAAAAAAAAA"
     private static let kept = [
         "lv_name": "home_blockferry_g7", "lv_uuid": "BlwnJa-uuSm-VK3x-W4Cu-lnT8-t7C0-8m3hVS",
         "lv_permissions": "read-only", "origin": "home", "origin_uuid": target, "lv_tags": tags,
     ]
 
-    private func count(_ changes: [String: String] = [:]) throws -> Int {
+    private func own(_ changes: [String: String] = [:]) throws -> [KeptGeneration] {
         let volumes = try Report([:], Self.kept.merging(changes) { $1 }).volumes()
         let owner = KeptOwner(KeyID(.zero), try #require(VolumeName("home")))
-        return KeptTags(owner).own(in: volumes, of: try #require(volumes.first)).count
+        return KeptTags(owner).own(in: volumes, of: try #require(volumes.first))
+    }
+
+    private func count(_ changes: [String: String] = [:]) throws -> Int {
+        try own(changes).count
+    }
+
+    @Test("both forms of tags say the same, and two tags of the second form nothing")
+    func forms() throws {
+        let first = try own()
+        #expect(first.count == 1)
+        #expect(first.first?.sourceTime == 1 && first.first?.committedAt == 2)
+        #expect(try own(["lv_tags": Self.packed]) == first)
+        // The second form counts.
+        let other = Self.packed.replacingOccurrences(of: "bfk2:7:", with: "bfk2:8:")
+        for tags in [
+            "\(Self.tags),\(other)", "\(Self.packed),\(other.dropFirst("blockferry,".count))",
+            Self.packed.replacingOccurrences(of: "blockferry,", with: ""),
+            Self.packed.replacingOccurrences(of: ":home:", with: ":mail:"),
+            Self.packed.replacingOccurrences(of: "home:AAA", with: "home:BAA"), other,
+            "\(Self.tags),bfk2:", "\(Self.packed),bfk2:",
+        ] { #expect(try count(["lv_tags": tags]) == 0, "\(tags)") }
+        #expect(try count(["lv_tags": "\(Self.tags),\(Self.packed.dropFirst(11))"]) == 1)
+        let owner = KeptOwner(KeyID(.zero), try #require(VolumeName("home")))
+        let mark = try #require(first.first?.mark)
+        #expect(
+            KeptTags(owner).new(mark) == Self.packed.split(separator: ",").map(String.init))
+        #expect(KeptTags(owner).new(mark).joined().utf8.count <= 100)
     }
 
     @Test("only what has tags, name and origin, and is read-only, is the owner's")
