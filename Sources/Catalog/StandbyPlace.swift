@@ -11,7 +11,8 @@ package import Wire
 /// in place has not; but the fences that were taken since have left their marks beside it, with numbers that it does not know.
 /// A file system that was rolled back as a whole tells nothing.
 extension StandbyCatalog {
-    private static let mark = ".fence."
+    /// Locks of volumes are beside it: their names have no such sign.
+    private static let mark = "@fence."
 
     /// Compares the catalog with what it was when it was opened last. If it was restored, or moved to another file system:
     /// each volume is *restored* until its target was read as a whole, and no leave to overwrite holds any more.
@@ -72,7 +73,14 @@ extension StandbyCatalog {
 
     private static func numbers(in marks: String) -> [UInt64] {
         ((try? Directory.names(in: marks)) ?? []).compactMap { name in
-            name.hasPrefix(mark) ? UInt64(name.dropFirst(mark.count)) : nil
+            guard name.hasPrefix(mark), name.utf8.dropFirst(mark.utf8.count).allSatisfy(isDigit),
+                let number = UInt64(name.dropFirst(mark.count)), number <= Int64.max
+            else { return nil }
+            return number
         }
+    }
+
+    private static func isDigit(_ byte: UInt8) -> Bool {
+        (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
     }
 }

@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-internal import Digests
+package import Digests
 internal import Foundation
 internal import GRDB
 internal import Platform
@@ -74,6 +74,22 @@ extension StandbyCatalog {
         }
     }
 
+    /// Whose the snapshots of a volume are that are kept, by their tags.
+    ///
+    /// - Parameter standby: this standby's key, for those of earlier versions.
+    package func keptOwner(
+        _ name: VolumeName, of standby: KeyID
+    ) throws(CatalogError) -> KeptOwner {
+        try store.read("look whose the kept generations of volume \(name) are") { db in
+            let row = try Row.fetchOne(
+                db, sql: "SELECT name, id FROM kept_owner WHERE volume = ?", arguments: [name.text])
+            guard let columns = row.map({ Columns($0) }) else { return KeptOwner(standby, name) }
+            let tagged = try columns.volumeName("name")
+            let id = try columns.optional("id") { $0.count == 8 ? $0 : nil }
+            return id.map { KeptOwner(standby: $0, volume: tagged) } ?? KeptOwner(standby, tagged)
+        }
+    }
+
     /// Why a generation could not be kept or released when that was tried last.
     package func retentionProblem(_ name: VolumeName) throws(CatalogError) -> String? {
         try retentionText(name, "problem")
@@ -104,6 +120,15 @@ extension StandbyCatalog {
                 try db.execute(
                     sql: "DELETE FROM retention WHERE volume = ?", arguments: [name.text])
                 return try record(.retention, name, "none", db)
+            }
+            // What was kept before the last end is the operator's: it is not counted, and never released.
+            let isKeeping = try Bool.fetchOne(
+                db, sql: "SELECT 1 FROM retention WHERE volume = ?", arguments: [name.text])
+            if isKeeping == nil {
+                try db.execute(
+                    sql: "REPLACE INTO kept_owner (volume, name, id) VALUES (?1, ?1, ?2)",
+                    arguments: [name.text, Data(SecureRandom.bytes(8))])
+                try db.execute(sql: "DELETE FROM kept WHERE volume = ?", arguments: [name.text])
             }
             // A problem stays until it is gone.
             try db.execute(

@@ -18,6 +18,7 @@ enum StandbySchema {
         migrator.registerMigration("standby-order") { db in try db.execute(sql: order) }
         migrator.registerMigration("standby-events") { db in try db.execute(sql: events) }
         migrator.registerMigration("standby-room") { db in try db.execute(sql: room) }
+        migrator.registerMigration("standby-owner") { db in try db.execute(sql: owner) }
         return migrator
     }
 
@@ -133,6 +134,15 @@ enum StandbySchema {
     // What is to be told of kept generations although nothing went wrong.
     private static let room = """
         ALTER TABLE retention ADD COLUMN warning TEXT
+        """
+    // Whose the kept generations of a volume are, by their tags; none for those of earlier versions, whose tags have the name
+    // that the volume has now and bytes of the standby's key.
+    private static let owner = """
+        CREATE TABLE kept_owner (
+            volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            id BLOB CHECK (length(id) = 8)
+        ) STRICT
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

@@ -32,7 +32,11 @@ extension StandbyCatalog {
             try db.execute(sql: "PRAGMA defer_foreign_keys = ON")
             try db.execute(
                 sql: "UPDATE volume SET name = ? WHERE name = ?", arguments: [new.text, name.text])
-            for table in ["invitation", "retention", "retention_clock", "kept"] {
+            // The tags of its snapshots keep the name.
+            try db.execute(
+                sql: "INSERT OR IGNORE INTO kept_owner (volume, name) VALUES (?1, ?1)",
+                arguments: [name.text])
+            for table in ["invitation", "retention", "retention_clock", "kept", "kept_owner"] {
                 try db.execute(
                     sql: "UPDATE \(table) SET volume = ? WHERE volume = ?",
                     arguments: [new.text, name.text])

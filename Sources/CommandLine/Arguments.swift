@@ -24,10 +24,22 @@ extension VolumeName {
     ///
     /// - Throws: what a name may be, if it is none.
     package static func parse(_ argument: String) throws -> VolumeName {
-        guard let name = VolumeName(argument) else {
+        guard let name = VolumeName(unescaped(argument)) else {
             throw ValidationError("A volume's name has \(VolumeName.rule).")
         }
         return name
+    }
+
+    /// What systemd hands on of a unit's instance as it is written has `\x2b` for `+` (systemd-escape(1)); no name has a
+    /// backslash itself.
+    private static func unescaped(_ text: String) -> String {
+        let parts = text.split(separator: "\\x", omittingEmptySubsequences: false)
+        return parts.dropFirst().reduce(String(parts.first ?? "")) { result, part in
+            guard let byte = UInt8(part.prefix(2), radix: 16), part.count >= 2, byte < 0x80 else {
+                return "\(result)\\x\(part)"
+            }
+            return "\(result)\(Character(Unicode.Scalar(byte)))\(part.dropFirst(2))"
+        }
     }
 }
 

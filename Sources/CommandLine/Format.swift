@@ -34,14 +34,22 @@ package enum Format {
     }
 
     /// Age of a copy in seconds: since the source's point in time or, if the source's clock is ahead, since the commit; and
-    /// not from before the source has said that it still holds the same.
+    /// not from before the source has said that it still holds the same. Times that have not come yet say nothing; if none
+    /// is left, nobody knows.
     ///
     /// - Parameters: nanoseconds since 1970-01-01 UTC; `committedAt` and `confirmedAt` by the clock of this host.
     package static func copyAge(
         _ sourceTime: UInt64, committedAt: UInt64?, confirmedAt: UInt64?, now: UInt64
-    ) -> UInt64 {
-        let since = max(min(sourceTime, committedAt ?? sourceTime), confirmedAt ?? 0)
-        return now > since ? (now - since) / nanosecondsPerSecond : 0
+    ) -> UInt64? {
+        func past(_ time: UInt64?) -> UInt64? { time.flatMap { isFuture($0, now) ? nil : $0 } }
+        let copied = min(sourceTime, committedAt ?? sourceTime)
+        return [past(copied), past(confirmedAt)].compactMap { $0 }.max()
+            .map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 }
+    }
+
+    /// Whether a time by this host's clock is more than a minute ahead of it: the clock was wrong then, or is now.
+    package static func isFuture(_ time: UInt64, _ now: UInt64) -> Bool {
+        time > now && time - now > 60 * nanosecondsPerSecond
     }
 
     /// Whether a source's point in time is more than a minute later than the commit by this host's clock.

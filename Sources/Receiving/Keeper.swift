@@ -60,7 +60,9 @@ struct Keeper {
         return !isDue(kept)
     }
 
-    func owner() throws -> KeptOwner { KeptOwner(try home.identity().keyID, volume.name) }
+    func owner() throws -> KeptOwner {
+        try home.catalog.keptOwner(volume.name, of: try home.identity().keyID)
+    }
 
     /// Whether the target holds its committed generation as a whole, and is this standby's.
     static func isWhole(_ volume: StandbyVolume) -> Bool {
@@ -96,6 +98,10 @@ struct Keeper {
     /// - Returns: what went wrong.
     func keepNow(check: () throws -> Void) throws -> String? {
         guard let retention = try home.catalog.retention(volume.name) else { return nil }
+        guard try Self.isWhole(volume) || home.catalog.kept(volume.name).isEmpty else {
+            return
+                "the volume is \(volume.state): every generation stays until the copy is whole again"
+        }
         return try attempt(retention, telling: nil, check)
     }
 
@@ -122,7 +128,7 @@ struct Keeper {
     }
 
     /// Releases what is beyond the limits, and keeps what is due. What frees room comes before what needs it, and a failure of
-    /// the one leaves nothing of the other undone.
+    /// the one leaves nothing of the other undone. Only the newest that there is stays until there is a newer one.
     private func keep(_ retention: Retention) throws {
         guard let target = Self.thinVolume(at: volume.targetPath) else {
             throw Problem(description: "\(volume.targetPath) is no active thin volume")
@@ -133,16 +139,19 @@ struct Keeper {
         var problems: [any Error] = []
         let wanted = due.map { KeptGeneration(due: $0) }.map { [$0] + kept } ?? kept
         let released = try expired(wanted, retention)
-        for generation in released {
-            do {
-                try volumes.release(
-                    generation.snapshotUUID, of: target, by: owner, holding: lock)
-                try home.catalog.removeKept(volume.name, generation)
-            } catch {
-                // In use, say, or written; the others may go.
-                problems.append(error)
+        func release(_ generations: [KeptGeneration]) {
+            for generation in generations {
+                do {
+                    try volumes.release(
+                        generation.snapshotUUID, of: target, by: owner, holding: lock)
+                    try home.catalog.removeKept(volume.name, generation)
+                } catch {
+                    // In use, say, or written; the others may go.
+                    problems.append(error)
+                }
             }
         }
+        release(released.filter { due == nil || $0.id != kept.first?.id })
         if let due {
             do {
                 try volumes.keep(due, of: target, by: owner, holding: lock)
@@ -150,6 +159,7 @@ struct Keeper {
                     throw Problem(
                         description: "a snapshot of the target was made, but is not there")
                 }
+                release(released.filter { $0.id == kept.first?.id })
             } catch {
                 problems.insert(error, at: 0)
             }

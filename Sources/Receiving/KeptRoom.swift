@@ -53,8 +53,9 @@ extension Keeper {
     /// Releases kept generations, the oldest first and one by one, until the pool has room for a generation. The copy needs it
     /// more than the past. What proves that a snapshot may go is asked as ever, and one that may not go stays.
     ///
-    /// The committed generation's never goes: until the next one is on the target, it is the copy where the target is lost. Nor
-    /// does any if not even all of them would make room.
+    /// The newest never goes: until the next one is on the target, it is the copy where the target is lost. None goes while the
+    /// copy is in question, nor where the pool is too small for the generation beside the target. How much one frees is not
+    /// known before it went, since what older and newer ones share stays; when one has freed nothing, no more go.
     ///
     /// - Parameter blocks: how many of the pool the generation needs.
     /// - Returns: those that went; none where it cannot be known.
@@ -63,8 +64,11 @@ extension Keeper {
             let room = try? home.volumes.room(of: target),
             blocks <= room.blocks - min(room.ownBlocks, room.blocks)
         else { return [] }
-        return giveWay(to: number, target) { _ in
-            (try? home.volumes.room(of: target)).map { blocks <= $0.freeBlocks } ?? true
+        var free = room.freeBlocks
+        return giveWay(to: number, target) { released in
+            guard let now = try? home.volumes.room(of: target).freeBlocks else { return true }
+            defer { free = now }
+            return blocks <= now || !released.isEmpty && now <= free
         }
     }
 
@@ -81,11 +85,12 @@ extension Keeper {
     ) -> [KeptGeneration] {
         // Without limits the snapshots are the operator's.
         guard (try? home.catalog.retention(volume.name)) != nil,
+            Self.isWhole(volume) || volume.state == .applying,
             let owner = try? owner(),
             let kept = try? compare(home.volumes.kept(of: target, by: owner))
         else { return [] }
         var released: [KeptGeneration] = []
-        for oldest in kept.reversed() where oldest.id != volume.committed?.id {
+        for oldest in kept.dropFirst().reversed() where oldest.id != volume.committed?.id {
             if isEnough(released) { break }
             // One in use, say, stays; others may go.
             guard
@@ -96,6 +101,10 @@ extension Keeper {
             try? home.catalog.removeKept(
                 volume.name, oldest, because: "the thin pool has no room for generation \(number)")
             released.append(oldest)
+        }
+        // Also where the generation is refused in the end.
+        if let warning = Self.sentence(released, for: number) {
+            try? home.catalog.setRetentionWarning(volume.name, warning)
         }
         return released
     }

@@ -8,8 +8,8 @@ internal import Platform
 ///
 /// The daemon writes its mounts down when it starts and when they have changed, and holds a lock for as long as it runs.
 package final class ServiceView {
-    private static func lockPath(_ home: StandbyHome) -> String { home.path + "/locks/.daemon" }
-    private static func mountsPath(_ home: StandbyHome) -> String { home.path + "/locks/.mounts" }
+    private static func lockPath(_ home: StandbyHome) -> String { home.path + "/locks/@daemon" }
+    private static func mountsPath(_ home: StandbyHome) -> String { home.path + "/locks/@mounts" }
 
     private let home: StandbyHome
     private var lock: FileLock?

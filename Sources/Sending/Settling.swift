@@ -62,6 +62,8 @@ extension Sender {
     ) throws {
         let current = Current(number: committed.head.number, id: committed.id)
         guard source.isOfNow, let message = dialogue.session.confirm(current) else { return }
+        // The standby may have taken hours for its state.
+        try source.confirm()
         try dialogue.connection.send(message)
         guard case .committed = try dialogue.next() else {
             throw SendError.brokenProtocol("no answer to CURRENT")

@@ -62,11 +62,12 @@ package struct GenerationMark: Hashable, Sendable {
     }
 }
 
-/// Whose kept generations: those of one volume of one standby.
+/// Whose kept generations: those of one volume of one standby, since it was last told to keep some.
 package struct KeptOwner: Hashable, Sendable {
-    /// The first eight bytes of the SHA-256 of the standby's key.
+    /// Eight bytes that no other owner has: drawn at random when the standby was told to keep generations of the volume;
+    /// by earlier versions the first of the SHA-256 of the standby's key.
     package let standby: [UInt8]
-    /// The volume's name on the standby.
+    /// The name that the volume had then.
     package let volume: VolumeName
 
     /// The owner of what `standby` keeps of `volume`.
@@ -75,7 +76,7 @@ package struct KeptOwner: Hashable, Sendable {
         self.volume = volume
     }
 
-    init(standby: [UInt8], volume: VolumeName) {
+    package init(standby: [UInt8], volume: VolumeName) {
         self.standby = standby
         self.volume = volume
     }

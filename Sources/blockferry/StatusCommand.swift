@@ -84,7 +84,7 @@ struct StatusCommand: ParsableCommand {
                 source: replica.committed?.head.sourceIdentity,
                 generation: replica.committed?.head.number,
                 generationId: replica.committed.map { "\($0.id)" },
-                ageSeconds: time.map {
+                ageSeconds: time.flatMap {
                     Format.copyAge(
                         $0, committedAt: replica.committedAt, confirmedAt: replica.confirmedAt,
                         now: now)

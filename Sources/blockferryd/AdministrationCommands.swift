@@ -293,7 +293,7 @@ struct StatusCommand: ParsableCommand {
                 volume: volume.name.text, state: "\(volume.state)", target: volume.targetPath,
                 generation: volume.committed?.head.number,
                 generationId: volume.committed.map { "\($0.id)" },
-                ageSeconds: time.map {
+                ageSeconds: time.flatMap {
                     Format.copyAge(
                         $0, committedAt: volume.committedAt, confirmedAt: volume.confirmedAt,
                         now: now)

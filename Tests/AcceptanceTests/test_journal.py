@@ -2,17 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon's journal and both programs' `status` tell of what happened."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import unittest
 
-from harness import BIN, ROOT, Rogue, Site, sha256, until
+from harness import BIN, ROOT, Proxy, Rogue, Site, sha256, until
 
 import encode  # found by way of harness
 
@@ -88,6 +90,50 @@ class Age(Telling):
         self.make_old()
         self.sent()
         self.assertEqual((self.age() > 190_000, self.site.status("vol").get("confirmed")), (True, None))
+
+    def test_times_that_have_not_come_yet_say_nothing(self) -> None:
+        """The standby's clock was ahead when the copy was committed, or confirmed."""
+        self.make_old()
+        self.sent()
+        self.sent()
+        self.assertLess(self.age(), 60)
+        ahead = time.time_ns() + 10 * 365 * 86_400 * 10**9
+
+        def set_times(**times: int) -> None:
+            with contextlib.closing(sqlite3.connect(self.site.standby / "catalog.sqlite")) as catalog, catalog:
+                for column, value in times.items():
+                    catalog.execute(f"UPDATE volume SET {column} = ?", (value,))
+
+        set_times(confirmed_at=ahead)
+        self.assertEqual((self.age() > 190_000, self.check()), (True, 2))
+        set_times(committed_at=ahead)
+        self.assertEqual((self.age() > 190_000, self.check()), (True, 2))
+        # The source's was ahead as well.
+        self.change()
+        os.utime(self.plain, (2_000_000_000 + 10**9, 2_000_000_000 + 10**9))
+        self.sent()
+        set_times(committed_at=ahead)
+        self.assertEqual((self.site.status("vol").get("age_seconds"), self.check()), (None, 3))
+
+    def test_a_file_that_was_written_before_the_standby_answered_is_not_confirmed(self) -> None:
+        self.sent()
+        written = []
+
+        def write_first(data: bytes, at: int) -> bytes:
+            if not written:
+                self.change()
+                written.append(at)
+            return data
+
+        proxy = Proxy(self.site.port, write_first)
+        self.addCleanup(proxy.close)
+        moved = self.site.run("blockferry", "peers", "--address", "standby", f"127.0.0.1:{proxy.port}")
+        self.assertEqual(moved.code, 0, moved)
+        result = self.site.send("vol", self.plain)
+        self.assertEqual((len(written), result.code, "source-changed-while-sent" in result.error), (1, 5, True), result)
+        self.assertEqual(self.site.status("vol").get("confirmed"), None)
+        self.sent()
+        self.assertEqual((sha256(self.target), self.site.status("vol")["generation"]), (sha256(self.plain), 2))
 
     def test_a_group_confirms_its_members_and_a_point_in_the_past_confirms_nothing(self) -> None:
         other = self.site.path / "other"

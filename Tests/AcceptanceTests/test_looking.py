@@ -196,6 +196,35 @@ class Names(unittest.TestCase):
                     file.write(os.urandom(100))
         self.assertEqual({path.name for path in (self.site.source / "maps").iterdir()}, {f"{name}@standby" for name in names})
 
+    def test_names_that_begin_with_a_dot_are_names_like_others(self) -> None:
+        """Beside the locks of volumes are marks of the state, and what the daemon notes."""
+        names = [".fence.9223372036854775807", ".fence.4", ".daemon", ".mounts", "vm+data"]
+        plain = {}
+        for name in names:
+            plain[name] = self.site.path / f"plain{name}"
+            plain[name].write_bytes(os.urandom(100_000))
+            self.site.pair(name, self.site.path / f"copy{name}")
+        for _ in range(3):
+            for name in names:
+                result = self.site.send(name, plain[name])
+                self.assertEqual(result.code, 0, (name, result))
+                with open(plain[name], "r+b") as file:
+                    file.write(os.urandom(100))
+        self.site.kill_daemon()
+        self.site.start_daemon()
+        locks = set(os.listdir(self.site.standby / "locks"))
+        self.assertEqual({name for name in locks if "@" not in name}, set(names))
+        self.assertEqual(len([name for name in locks if name.startswith("@fence.")]), 1, locks)
+        for name in names:
+            self.assertFalse(self.site.status(name)["restored"], name)
+            self.assertEqual(self.site.send(name, plain[name]).code, 0)
+            self.assertEqual(sha256(self.site.path / f"copy{name}"), sha256(plain[name]))
+        # As a unit hands on its instance.
+        result = self.site.run("blockferryd", "scrub", "vm\\x2bdata")
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual(self.site.run("blockferryd", "scrub", "vm\\x2").code, 2)
+        self.assertEqual(self.site.run("blockferryd", "promote", ".fence.4").code, 0)
+
     def test_what_is_no_name_is_refused_with_the_rule(self) -> None:
         for name in ("my db", "ü", "a/b", "a@b", ".", "..", "a" * 64, "a#b", ""):
             result = self.site.run("blockferryd", "invite", name, "--target", self.site.path / "copy", "--create")

@@ -235,7 +235,7 @@ class BootedTests(unittest.TestCase):
         while not re.search("status=[45]/", self.journal(self.source, job)):
             self.assertLess(time.monotonic(), due, self.journal(self.source, job))
         self.full_speed()
-        self.await_property(self.source, job, "ActiveState", "inactive", 90)
+        self.await_property(self.source, job, "ActiveState", "inactive", 240)
         self.assertEqual(self.source.property(job, "Result"), "success")
         self.assertGreaterEqual(int(self.source.property(job, "NRestarts")), 1)
         self.assertRegex(self.journal(self.source, job), r"home \d+→\d+ committed")

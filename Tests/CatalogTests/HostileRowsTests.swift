@@ -96,13 +96,15 @@ import Wire
         try catalog.addInvitation(
             secretHash: digest("secret"), volume: volume, expiresAt: 10, now: 5)
         let found = try spoil(
-            directory, tables: ["peer", "volume", "fencing", "invitation", "retention", "kept"]
+            directory,
+            tables: ["peer", "volume", "fencing", "invitation", "retention", "kept", "kept_owner"]
         ) {
             _ = try catalog.peers()
             let volumes = try catalog.volumes()
             _ = try catalog.volume(volume)
             for state in VolumeState.allCases { _ = try catalog.volumes(in: state) }
             _ = try catalog.hasOpenInvitation(now: 6)
+            _ = try catalog.keptOwner(volume, of: key("peer"))
             let retention = try catalog.retention(volume)
             _ = retention?.expired(of: try catalog.kept(volume), now: 1 << 62)
             _ = try catalog.events(limit: 10)

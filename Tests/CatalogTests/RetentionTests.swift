@@ -235,6 +235,34 @@ import Wire
                 + 1)
     }
 
+    @Test("what is kept has one owner until it is given up, whatever the volume is called")
+    func owner() throws {
+        let standby = key("standby")
+        let other = try name("other")
+        try catalog.setKept(volume, [generation(1, committedAt: 1)])
+        // As earlier versions had it.
+        #expect(try catalog.keptOwner(volume, of: standby) == KeptOwner(standby, volume))
+        try catalog.renameVolume(volume, fence: try catalog.takeFence(volume), to: other)
+        #expect(try catalog.keptOwner(other, of: standby) == KeptOwner(standby, volume))
+        #expect(try catalog.kept(other).count == 1)
+        try catalog.renameVolume(other, fence: try catalog.takeFence(other), to: volume)
+        try catalog.setRetention(volume, Retention(generations: 3))
+        let first = try catalog.keptOwner(volume, of: standby)
+        #expect(first.volume == volume)
+        #expect(first != KeptOwner(standby, volume))
+        #expect(try catalog.kept(volume).isEmpty)
+        try catalog.setRetention(volume, Retention(generations: 2))
+        #expect(try catalog.keptOwner(volume, of: standby) == first)
+        try catalog.setRetention(volume, nil)
+        #expect(try catalog.keptOwner(volume, of: standby) == first)
+        try catalog.renameVolume(volume, fence: try catalog.takeFence(volume), to: other)
+        #expect(try catalog.keptOwner(other, of: standby) == first)
+        try catalog.setRetention(other, Retention(generations: 2))
+        let second = try catalog.keptOwner(other, of: standby)
+        #expect(second.volume == other)
+        #expect(second.standby != first.standby)
+    }
+
     @Test("a catalog of the first version gets the tables and keeps what it holds")
     func migration() throws {
         let fence = try catalog.takeFence(volume)
@@ -246,7 +274,7 @@ import Wire
         try queue.write { db in
             try db.execute(
                 sql: """
-                    DROP TABLE retention; DROP TABLE retention_clock; DROP TABLE kept; ALTER TABLE invitation DROP COLUMN used_by;
+                    DROP TABLE retention; DROP TABLE retention_clock; DROP TABLE kept; DROP TABLE kept_owner; ALTER TABLE invitation DROP COLUMN used_by;
                     ALTER TABLE volume DROP COLUMN is_demoted;
                     ALTER TABLE volume DROP COLUMN target_consent;
                     ALTER TABLE volume DROP COLUMN target_presence;
