@@ -91,6 +91,7 @@ import Wire
 
     @Test("kept generations come back newest first with every field, and go with their volume")
     func kept() throws {
+        try catalog.setRetention(volume, Retention(generations: 9))
         let all = [3, 2, 1].map { generation($0, committedAt: 100 + $0) }
         for found in [[all[2]], [all[1], all[2]], all, all] { try catalog.setKept(volume, found) }
         // The same generation again: LVM's newest word counts.

@@ -34,6 +34,10 @@ final class Running {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments
+        // Never those of this machine, whatever the arguments say of the state.
+        process.environment = ProcessInfo.processInfo.environment.merging([
+            "BLOCKFERRY_STATE": folder.path + "/source", "BLOCKFERRYD_STATE": folder.path + "/standby",
+        ]) { _, ours in ours }
         process.standardInput = FileHandle.nullDevice
         process.standardOutput = try FileHandle(
             forWritingTo: URL(fileURLWithPath: try folder.write([], as: "out")))
