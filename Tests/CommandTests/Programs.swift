@@ -36,7 +36,8 @@ final class Running {
         process.arguments = arguments
         // Never those of this machine, whatever the arguments say of the state.
         process.environment = ProcessInfo.processInfo.environment.merging([
-            "BLOCKFERRY_STATE": folder.path + "/source", "BLOCKFERRYD_STATE": folder.path + "/standby",
+            "BLOCKFERRY_STATE": folder.path + "/source",
+            "BLOCKFERRYD_STATE": folder.path + "/standby",
         ]) { _, ours in ours }
         process.standardInput = FileHandle.nullDevice
         process.standardOutput = try FileHandle(
