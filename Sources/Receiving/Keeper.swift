@@ -98,10 +98,6 @@ struct Keeper {
     /// - Returns: what went wrong.
     func keepNow(check: () throws -> Void) throws -> String? {
         guard let retention = try home.catalog.retention(volume.name) else { return nil }
-        guard try Self.isWhole(volume) || home.catalog.kept(volume.name).isEmpty else {
-            return
-                "the volume is \(volume.state): every generation stays until the copy is whole again"
-        }
         return try attempt(retention, telling: nil, check)
     }
 
@@ -138,7 +134,16 @@ struct Keeper {
         let due = isDue(kept) ? dueMark : nil
         var problems: [any Error] = []
         let wanted = due.map { KeptGeneration(due: $0) }.map { [$0] + kept } ?? kept
-        let released = try expired(wanted, retention)
+        var released = try expired(wanted, retention)
+        if !Self.isWhole(volume), !released.isEmpty {
+            // They may be all that is left of the copy.
+            problems.append(
+                Problem(
+                    description:
+                        "\(released.count) generations are kept beyond the limits, since the volume is \(volume.state)"
+                ))
+            released = []
+        }
         func release(_ generations: [KeptGeneration]) {
             for generation in generations {
                 do {
@@ -165,7 +170,7 @@ struct Keeper {
             }
         }
         let tooOld = retention.expired(of: wanted, now: Clock.wall()).count
-        if tooOld > released.count {
+        if Self.isWhole(volume), tooOld > released.count {
             problems.append(
                 Problem(
                     description:
