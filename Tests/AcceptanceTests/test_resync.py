@@ -736,7 +736,7 @@ class Trusting(Comparing):
         self.site.kill_daemon()
         for name in ("catalog.sqlite-wal", "catalog.sqlite-shm"):
             (self.site.standby / name).unlink(missing_ok=True)
-        for mark in (self.site.standby / "locks").glob(".fence.*"):
+        for mark in (self.site.standby / "locks").glob("@fence.*"):
             mark.unlink()
         subprocess.run(["cp", "-aT", backup, self.site.standby], check=True, timeout=60)
         self.site.start_daemon()
