@@ -74,7 +74,7 @@ extension StandbyCatalog {
     private static func numbers(in marks: String) -> [UInt64] {
         ((try? Directory.names(in: marks)) ?? []).compactMap { name in
             guard name.hasPrefix(mark), name.utf8.dropFirst(mark.utf8.count).allSatisfy(isDigit),
-                let number = UInt64(name.dropFirst(mark.count)), number <= Int64.max
+                let number = UInt64(name.dropFirst(mark.count)), number < 1 << 62
             else { return nil }
             return number
         }

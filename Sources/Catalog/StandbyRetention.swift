@@ -101,6 +101,24 @@ extension StandbyCatalog {
         try retentionText(name, "warning")
     }
 
+    /// The generation to which kept ones gave way last although that made too little room.
+    package func gaveWayInVain(_ name: VolumeName) throws(CatalogError) -> UInt64? {
+        try store.read("look for the retention of volume \(name)") { db in
+            try Row.fetchOne(
+                db, sql: "SELECT in_vain FROM retention WHERE volume = ?", arguments: [name.text]
+            ).flatMap { try Columns($0).optionalNumber("in_vain") }
+        }
+    }
+
+    /// Remembers that kept generations gave way to this one, and that it was too little.
+    package func setGaveWayInVain(_ name: VolumeName, _ number: UInt64) throws(CatalogError) {
+        try store.write("set the retention of volume \(name)") { db in
+            try db.execute(
+                sql: "UPDATE retention SET in_vain = ? WHERE volume = ?",
+                arguments: [number.stored, name.text])
+        }
+    }
+
     private func retentionText(
         _ name: VolumeName, _ column: String
     ) throws(CatalogError) -> String? {
@@ -134,8 +152,8 @@ extension StandbyCatalog {
             try db.execute(
                 sql: """
                     INSERT INTO retention (volume, generations, seconds) VALUES (?, ?, ?)
-                    ON CONFLICT (volume) DO UPDATE
-                    SET generations = excluded.generations, seconds = excluded.seconds
+                    ON CONFLICT (volume) DO UPDATE SET
+                        generations = excluded.generations, seconds = excluded.seconds, in_vain = NULL
                     """,
                 arguments: [
                     name.text, retention.generations?.stored, retention.seconds?.stored,
@@ -263,7 +281,9 @@ extension StandbyCatalog {
             }
             for lost in known where !found.contains(where: { $0.id == lost.id }) {
                 try record(
-                    .released, name, "generation \(lost.number), \(lost.snapshot)", db)
+                    .released, name,
+                    "generation \(lost.number), \(lost.snapshot): somebody has removed, renamed or changed it",
+                    db)
             }
             for new in found where !known.contains(new) {
                 try record(.kept, name, "generation \(new.number) as \(new.snapshot)", db)

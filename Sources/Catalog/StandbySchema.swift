@@ -142,7 +142,8 @@ enum StandbySchema {
             volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
             name TEXT NOT NULL,
             id BLOB CHECK (length(id) = 8)
-        ) STRICT
+        ) STRICT;
+        ALTER TABLE retention ADD COLUMN in_vain INTEGER
         """
     // Whose key has used an invitation; none where that was not kept yet.
     private static let redeemers = """

@@ -20,7 +20,7 @@ enum LVMProgram {
     private static let reporting =
         "report{compact_output=0 compact_output_cols=\"\" aligned=1 buffered=1 headings=1 separator=\" \" "
         + "list_item_separator=\",\" prefixes=0 quoted=1 columns_as_rows=0 binary_values_as_numeric=0 "
-        + "time_format=\"%s\" mark_hidden_devices=1 two_word_unknown_device=0} "
+        + "output_format=\"basic\" time_format=\"%s\" mark_hidden_devices=1 two_word_unknown_device=0} "
         + "log{prefix=\"\" command_names=0 indent=0 silent=0 verbose=0 report_command_log=0} "
         + "global{units=\"b\" suffix=0 si_unit_consistency=1}"
 

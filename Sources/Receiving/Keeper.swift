@@ -66,11 +66,13 @@ struct Keeper {
 
     /// Whether the target holds its committed generation as a whole, and is this standby's.
     static func isWhole(_ volume: StandbyVolume) -> Bool {
+        // What a restored catalog says of the target is out of date until that was read.
+        if volume.isRestored { return false }
         switch volume.state {
-        case .consistent, .staging: true
+        case .consistent, .staging: return true
         // A member of a group that is not complete: a delta waits in its log, a full copy is on the target.
-        case .prepared: volume.committed != nil
-        case .empty, .initialising, .applying, .promoted, .diverged, .suspect: false
+        case .prepared: return volume.committed != nil
+        case .empty, .initialising, .applying, .promoted, .diverged, .suspect: return false
         }
     }
 
@@ -107,10 +109,7 @@ struct Keeper {
         // Room is looked at first: a snapshot that cannot be made may say something else.
         let warnings = try [gaveWay].compactMap { $0 } + roomWarnings(retention)
         var problem: String?
-        do {
-            if isDue(try home.catalog.kept(volume.name)) { try check() }
-            try keep(retention)
-        } catch { problem = "\(error)" }
+        do { try keep(retention, check) } catch { problem = "\(error)" }
         try home.catalog.setRetentionProblem(volume.name, problem)
         try home.catalog.setRetentionWarning(
             volume.name, warnings.isEmpty ? nil : warnings.joined(separator: "; "))
@@ -125,13 +124,17 @@ struct Keeper {
 
     /// Releases what is beyond the limits, and keeps what is due. What frees room comes before what needs it, and a failure of
     /// the one leaves nothing of the other undone. Only the newest that there is stays until there is a newer one.
-    private func keep(_ retention: Retention) throws {
+    ///
+    /// - Parameter check: proves that the target holds the generation, before anything is made or released for it. Whether one
+    ///   is due is for LVM to say: the catalog may know a snapshot that somebody has removed or renamed.
+    private func keep(_ retention: Retention, _ check: () throws -> Void) throws {
         guard let target = Self.thinVolume(at: volume.targetPath) else {
             throw Problem(description: "\(volume.targetPath) is no active thin volume")
         }
         let (owner, volumes) = (try owner(), home.volumes)
         let kept = try compare(volumes.kept(of: target, by: owner))
         let due = isDue(kept) ? dueMark : nil
+        if due != nil { try check() }
         var problems: [any Error] = []
         let wanted = due.map { KeptGeneration(due: $0) }.map { [$0] + kept } ?? kept
         var released = try expired(wanted, retention)
@@ -147,6 +150,9 @@ struct Keeper {
         func release(_ generations: [KeptGeneration]) {
             for generation in generations {
                 do {
+                    guard try mayRelease(owner, retention) else {
+                        throw Problem(description: "the limits were changed meanwhile")
+                    }
                     try volumes.release(
                         generation.snapshotUUID, of: target, by: owner, holding: lock)
                     try home.catalog.removeKept(volume.name, generation)
@@ -180,6 +186,15 @@ struct Keeper {
         guard problems.isEmpty else {
             throw Problem(description: problems.map { "\($0)" }.joined(separator: "; "))
         }
+    }
+
+    /// Whether the operator still wants what these limits say, and the owner's snapshots still are ours. To release some may
+    /// take minutes.
+    func mayRelease(_ owner: KeptOwner, _ retention: Retention? = nil) throws -> Bool {
+        guard let now = try home.catalog.retention(volume.name), try self.owner() == owner else {
+            return false
+        }
+        return retention.map { now == $0 } ?? true
     }
 
     /// The committed generation, for a snapshot.

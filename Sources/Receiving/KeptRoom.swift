@@ -55,33 +55,52 @@ extension Keeper {
     ///
     /// The newest never goes: until the next one is on the target, it is the copy where the target is lost. None goes while the
     /// copy is in question, nor where the pool is too small for the generation beside the target. How much one frees is not
-    /// known before it went, since what older and newer ones share stays; when one has freed nothing, no more go.
+    /// known before it went, since what older and newer ones share stays; when that gives no hope, no more go, nor at the next
+    /// attempt.
     ///
     /// - Parameter blocks: how many of the pool the generation needs.
     /// - Returns: those that went; none where it cannot be known.
     func giveWay(to number: UInt64, needing blocks: UInt64) -> [KeptGeneration] {
         guard let target = Self.thinVolume(at: volume.targetPath),
             let room = try? home.volumes.room(of: target),
-            blocks <= room.blocks - min(room.ownBlocks, room.blocks)
+            blocks <= room.blocks - min(room.ownBlocks, room.blocks),
+            (try? home.catalog.gaveWayInVain(volume.name)) != number
         else { return [] }
-        var free = room.freeBlocks
-        return giveWay(to: number, target) { released in
-            guard let now = try? home.volumes.room(of: target).freeBlocks else { return true }
-            defer { free = now }
-            return blocks <= now || !released.isEmpty && now <= free
+        var isEnough = false
+        let released = giveWay(to: number, target) { released, candidates in
+            guard let free = try? home.volumes.room(of: target).freeBlocks else { return true }
+            isEnough = blocks <= free
+            let freed = free - min(room.freeBlocks, free)
+            // As much as so far with each of the others.
+            let expected = freed.multipliedReportingOverflow(by: candidates)
+            let missing = (blocks - min(room.freeBlocks, blocks))
+                .multipliedReportingOverflow(by: UInt64(released.count))
+            let isHopeless = !expected.overflow && expected.partialValue < missing.partialValue
+            return isEnough || !released.isEmpty && isHopeless
         }
+        if !isEnough { try? home.catalog.setGaveWayInVain(volume.name, number) }
+        return released
     }
 
     /// The same for a committed generation, of which a part is written and nobody knows how much room the rest needs: the
     /// oldest one goes.
-    func giveWay(toWaiting number: UInt64) -> [KeptGeneration] {
-        guard let target = Self.thinVolume(at: volume.targetPath) else { return [] }
-        return giveWay(to: number, target) { !$0.isEmpty }
+    ///
+    /// - Returns: also whether that has freed anything.
+    func giveWay(toWaiting number: UInt64) -> (released: [KeptGeneration], hasHelped: Bool) {
+        guard let target = Self.thinVolume(at: volume.targetPath),
+            let before = try? home.volumes.room(of: target).freeBlocks,
+            (try? home.catalog.gaveWayInVain(volume.name)) != number
+        else { return ([], false) }
+        let released = giveWay(to: number, target) { released, _ in !released.isEmpty }
+        let after = try? home.volumes.room(of: target).freeBlocks
+        let hasHelped = after.map { $0 > before } ?? false
+        if !hasHelped { try? home.catalog.setGaveWayInVain(volume.name, number) }
+        return (released, hasHelped)
     }
 
     private func giveWay(
         to number: UInt64, _ target: LogicalVolumeID,
-        until isEnough: ([KeptGeneration]) -> Bool
+        until isEnough: (_ released: [KeptGeneration], _ candidates: UInt64) -> Bool
     ) -> [KeptGeneration] {
         // Without limits the snapshots are the operator's.
         guard (try? home.catalog.retention(volume.name)) != nil,
@@ -90,8 +109,10 @@ extension Keeper {
             let kept = try? compare(home.volumes.kept(of: target, by: owner))
         else { return [] }
         var released: [KeptGeneration] = []
-        for oldest in kept.dropFirst().reversed() where oldest.id != volume.committed?.id {
-            if isEnough(released) { break }
+        let candidates = kept.dropFirst().filter { $0.id != volume.committed?.id }
+        for oldest in candidates.reversed() {
+            if isEnough(released, UInt64(candidates.count)) { break }
+            guard (try? mayRelease(owner)) == true else { break }
             // One in use, say, stays; others may go.
             guard
                 (try? home.volumes.release(
@@ -102,6 +123,7 @@ extension Keeper {
                 volume.name, oldest, because: "the thin pool has no room for generation \(number)")
             released.append(oldest)
         }
+        _ = isEnough(released, UInt64(candidates.count))
         // Also where the generation is refused in the end.
         if let warning = Self.sentence(released, for: number) {
             try? home.catalog.setRetentionWarning(volume.name, warning)

@@ -280,10 +280,10 @@ package final class VolumeWriter {
                 guard error.isLackOfRoom, volume.state == .applying,
                     volume.transfer?.inPlace == false, let number = volume.applying?.head.number
                 else { throw error }
-                let more = keeper.giveWay(toWaiting: number)
-                guard !more.isEmpty else { throw error }
+                let (more, hasHelped) = keeper.giveWay(toWaiting: number)
                 released += more
                 gaveWay = Keeper.sentence(released, for: number)
+                guard hasHelped else { throw error }
             }
         }
     }

@@ -16,7 +16,9 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
         discussion: """
             For targets that are LVM thin volumes. Each generation becomes a read-only thin snapshot when it is \
             committed; the oldest are removed as soon as one of the limits says so, the newest never. They are \
-            removed when the next generation comes in, when blockferryd starts, and by this command.
+            removed when the next generation comes in, when blockferryd starts, and by this command; the oldest also before their \
+            time, where the thin pool has no room for the next generation. What --off has left is yours, also when generations \
+            are kept again.
 
             blockferryd keep db --generations 24            at most 24
             blockferryd keep db --generations 24 --for 7d   at most 24, and none committed over 7 days ago

@@ -111,7 +111,10 @@ import Wire
             [.kept, .released].contains($0.kind)
         }
         #expect(told.filter { $0.kind == .kept }.count == 5)
-        #expect(told.filter { $0.kind == .released }.map(\.text) == ["generation 1, vg/db_1"])
+        #expect(
+            told.filter { $0.kind == .released }.map(\.text) == [
+                "generation 1, vg/db_1: somebody has removed, renamed or changed it"
+            ])
         // A reset forgets what the target holds, not what is kept.
         try catalog.setRetention(volume, Retention(generations: 4))
         let fence = try catalog.takeFence(volume)

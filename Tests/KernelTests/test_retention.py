@@ -318,6 +318,39 @@ class RetentionTests(KernelTest):
 
     # Mishaps
 
+    def test_a_target_that_somebody_wrote_is_not_kept_as_the_generation_whose_snapshot_is_gone(self) -> None:
+        """The catalog still knows that snapshot; what LVM has decides whether one is made."""
+        self.begin("--generations", "3")
+        for number in (1, 2, 3):
+            self.generation(number)
+        command("lvrename", "-qq", "sby", "co-py_blockferry_g3", "mine")
+        devices.write(self.target, (0, SIZE))
+        kept = self.host.run("blockferryd", "keep", "db", "--generations", "2")
+        self.assertNotEqual(kept.code, 0, kept)
+        self.assertEqual(self.host.status("db")["state"], "diverged")
+        self.assertEqual((self.kept(), sorted(self.own())), ([2, 1], ["co-py_blockferry_g1", "co-py_blockferry_g2", "mine"]))
+        for number in (1, 2):
+            self.assert_content(f"co-py_blockferry_g{number}", self.digests[number])
+
+    def test_what_off_has_left_and_what_a_rename_brings(self) -> None:
+        """After `--off` the snapshots are the operator's for good; a volume that is renamed keeps those that it has."""
+        self.begin("--generations", "2")
+        self.generation(1)
+        self.generation(2)
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--off"), 0)
+        self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "1"), 0)
+        self.generation(3)
+        self.assertEqual(self.kept(), [3])
+        self.assertEqual(len([name for name in self.own() if name.startswith("co-py_blockferry_g")]), 4, self.own())
+        self.assert_code(self.host.run("blockferryd", "rename", "db", "new"), 0)
+        self.assert_code(self.host.run("blockferry", "rename", "db", "new", "--to", "standby"), 0)
+        self.origin.fill(4096, 9000)
+        self.assert_code(self.host.send("new", self.origin.path), 0)
+        status = self.host.status("new")
+        self.assertEqual([entry["generation"] for entry in status["kept"]], [4], status)
+        # Of the three that are the operator's each is there still: those of before, and the one that was made again of 2.
+        self.assertEqual(len([name for name in self.own() if name.startswith("co-py_blockferry_g")]), 3, self.own())
+
     def test_a_snapshot_that_fails_leaves_the_generation_committed_and_is_told(self) -> None:
         self.begin("--generations", "3")
         self.generation(1)

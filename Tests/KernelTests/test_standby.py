@@ -12,7 +12,7 @@ import tempfile
 
 import devices
 from devices import MIB
-from harness import KernelTest, command, mapped
+from harness import KernelTest, command, mapped, until
 
 SIZE = 12 * MIB
 
@@ -218,7 +218,7 @@ class ZeroingTests(KernelTest):
         self.assertEqual(site.status("db")["state"], "applying")
         site.kill_daemon()
         site.start_daemon()
-        self.assertTrue(acceptance.until(60, lambda: site.status("db")["state"] == "consistent"), site.status("db"))
+        self.assertTrue(until(60, lambda: site.status("db")["state"] == "consistent"), site.status("db"))
         source.compare(target)
 
     def test_zeros_are_written_on_a_thick_volume(self) -> None:
