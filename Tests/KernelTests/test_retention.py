@@ -326,8 +326,7 @@ class RetentionTests(KernelTest):
         command("lvrename", "-qq", "sby", "co-py_blockferry_g3", "mine")
         devices.write(self.target, (0, SIZE))
         kept = self.host.run("blockferryd", "keep", "db", "--generations", "2")
-        self.assertNotEqual(kept.code, 0, kept)
-        self.assertEqual(self.host.status("db")["state"], "diverged")
+        self.assert_code(kept, 1, "holds something else")
         self.assertEqual((self.kept(), sorted(self.own())), ([2, 1], ["co-py_blockferry_g1", "co-py_blockferry_g2", "mine"]))
         for number in (1, 2):
             self.assert_content(f"co-py_blockferry_g{number}", self.digests[number])
@@ -341,15 +340,14 @@ class RetentionTests(KernelTest):
         self.assert_code(self.host.run("blockferryd", "keep", "db", "--generations", "1"), 0)
         self.generation(3)
         self.assertEqual(self.kept(), [3])
-        self.assertEqual(len([name for name in self.own() if name.startswith("co-py_blockferry_g")]), 4, self.own())
+        self.assertEqual(len([name for name in self.own() if name.startswith("co-py_blockferry_g")]), 3, self.own())
         self.assert_code(self.host.run("blockferryd", "rename", "db", "new"), 0)
         self.assert_code(self.host.run("blockferry", "rename", "db", "new", "--to", "standby"), 0)
         self.origin.fill(4096, 9000)
         self.assert_code(self.host.send("new", self.origin.path), 0)
         status = self.host.status("new")
         self.assertEqual([entry["generation"] for entry in status["kept"]], [4], status)
-        # Of the three that are the operator's each is there still: those of before, and the one that was made again of 2.
-        self.assertEqual(len([name for name in self.own() if name.startswith("co-py_blockferry_g")]), 3, self.own())
+        self.assertEqual(self.own(), ["co-py_blockferry_g1", "co-py_blockferry_g2", "co-py_blockferry_g4"])
 
     def test_a_snapshot_that_fails_leaves_the_generation_committed_and_is_told(self) -> None:
         self.begin("--generations", "3")
