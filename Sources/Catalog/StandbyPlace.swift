@@ -73,14 +73,11 @@ extension StandbyCatalog {
 
     private static func numbers(in marks: String) -> [UInt64] {
         ((try? Directory.names(in: marks)) ?? []).compactMap { name in
-            guard name.hasPrefix(mark), name.utf8.dropFirst(mark.utf8.count).allSatisfy(isDigit),
-                let number = UInt64(name.dropFirst(mark.count)), number < 1 << 62
+            let digits = name.dropFirst(mark.count)
+            guard name.hasPrefix(mark), let number = UInt64(digits), digits == "\(number)",
+                number < 1 << 62
             else { return nil }
             return number
         }
-    }
-
-    private static func isDigit(_ byte: UInt8) -> Bool {
-        (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
     }
 }

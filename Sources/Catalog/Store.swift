@@ -233,12 +233,11 @@ final class Store: Sendable {
     }
 
     private static func waitForLock(_ path: String) throws -> FileLock {
-        let pauseMicroseconds: UInt32 = 20_000
-        for _ in 0..<(patienceSeconds * 1_000_000 / Int(pauseMicroseconds)) {
-            if let lock = try FileLock(path: path) { return lock }
-            usleep(pauseMicroseconds)
+        let patience = UInt64(patienceSeconds) * nanosecondsPerSecond
+        guard let lock = try FileLock.waiting(patience, path: path) else {
+            throw CatalogError.Kind.busy
         }
-        throw CatalogError.Kind.busy
+        return lock
     }
 
     // MARK: Errors

@@ -168,6 +168,18 @@ package final class FileLock: Sendable {
         guard try Self.take(file) else { return nil }
     }
 
+    /// Takes the lock, and waits so long for another process that has it; nothing if it has it still.
+    package static func waiting(
+        _ nanoseconds: UInt64, path: String
+    ) throws(SystemCallError) -> FileLock? {
+        let due = Clock.monotonic() + nanoseconds
+        while true {
+            if let lock = try FileLock(path: path) { return lock }
+            guard Clock.monotonic() < due else { return nil }
+            Clock.sleep(milliseconds: 10)
+        }
+    }
+
     /// Takes a lock that another user's program has made, and makes none: that program could not open it.
     package init?(existing path: String) throws(SystemCallError) {
         file = try File(path: path)

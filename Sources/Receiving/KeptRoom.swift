@@ -66,19 +66,20 @@ extension Keeper {
             blocks <= room.blocks - min(room.ownBlocks, room.blocks),
             (try? home.catalog.gaveWayInVain(volume.name)) != number
         else { return [] }
-        var isEnough = false
+        func free() -> UInt64? { try? home.volumes.room(of: target).freeBlocks }
         let released = giveWay(to: number, target) { released, candidates in
-            guard let free = try? home.volumes.room(of: target).freeBlocks else { return true }
-            isEnough = blocks <= free
+            guard let free = free() else { return true }
             let freed = free - min(room.freeBlocks, free)
             // As much as so far with each of the others.
             let expected = freed.multipliedReportingOverflow(by: candidates)
             let missing = (blocks - min(room.freeBlocks, blocks))
                 .multipliedReportingOverflow(by: UInt64(released.count))
             let isHopeless = !expected.overflow && expected.partialValue < missing.partialValue
-            return isEnough || !released.isEmpty && isHopeless
+            return blocks <= free || !released.isEmpty && isHopeless
         }
-        if !isEnough { try? home.catalog.setGaveWayInVain(volume.name, number) }
+        if free().map({ blocks > $0 }) ?? true {
+            try? home.catalog.setGaveWayInVain(volume.name, number)
+        }
         return released
     }
 
@@ -123,7 +124,6 @@ extension Keeper {
                 volume.name, oldest, because: "the thin pool has no room for generation \(number)")
             released.append(oldest)
         }
-        _ = isEnough(released, UInt64(candidates.count))
         // Also where the generation is refused in the end.
         if let warning = Self.sentence(released, for: number) {
             try? home.catalog.setRetentionWarning(volume.name, warning)

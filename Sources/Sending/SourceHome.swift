@@ -49,14 +49,11 @@ package struct SourceHome: Sendable {
     ///
     /// - Throws: `busy` if another process is at it.
     package func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> SendLock {
-        let due = Clock.monotonic() + Self.lockPatience
-        while true {
-            if let lock = try FileLock(path: "\(path)/locks/\(volume)@\(receiver)") {
-                return SendLock(receiver: receiver, volume: volume, lock: lock)
-            }
-            guard Clock.monotonic() < due else { throw SendError.busy(volume) }
-            Clock.sleep(milliseconds: 10)
+        let file = "\(path)/locks/\(volume)@\(receiver)"
+        guard let lock = try FileLock.waiting(Self.lockPatience, path: file) else {
+            throw SendError.busy(volume)
         }
+        return SendLock(receiver: receiver, volume: volume, lock: lock)
     }
 
     /// In nanoseconds.
