@@ -111,6 +111,12 @@ package struct StandbyHome: Sendable {
         try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
+    /// This standby's identity in a process that the daemon has started: one that was lost since then is not made anew
+    /// behind the daemon's back, which ends for it.
+    func presentIdentity() throws -> Identity {
+        try IdentityFile.read(path + "/identity.pem")
+    }
+
     /// The directory of the staging logs, which may be a file system of its own.
     package var stagingPath: String { path + "/staging" }
     /// The key to which export files for this standby are encrypted, made at first use.

@@ -75,7 +75,7 @@ package struct Worker: ~Copyable {
     /// Serves a connection until it ends, and says in the journal what came of it; throws `Stranger` if the peer did not
     /// show a known key.
     private func serve(_ socket: consuming OwnedDescriptor, from address: String) throws {
-        let context = try TLSContext(.receiver, try home.identity())
+        let context = try TLSContext(.receiver, try home.presentIdentity())
         let pairing = try home.catalog.hasOpenInvitation(now: Clock.wall())
         let began = ContinuousClock.now
         let deadline = began + .seconds(Limits.greetingSeconds)

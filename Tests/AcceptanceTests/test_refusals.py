@@ -317,7 +317,14 @@ class Refusals(unittest.TestCase):
         self.assertEqual(sha256(self.target), sha256(self.plain))
 
     def test_receiver_key_not_pinned(self) -> None:
-        (self.site.standby / "identity.pem").unlink()
+        """A lost identity ends the daemon; the one that is made at its next start is nobody's peer."""
+        identity = self.site.standby / "identity.pem"
+        identity.unlink()
+        until(30, lambda: self.site.daemon.poll() is not None)
+        self.assertNotEqual(self.site.daemon.returncode, 0)
+        self.assertIn("identity.pem", self.site.journal())
+        self.assertFalse(identity.exists())
+        self.site.start_daemon()
         self.change()
         self.refused(self.site.send("vol", self.plain), 6, "not accepted here")
 
