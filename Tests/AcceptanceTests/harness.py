@@ -27,6 +27,8 @@ BIN = pathlib.Path(os.environ.get("BLOCKFERRY_BIN", ROOT / ".build/release"))
 FIXTURES = ROOT / "Tests/Fixtures/kernel"
 sys.path.insert(0, str(ROOT / "Protocol"))
 
+import encode  # noqa: E402
+
 
 def sha256(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
@@ -78,6 +80,12 @@ def rules() -> dict[str, dict]:
     return {row["rule"]: row for row in json.loads(said)["rules"]}
 
 
+def note_rule(rule: str) -> None:
+    """Leaves a mark that this refusal was provoked, for `.ci/provoked`."""
+    if marks := os.environ.get("BLOCKFERRY_RULES_SEEN"):
+        (pathlib.Path(marks) / rule).touch()
+
+
 class Result:
     """What a program did."""
 
@@ -96,6 +104,7 @@ class Result:
         assert following.startswith("next: "), f"no next step: {self}"
         pattern = re.sub(r"[A-Z]{2,}", lambda word: f"(?:{word.group()}|.+)", re.escape(wanted["next"]))
         assert re.fullmatch(pattern, following.removeprefix("next: ")), f"not what {rule} has next: {self}"
+        note_rule(rule)
         if "--json" in arguments and self.out:
             facts = json.loads(self.out)
             assert facts["schema_version"] == 1, self
@@ -314,7 +323,6 @@ class Rogue:
         self.sequence = 0
 
     def send(self, kind: str, payload: bytes = b"", **wrong) -> None:
-        import encode
         self.socket.sendall(encode.frame(kind, payload, self.sequence, **wrong))
         self.sequence += 1
 
@@ -322,7 +330,10 @@ class Rogue:
         """The next frame's type and payload; raises EOFError at the end of the stream."""
         header = self._exactly(32)
         length = int.from_bytes(header[:4], "little")
-        return int.from_bytes(header[4:6], "little"), self._exactly(length)
+        kind, payload = int.from_bytes(header[4:6], "little"), self._exactly(length)
+        if kind == encode.TYPE["REFUSE"]:
+            note_rule(payload[6:6 + int.from_bytes(payload[4:6], "little")].decode("ascii"))
+        return kind, payload
 
     def answer(self) -> tuple[int, bytes]:
         """The next frame that is neither PING nor PROGRESS."""

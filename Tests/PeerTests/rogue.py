@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "AcceptanceTests"))
 
-from harness import Site, until  # noqa: E402
+from harness import Site, note_rule, until  # noqa: E402
 
 import encode  # noqa: E402  found by way of harness
 from decode import decode_invitation, decode_peer_id  # noqa: E402
@@ -69,6 +69,7 @@ def refusal(payload: bytes) -> tuple[int, str, str]:
     assert reserved == 0 and 1 <= length <= 64 and len(text) == text_length <= 256, payload
     assert code in CODES.values(), payload
     assert not any(byte < 0x20 or byte == 0x7F for byte in text), payload
+    note_rule(rule.decode("ascii"))
     return code, rule.decode("ascii"), text.decode()
 
 
