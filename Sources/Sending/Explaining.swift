@@ -26,45 +26,80 @@ extension Sender {
         let replica = try replica()
         var memory = Self.memory(of: replica)
         var base = Base(identity: replica.baseIdentity, record: replica.committed)
-        var decision = Lineage.decide(memory, standby)
-        if decision == .pendingIsCommitted {
+        if Lineage.decide(memory, standby) == .pendingIsCommitted {
             memory.committed = memory.pending
+            memory.pending = nil
             memory.transfer = nil
             base = Base(identity: replica.unfinishedIdentity, record: replica.pending)
-            decision = Lineage.decide(memory, standby)
         }
+        let decision = try decide(
+            source, memory, standby, base, replica, keepsPrepared: source == nil)
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
         guard let source else { return explanation }
-        try checkSize(source)
-        if !options.adoptsSource {
-            explanation.otherSource =
-                try otherSource(source.identity, source.name, replica)
-                ?? namelessProblem(source, replica)
-            if explanation.otherSource != nil { return explanation }
-        }
-        if case .prepared = decision { return explanation }
-        var changed: UInt64 = 0
-        var entries: UInt64 = 0
         do {
-            let count = { (change: Change) in
-                entries += 1
-                if change.kind == .data { changed += change.extent.length }
+            switch decision {
+            case .upToDate: ChangeCounter().tell(&explanation)
+            case .refuse, .wait: break
+            case .full(let resume), .delta(_, let resume), .compare(_, let resume, _):
+                if resume, let (_, plan) = planned(source, replica, group: nil) {
+                    var counter = ChangeCounter()
+                    try plan.forEach { counter.add($0) }
+                    counter.tell(&explanation)
+                } else {
+                    try count(source, decision.base == nil ? nil : base, replica, dialogue)
+                        .tell(&explanation)
+                }
             }
-            var proof = ChangeProof.list
-            if case .delta = decision { proof = try self.proof(source, base) }
-            if case .compare(let reason) = proof, let known = map.committed(replica.committed) {
-                // Only reading all of it tells; that takes longer than a connection waits.
-                dialogue.connection.close()
-                defer { map.removeScan() }
-                try difference(source, known, try scan(source, replica, reason), count)
-            } else {
-                try list(source, decision, base, proof, count)
-            }
-            explanation.changedByteCount = changed
-            explanation.entryCount = entries
         } catch SourceError.noProof(let rule, let reason) {
-            explanation.noProof = (rule, reason)
+            explanation.decision = .refuse(SendDecision.Refused(rule, .noProof(reason)))
         }
         return explanation
+    }
+
+    /// Counts what would be sent since a base, or everything, and compares what a list does not name, as the send does.
+    private func count(
+        _ source: any Source, _ base: Base?, _ replica: Replica, _ dialogue: Dialogue
+    ) throws -> ChangeCounter {
+        var counter = ChangeCounter()
+        guard let base else {
+            try source.forEachExtent { counter.add($0) }
+            return counter
+        }
+        let proof = try proof(source, base)
+        let known = map.committed(base.record)
+        if case .compare(let reason) = proof, let known {
+            // Only reading all of it tells; that takes longer than a connection waits.
+            dialogue.connection.close()
+            defer { map.removeScan() }
+            try difference(source, known, try scan(source, replica, reason)) { counter.add($0) }
+            return counter
+        }
+        defer { map.scratch.remove("changes") }
+        let plan = try SendPlan(
+            writing: try map.scratch.path("changes"), transfer: .random(),
+            volumeByteCount: source.volumeByteCount
+        ) { body in
+            try list(source, since: base, proof) {
+                counter.add($0)
+                try body($0)
+            }
+        }
+        if let known, proof == .list { try checkUnchanged(source, plan, known, base, replica) }
+        return counter
+    }
+}
+
+/// The size of a change list.
+private struct ChangeCounter {
+    private var byteCount: UInt64 = 0
+    private var entryCount: UInt64 = 0
+
+    mutating func add(_ change: Change) {
+        entryCount += 1
+        if change.kind == .data { byteCount += change.extent.length }
+    }
+
+    func tell(_ explanation: inout Sender.Explanation) {
+        (explanation.changedByteCount, explanation.entryCount) = (byteCount, entryCount)
     }
 }

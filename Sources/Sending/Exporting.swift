@@ -121,8 +121,14 @@ extension Sender {
         defer { withExtendedLifetime(lock) {} }
         let began = Clock.monotonic()
         let settled = try settle(how)
-        if let committed = try upToDate(source, settled) {
+        switch try decide(source, settled) {
+        case .refuse(let refused): throw error(refused, settled, source)
+        case .upToDate:
+            guard let committed = settled.replica.committed else {
+                throw SendError.fault("nothing is committed")
+            }
             return outcome(.upToDate, committed, source, nil, bytes: 0, began)
+        case .full, .delta, .compare, .wait: break
         }
         guard let receiver = try home.catalog.receiver(options.receiver) else {
             throw SendError.unknownReceiver(options.receiver)

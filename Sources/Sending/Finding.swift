@@ -14,45 +14,33 @@ extension Sender {
     struct Base {
         /// Nil if nothing is known of it.
         var identity: ObjectIdentity?
-        var volumeByteCount: UInt64
-
-        init(identity: ObjectIdentity?, record: GenerationRecord?) {
-            self.identity = identity
-            volumeByteCount = record?.head.volumeSize ?? 0
-        }
+        var record: GenerationRecord?
+        var volumeByteCount: UInt64 { record?.head.volumeSize ?? 0 }
     }
 
-    /// Calls back with the change list of a decision; of a source that has none, with all of it.
+    /// Calls back with what changed since a base; with all of the source, if there is none or nothing names it.
     func list(
-        _ source: any Source, _ decision: Lineage.Decision, _ base: Base, _ proof: ChangeProof,
+        _ source: any Source, since base: Base?, _ proof: ChangeProof,
         _ body: (Change) throws -> Void
     ) throws {
-        switch decision {
-        case .full:
-            try source.forEachExtent(body)
-        case .delta where proof != .list:
-            try source.forEachExtent(body)
-        case .delta:
-            guard let identity = base.identity else {
-                throw SourceError.noProof(
-                    .baseLost, reason: "nothing is known of what the last generation was made from")
+        guard let base, proof == .list else { return try source.forEachExtent(body) }
+        guard let identity = base.identity else {
+            throw SourceError.noProof(
+                .baseLost, reason: "nothing is known of what the last generation was made from")
+        }
+        // Records begin on sectors; what the old end shares a sector with is sent again.
+        let oldSize =
+            base.volumeByteCount == source.volumeByteCount
+            ? base.volumeByteCount
+            : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
+        let sizes = VolumeSizes(older: oldSize, newer: source.volumeByteCount)
+        try source.forEachChange(since: identity) { change in
+            if let recorded = sizes.recorded(change) { try body(recorded) }
+        }
+        if sizes.hasGrown {
+            try source.forEachExtent { change in
+                if let behind = sizes.grown(change) { try body(behind) }
             }
-            // Records begin on sectors; what the old end shares a sector with is sent again.
-            let oldSize =
-                base.volumeByteCount == source.volumeByteCount
-                ? base.volumeByteCount
-                : base.volumeByteCount / Limits.sectorByteCount * Limits.sectorByteCount
-            let sizes = VolumeSizes(older: oldSize, newer: source.volumeByteCount)
-            try source.forEachChange(since: identity) { change in
-                if let recorded = sizes.recorded(change) { try body(recorded) }
-            }
-            if sizes.hasGrown {
-                try source.forEachExtent { change in
-                    if let behind = sizes.grown(change) { try body(behind) }
-                }
-            }
-        case .pendingIsCommitted, .prepared, .refuse:
-            break
         }
     }
 

@@ -153,10 +153,14 @@ package final class GroupSender {
             let began = Clock.monotonic()
             let (dialogue, standby) = try sender.open()
             let settled: Settled
-            let upToDate: GenerationRecord?
+            var upToDate: GenerationRecord?
             do {
                 settled = try sender.settle(dialogue, standby, keepingPrepared: true)
-                upToDate = try sender.upToDate(member.source, settled)
+                switch try sender.decide(member.source, settled, keepsPrepared: true) {
+                case .refuse(let refused): throw sender.error(refused, settled, member.source)
+                case .upToDate: upToDate = settled.replica.committed
+                case .full, .delta, .compare, .wait: break
+                }
                 if let upToDate { try sender.confirm(upToDate, member.source, dialogue) }
             } catch {
                 dialogue.stop(error)

@@ -50,6 +50,7 @@ package final class LiveSender {
         let groups = try groups()
         return try zip(volumes, groups).map { volume, group in
             try volume.check()
+            try volume.checkSuspension(in: group, resumes: false)
             try volume.checkPool(in: group)
             return try sender(volume).explain(
                 try volume.source(volume.volume, in: group, time: Clock.wall()))
@@ -137,9 +138,7 @@ package final class LiveSender {
         switch way {
         case .send:
             for volume in volumes {
-                if let refusal = SendError(refusalIn: try sender(volume).explain(nil)) {
-                    throw refusal
-                }
+                if let refusal = try sender(volume).explain(nil).refusal { throw refusal }
             }
         case .resync(let options):
             let found = try sender(volumes[0]).explain(nil)

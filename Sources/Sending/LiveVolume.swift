@@ -125,7 +125,9 @@ package final class LiveVolume {
     ///
     /// It is ours if a snapshot of the volume was announced and never seen: lvcreate was killed together with us. That it
     /// still runs is out of the question, since it holds the lock that we have.
-    func checkSuspension(in group: VolumeGroup) throws {
+    ///
+    /// - Parameter resumes: false of a dry run, which leaves what it would resume.
+    func checkSuspension(in group: VolumeGroup, resumes: Bool = true) throws {
         let suspended = Suspension.devices(of: volume, in: group.volumes)
         guard let first = suspended.first else { return }
         let isOurs = try home.catalog.madeSnapshots().contains {
@@ -137,7 +139,7 @@ package final class LiveVolume {
                 "\(first.name), a device of \(volume.fullName), is suspended: what is written to it waits. If nobody is at "
                     + "it, resume it with: \(first.remedy)")
         }
-        for device in suspended {
+        for device in suspended where resumes {
             try Suspension.resume(device)
             warn("\(device.name) was resumed; an interrupted send had left it suspended")
         }

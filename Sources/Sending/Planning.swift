@@ -56,10 +56,10 @@ extension Sender {
             if let known, let scan, proof != .list {
                 try difference(source, known, scan, body)
             } else {
-                try list(source, decision, base, proof, body)
+                try list(source, since: isFull(decision) ? nil : base, proof, body)
             }
         }
-        if let known, proof == .list { try checkUnchanged(source, plan, known, replica) }
+        if let known, proof == .list { try checkUnchanged(source, plan, known, base, replica) }
         let begin = Begin(
             transfer: id, head: head(source, decision, replica), plannedContent: plan.content,
             plannedSegments: plan.segmentCount, heldSegments: 0,
@@ -69,24 +69,6 @@ extension Sender {
             group: group, segmentGrowth: plan.growth)
         try start(begin, source, scan)
         return (begin, plan)
-    }
-
-    /// Reads the source as a whole, if that is what a delta needs.
-    func scanBeforeDelta(_ source: any Source, _ replica: Replica) throws -> TagMapFile? {
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        let reason = readingReason(try proof(source, base), map.committed(replica.committed))
-        return try reason.map { try scan(source, replica, $0) }
-    }
-
-    /// Whether the source has to be read as a whole before it is known what is to be sent.
-    func needsScan(_ source: any Source, _ settled: Settled) throws -> Bool {
-        let replica = settled.replica
-        if settled.isResuming, let (begin, _) = planned(source, replica, group: nil) {
-            return !map.hasDraft(begin, parent: replica.committed)
-        }
-        guard case .delta = settled.decision else { return false }
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        return readingReason(try proof(source, base), map.committed(replica.committed)) != nil
     }
 
     /// Gives the unfinished transfer up, and a generation that was in doubt, which the standby does not have.

@@ -107,9 +107,10 @@ extension Sender {
     ///
     /// - Throws: `SourceError.noProof` if one differs: the change list is wrong, or the source is not what it was.
     func checkUnchanged(
-        _ source: any Source, _ plan: SendPlan, _ known: TagMapFile, _ replica: Replica
+        _ source: any Source, _ plan: SendPlan, _ known: TagMapFile, _ base: Base,
+        _ replica: Replica
     ) throws {
-        guard let key = replica.tagKey, let number = replica.committed?.head.number,
+        guard let key = replica.tagKey, let number = base.record?.head.number,
             options.unchangedSample > 0
         else { return }
         let shape = MapShape(volumeByteCount: source.volumeByteCount)

@@ -101,14 +101,16 @@ package final class Sender {
     package struct Explanation: Sendable {
         package var memory: Lineage.SourceMemory
         package var standby: StandbyState
-        package var decision: Lineage.Decision
-        /// Bytes of data in the change list and the number of its entries, if something would be sent.
+        package var decision: SendDecision
+        /// Bytes of data in the change list and the number of its entries, if a source was given and something would be sent.
         package var changedByteCount: UInt64?
         package var entryCount: UInt64?
-        /// Why there is no proof of what changed.
-        package var noProof: (rule: RefusalRule, reason: String)?
-        /// Why the source is another one than so far.
-        package var otherSource: String?
+
+        /// The error by which a send would end, if it would be refused.
+        package var refusal: (any RuledError)? {
+            guard case .refuse(let refused) = decision else { return nil }
+            return Sender.error(refused, memory, standby, source: nil)
+        }
     }
 
     let home: SourceHome
@@ -219,15 +221,22 @@ package final class Sender {
         let began = Clock.monotonic()
         let (dialogue, standby) = try open()
         let settled = try settle(dialogue, standby, keepingPrepared: false)
+        let reason: String
         do {
-            if let committed = try upToDate(source, settled) {
+            switch try decide(source, settled) {
+            case .refuse(let refused): throw error(refused, settled, source)
+            case .upToDate:
+                guard let committed = settled.replica.committed else {
+                    throw SendError.fault("nothing is committed")
+                }
                 try confirm(committed, source, dialogue)
                 dialogue.connection.close()
                 return outcome(.upToDate, committed, source, nil, dialogue, began, resumed: 0)
-            }
-            if try !needsScan(source, settled) {
+            case .full, .delta:
                 let (begin, plan) = try prepare(source, settled, group: nil)
                 return try transfer(source, begin, plan, dialogue, began).outcome
+            case .compare(_, _, let found): reason = found
+            case .wait: throw SendError.fault("what waited for its group was not dropped")
             }
         } catch {
             dialogue.stop(error)
@@ -239,7 +248,7 @@ package final class Sender {
             try completeDraft(source, begin, settled.replica)
             return try sendMember(source, begin, plan).outcome
         }
-        let scan = try scanBeforeDelta(source, settled.replica)
+        let scan = try scan(source, settled.replica, reason)
         let (second, state) = try open()
         do {
             // An exported generation may have been imported meanwhile: what is in doubt is given up on this answer.
@@ -259,26 +268,12 @@ package final class Sender {
         }
     }
 
-    /// The committed generation, if it is this point in time; nothing if there is something to send.
-    ///
-    /// - Throws: `lineage` if nothing may be sent.
-    func upToDate(_ source: any Source, _ settled: Settled) throws -> GenerationRecord? {
-        try checkObject(source, settled.replica)
-        try checkLineage(settled)
-        guard let committed = settled.replica.committed else { return nil }
-        if settled.replica.baseIdentity.map(source.identity.hasSameContent) ?? false {
-            return committed
-        }
-        if let refusal = shrinkRefusal(source, committed.head.volumeSize) { throw refusal }
-        return nil
-    }
-
     /// Refuses to go on where the two sides' histories do not fit.
     func checkLineage(_ settled: Settled) throws {
         guard case .refuse(let rule) = settled.decision else { return }
-        throw SendError.lineage(
-            rule, here: Self.text(Self.memory(of: settled.replica)),
-            there: Self.text(settled.standby))
+        throw Self.error(
+            SendDecision.Refused(rule, .histories), Self.memory(of: settled.replica),
+            settled.standby, source: nil)
     }
 
     /// The error if a volume is smaller than what the standby has committed, and nobody has said that this is meant.
@@ -423,14 +418,5 @@ extension Refusal {
     fileprivate func isOutdating(_ begin: Begin) -> Bool {
         begin.head.kind == .resync
             && [RefusalRule.notCompared, .sizeShrunk].contains { $0.rawValue == rule }
-    }
-}
-
-extension SendError {
-    /// The error for an explanation that ends in a refusal.
-    init?(refusalIn explanation: Sender.Explanation) {
-        guard case .refuse(let rule) = explanation.decision else { return nil }
-        self = .lineage(
-            rule, here: Sender.text(explanation.memory), there: Sender.text(explanation.standby))
     }
 }

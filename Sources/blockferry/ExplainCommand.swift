@@ -46,6 +46,8 @@ struct ExplanationText: Encodable {
     let meaning: String
     let bytesChanged: UInt64?
     let extents: UInt64?
+    /// Why all of the source is read to find out what changed.
+    let comparison: String?
     /// What to do about a refusal.
     private(set) var next: String?
 
@@ -71,41 +73,35 @@ struct ExplanationText: Encodable {
         durableSegments = standby.durableSegments
         bytesChanged = explanation.changedByteCount
         extents = explanation.entryCount
-        if let reason = explanation.otherSource {
-            (decision, rule) = ("refuse", RefusalRule.otherSource.rawValue)
-            meaning = reason
-            return
-        }
-        if let (refusal, reason) = explanation.noProof {
-            (decision, rule, meaning) = ("refuse", refusal.rawValue, reason)
-            return
-        }
+        comparison = explanation.decision.comparison
         switch explanation.decision {
-        case .pendingIsCommitted:
-            (decision, rule) = ("none", "committed")
-            meaning = "the generation that was in doubt is committed"
-        case .full(let resume):
+        case .upToDate:
+            (decision, rule) = ("up-to-date", "same-content")
+            meaning = "the standby has this point in time"
+        case .full(let resume), .compare(nil, let resume, _):
             (decision, rule) = ("full", resume ? "resume" : "empty")
             meaning = resume ? "a full copy is continued" : "the standby holds nothing yet"
-        case .delta(let base, let resume):
+        case .delta(let base, let resume), .compare(.some(let base), let resume, _):
             (decision, rule) = ("delta", resume ? "resume" : "base-matches")
             meaning =
                 resume
                 ? "an unfinished generation is continued"
                 : "the standby holds generation \(base.number), and so does this side"
-        case .prepared(let isPending):
-            (decision, rule) = (isPending ? "wait" : "abandon", "prepared")
-            meaning =
-                isPending
-                ? "the next generation waits on the standby for the others of its group"
-                : "the standby holds a prepared generation that this side does not know; it is dropped first"
-        case .refuse(let refusal):
-            (decision, rule, meaning) = ("refuse", refusal.rawValue, refusal.meaning)
+        case .wait:
+            (decision, rule) = ("wait", "prepared")
+            meaning = "the next generation waits on the standby for the others of its group"
+        case .refuse(let refused):
+            (decision, rule, meaning) = ("refuse", refused.rule.rawValue, refused.meaning)
         }
     }
 
     /// Whether a send would be refused.
-    var isRefusal: Bool { decision == "refuse" }
+    private var isRefusal: Bool { decision == "refuse" }
+
+    /// How a send would end that is refused; nil if it would not be.
+    var exitStatus: ExitStatus? {
+        isRefusal ? RefusalRule(rawValue: rule).map { ExitStatus($0) } ?? .failed : nil
+    }
 
     func print(json: Bool) throws {
         if json { return Terminal.out(try Format.json(self)) }
@@ -117,10 +113,18 @@ struct ExplanationText: Encodable {
         text += "standby  \(standbyState), \(point(standbyGeneration, standbyGenerationId))"
         text += durableSegments > 0 ? ", \(durableSegments) segments of the next one\n" : "\n"
         text += "decision \(decision)   rule=\(rule)   \(meaning)\n"
+        if let comparison { text += "reading  all of the source: \(comparison)\n" }
         if let next { text += "next: \(next)\n" }
         if let bytesChanged, let extents {
             text += "change   \(Format.bytes(bytesChanged)) in \(extents) extents\n"
         }
         Terminal.out(text)
     }
+}
+
+/// The decisions about the members of a group, which is sent if none of them is refused.
+struct GroupExplanation: Encodable {
+    let schemaVersion = 1
+    let group: String
+    let volumes: [ExplanationText]
 }

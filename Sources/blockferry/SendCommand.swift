@@ -120,9 +120,6 @@ struct SendCommand: ParsableCommand, NamingCommand {
         guard group == nil || source.paths.count > 1 else {
             throw ValidationError("A group has at least two sources.")
         }
-        guard group == nil || !dryRun else {
-            throw ValidationError("--dry-run explains one volume at a time, not a group.")
-        }
         guard !dryRun || !outcome.isUsed else {
             throw ValidationError("--post-success and --post-failure do not go with --dry-run.")
         }
@@ -156,13 +153,10 @@ struct SendCommand: ParsableCommand, NamingCommand {
                 isWanted: !json && !quiet || progress.progress, everywhere: progress.progress),
             isJSON: json)
         defer { line.end() }
-        if dryRun { return try explain(found.first ?? nil, names[0], home) }
+        if dryRun { return try explain(found, names, home) }
         let outcomes = try LastError.noting(names, receiver, home) {
-            let live = found.compactMap { $0 }
+            let live = try live(found)
             guard !live.isEmpty else { return try sendPlain(names, home, line) }
-            guard live.count == found.count else {
-                throw ValidationError("A group is of logical volumes, or of other sources.")
-            }
             let volumes = try zip(live, names).map { try liveVolume($0, $1, home) }
             return try LiveSender(home, volumes, self.live.hooks) {
                 line.show($0, names)
@@ -180,17 +174,53 @@ struct SendCommand: ParsableCommand, NamingCommand {
         try LiveVolume(warning: found.volume, live.volume(options(name)), home: home)
     }
 
-    /// Says what would be sent, and changes nothing.
+    /// The logical volumes; none if the sources are something else.
+    private func live(
+        _ found: [(group: VolumeGroup, volume: LogicalVolume)?]
+    ) throws -> [(group: VolumeGroup, volume: LogicalVolume)] {
+        let live = found.compactMap { $0 }
+        guard live.isEmpty || live.count == found.count else {
+            throw ValidationError("A group is of logical volumes, or of other sources.")
+        }
+        return live
+    }
+
+    /// Says what would be sent, and changes nothing. Ends as the send would.
     private func explain(
-        _ found: (group: VolumeGroup, volume: LogicalVolume)?, _ name: VolumeName,
+        _ found: [(group: VolumeGroup, volume: LogicalVolume)?], _ names: [VolumeName],
         _ home: SourceHome
     ) throws {
-        if let found {
-            let sender = LiveSender(home, [try liveVolume(found, name, home)], live.hooks) { _ in }
-            return try show(try sender.explain()[0], name)
+        let live = try live(found)
+        let explanations: [Sender.Explanation]
+        if live.isEmpty {
+            try self.live.refuseIfUsed()
+            explanations = try zip(try openAll(names, home), names).map { source, name in
+                try Sender(home, options(name)).explain(source)
+            }
+        } else {
+            let volumes = try zip(live, names).map { try liveVolume($0, $1, home) }
+            explanations = try LiveSender(home, volumes, self.live.hooks) { _ in }.explain()
         }
-        try live.refuseIfUsed()
-        try show(try Sender(home, options(name)).explain(try open(name, home)), name)
+        let texts = zip(explanations, names).map { ExplanationText($0, receiver, $1, words) }
+        if json, let group {
+            Terminal.out(try Format.json(GroupExplanation(group: group, volumes: texts)))
+        } else {
+            for text in texts {
+                if group != nil, !json { Terminal.out("\(text.volume)\n") }
+                try text.print(json: json)
+            }
+        }
+        if let refused = texts.compactMap(\.exitStatus).first {
+            throw ExitCode(refused.rawValue)
+        }
+    }
+
+    /// What is no logical volume.
+    private func openAll(_ names: [VolumeName], _ home: SourceHome) throws -> [any Source] {
+        guard group != nil else { return [try open(names[0], home)] }
+        return try source.paths.map {
+            try PlainSource(path: $0, allowsUse: source.allowInUse)
+        }
     }
 
     private func open(_ name: VolumeName, _ home: SourceHome) throws -> any Source {
@@ -233,23 +263,14 @@ struct SendCommand: ParsableCommand, NamingCommand {
     ) throws -> [[Sender.Outcome]] {
         try live.refuseIfUsed()
         if group != nil {
-            let members = try zip(source.paths, names).map { path, name in
-                GroupSender.Member(
-                    source: try PlainSource(path: path, allowsUse: source.allowInUse),
-                    options: options(name))
+            let members = zip(try openAll(names, home), names).map {
+                GroupSender.Member(source: $0, options: options($1))
             }
             let sender = GroupSender(home) { line.show($1, [$0]) }
             return try sender.send(members).map { [$0] }
         }
         let sender = Sender(home, options(names[0])) { line.show($0, names) }
-        return [[try sender.send(try open(names[0], home))]]
-    }
-
-    private func show(_ explanation: Sender.Explanation, _ volume: VolumeName) throws {
-        let text = ExplanationText(explanation, receiver, volume, words)
-        try text.print(json: json)
-        // As the send would end.
-        if text.isRefusal { throw ExitCode(ExitStatus.lineage.rawValue) }
+        return [[try sender.send(try openAll(names, home)[0])]]
     }
 
     private func show(_ outcomes: [[Sender.Outcome]], _ names: [VolumeName]) throws {

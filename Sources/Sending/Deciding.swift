@@ -1,0 +1,96 @@
+// Copyright (c) The Blockferry authors
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Catalog
+internal import MapStore
+internal import Objects
+internal import Session
+internal import Wire
+
+/// What `SendDecision` has to know, and what is said of its refusals.
+extension Sender {
+    /// Decides about a source where nothing is in doubt any more.
+    func decide(
+        _ source: any Source, _ settled: Settled, keepsPrepared: Bool = false
+    ) throws -> SendDecision {
+        let replica = settled.replica
+        return try decide(
+            source, Self.memory(of: replica), settled.standby,
+            Base(identity: replica.baseIdentity, record: replica.committed), replica,
+            keepsPrepared: keepsPrepared)
+    }
+
+    /// Decides; of the source what takes longer is asked only where it matters.
+    ///
+    /// - Parameters:
+    ///   - source: nil if only the two histories are asked about.
+    ///   - base: of the generation that counts as committed.
+    func decide(
+        _ source: (any Source)?, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
+        _ base: Base, _ replica: Replica, keepsPrepared: Bool = false
+    ) throws -> SendDecision {
+        var facts = SendFacts(
+            memory: memory, standby: standby, committedByteCount: base.volumeByteCount,
+            allowsShrink: options.allowShrink, keepsPrepared: keepsPrepared)
+        guard let source else { return SendDecision(facts) }
+        facts.source = try self.facts(of: source, base, replica)
+        let decision = SendDecision(facts)
+        guard case .delta(_, resume: false) = decision else { return decision }
+        do {
+            facts.source?.proof = try proofFact(source, base)
+        } catch SourceError.noProof(let rule, let reason) {
+            facts.source?.proof = SendFacts.Proof.none(rule, reason)
+        }
+        return SendDecision(facts)
+    }
+
+    private func facts(
+        of source: any Source, _ base: Base, _ replica: Replica
+    ) throws -> SendFacts.Source {
+        var facts = SendFacts.Source(
+            byteCount: source.volumeByteCount,
+            isCommitted: base.identity.map(source.identity.hasSameContent) ?? false)
+        // No more is looked at in what is too large to be a volume.
+        guard source.volumeByteCount <= Limits.mappedVolumeSize else { return facts }
+        if !options.adoptsSource {
+            facts.otherSource =
+                try otherSource(source.identity, source.name, replica)
+                ?? namelessProblem(source, replica)
+        }
+        if let (begin, _) = planned(source, replica, group: nil) {
+            facts.isPlanned = true
+            facts.hasDraft = map.hasDraft(begin, parent: replica.committed)
+        }
+        return facts
+    }
+
+    private func proofFact(_ source: any Source, _ base: Base) throws -> SendFacts.Proof {
+        let proof = try proof(source, base)
+        return switch readingReason(proof, map.committed(base.record)) {
+        case .some(let reason): .compare(reason)
+        case nil: .list
+        }
+    }
+
+    func error(
+        _ refused: SendDecision.Refused, _ settled: Settled, _ source: any Source
+    ) -> any RuledError {
+        Self.error(refused, Self.memory(of: settled.replica), settled.standby, source: source.name)
+    }
+
+    /// The error that says why nothing is sent.
+    static func error(
+        _ refused: SendDecision.Refused, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
+        source: String?
+    ) -> any RuledError {
+        switch refused.cause {
+        case .histories:
+            SendError.lineage(refused.rule, here: text(memory), there: text(standby))
+        case .shrunk(let old, let new):
+            SendError.lineage(refused.rule, here: "\(new) bytes", there: "\(old) bytes")
+        case .source(let reason):
+            SourceError.refused(refused.rule, path: source ?? "", reason: reason)
+        case .noProof(let reason): SourceError.noProof(refused.rule, reason: reason)
+        }
+    }
+}
