@@ -16,7 +16,7 @@ UNSAFE = ("Sources/Blocks/Bytes.swift", "Sources/Platform/", "Sources/Digests/",
           "Sources/TLS/", "Sources/Compression/", "Sources/Connection/", "Sources/Signatures/", "Tests/", "Fuzz/", "Benchmarks/")
 FOUNDATION = ("Sources/blockferry/", "Sources/blockferryd/", "Sources/CommandLine/",
               "Sources/Catalog/", "Tests/", "Fuzz/", "Benchmarks/")
-PURE = ("Sources/SnapshotStore/", "Sources/ThinMetadata/", "Sources/Wire/", "Sources/Session/")
+PURE = ("Sources/SnapshotStore/", "Sources/ThinMetadata/", "Sources/Wire/", "Sources/Session/", "Sources/TagMap/")
 # Where every document is listed in docs/README.md.
 INDEXED = ("docs/", "Protocol/", "deploy/")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
