@@ -4,7 +4,7 @@
 SWIFT_BUILD = swift build -c release
 PREFIX ?= /usr
 
-.PHONY: help demo build test test-kernel test-kernel-of test-units soak years campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
+.PHONY: help demo build quick test test-kernel test-kernel-of test-units soak years campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
 
 help: ## Say what the goals do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,11 @@ demo: packages ## Build, pair, replicate kernel-written images over TLS, kill, r
 
 build: packages ## Build the programs (release)
 	$(SWIFT_BUILD)
+
+quick: packages ## Build, and run what takes minutes: rules, vectors, the quick Swift suites, one acceptance module
+	$(SWIFT_BUILD)
+	$(SWIFT_BUILD) --build-tests
+	.ci/quick
 
 test: packages ## Build and run all tests but the long campaigns
 	$(SWIFT_BUILD)
