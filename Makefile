@@ -57,7 +57,7 @@ campaign: build ## Hours: every step, every cut, ten million crash states, 20,00
 	.build/release/blockferry-simulation sequences --length 6 --least 200000
 	cd Tests/FaultTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	Tests/PeerTests/campaign
-	cd Tests/AcceptanceTests && BLOCKFERRY_DIVERGENCES=10000 BLOCKFERRY_KILLS=1000 python3 -W ignore -m unittest test_resync test_kills
+	cd Tests/AcceptanceTests && BLOCKFERRY_DIVERGENCES=10000 BLOCKFERRY_KILLS=1000 BLOCKFERRY_DECISIONS=all python3 -W ignore -m unittest test_resync test_kills test_decisions
 	cd Tests/HostTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/PowerTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
 	cd Tests/AdministratorTests && BLOCKFERRY_CAMPAIGN=1 python3 -W ignore -m unittest
