@@ -4,7 +4,7 @@
 SWIFT_BUILD = swift build -c release
 PREFIX ?= /usr
 
-.PHONY: help demo build quick test test-kernel test-kernel-of test-units soak years campaign planted-bugs check fmt bench fuzz docs install packages vectors clean
+.PHONY: help demo build quick test test-kernel test-kernel-of test-units soak years campaign planted-bugs check fmt bench fuzz docs reference install packages vectors clean
 
 help: ## Say what the goals do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -76,6 +76,9 @@ check: packages ## Format, imports, warnings, repository rules, deployment files
 
 fmt: ## Format the Swift code
 	swift format --in-place --recursive --parallel Sources Tests Fuzz Package.swift
+
+reference: build ## Write the rules, commands and options of docs/REFERENCE.md from the programs
+	docs/make-reference
 
 vectors: ## Make the protocol's vectors anew
 	python3 Protocol/make-vectors.py

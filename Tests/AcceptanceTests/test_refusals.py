@@ -19,7 +19,7 @@ from harness import BIN, Proxy, Rogue, Site, rules, sha256, until
 import encode  # found by way of harness
 
 REFUSE = 12
-MANUAL = pathlib.Path(__file__).parents[2] / "docs/OPERATIONS.md"
+MANUAL = pathlib.Path(__file__).parents[2] / "docs/REFERENCE.md"
 
 
 class Rules(unittest.TestCase):

@@ -1,6 +1,6 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts with systemd and udev: every command of docs/OPERATIONS.md as it is written, those of systemd, udev and apt among
+"""Two hosts with systemd and udev: every command of the manual as it is written, those of systemd, udev and apt among
 them, and what the shipped units promise. Started by `run`.
 
 The tests go on from each other, in the order of their names: `test_NN_manual` runs section NN of the manual."""
@@ -33,7 +33,7 @@ import manual
 PACKAGE, PROGRAMS = (pathlib.Path(os.environ[f"BOOTED_{name}"]) for name in ("PACKAGE", "PROGRAMS"))
 # To see more than the first failure.
 GOES_ON = os.environ.get("BOOTED_GOES_ON") == "1"
-STEPS = manual.steps_of(manual.PATH.read_text())
+STEPS = manual.steps()
 ELSEWHERE, LEAST_COMMANDS, LEAST_OF_SYSTEMD, LEAST_COMPARED, LEAST_LINES = 6, 150, 14, 20, 70
 if os.environ.get("BOOTED_SHORT") == "1":
     # From nothing and back to nothing. `test_operations.py` of the kernel tests runs the rest, where there is no systemd.

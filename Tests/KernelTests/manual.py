@@ -1,6 +1,6 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads docs/OPERATIONS.md: its commands, in the order of the text, and what it shows of their output."""
+"""Reads the manual: its commands, in the order of its sections, and what it shows of their output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-PATH = pathlib.Path(__file__).resolve().parents[2] / "docs/OPERATIONS.md"
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+# The parts of docs/OPERATIONS.md, whose sections are numbered through all of them.
+PARTS = ("GETTING-STARTED.md", "HOW-TO.md", "REFERENCE.md", "RECOVERY.md")
 # Stands for the invitation that was printed last.
 INVITATION = "bf1.…"
 
@@ -25,10 +27,11 @@ class Step:
     code: int
     is_run: bool
     section: str = ""
+    part: str = ""
     shown: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"OPERATIONS.md:{self.line}: {self.host}{'#' if self.is_root else '$'} {self.text}"
+        return f"{self.part}:{self.line}: {self.host}{'#' if self.is_root else '$'} {self.text}"
 
     @property
     def is_of_readers_own_group(self) -> bool:
@@ -55,8 +58,14 @@ class Step:
 PROMPT = re.compile(r"(source|standby)([#$]) (\S.*)")
 
 
-def steps_of(text: str) -> list[Step]:
-    """Every command of the manual. A prompt outside the two kinds of blocks is a mistake."""
+def steps() -> list[Step]:
+    """Every command of the manual, section after section."""
+    found = [step for part in PARTS for step in steps_of((DOCS / part).read_text(), part)]
+    return sorted(found, key=lambda step: int(step.section.partition(".")[0]))
+
+
+def steps_of(text: str, part: str) -> list[Step]:
+    """Every command of a part. A prompt outside the two kinds of blocks is a mistake."""
     steps: list[Step] = []
     fence, unfinished, section = None, False, ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -76,7 +85,7 @@ def steps_of(text: str) -> list[Step]:
             command_line, _, code = found[3].partition("  # exit ")
             unfinished = command_line.endswith("\\")
             steps.append(Step(number, found[1], found[2] == "#", command_line.removesuffix("\\").rstrip(),
-                              int(code or 0), fence == "console", section))
+                              int(code or 0), fence == "console", section, part))
             continue
         assert not PROMPT.match(line.strip()), f"line {number}: a command outside of a block"
         if fence in ("console", "sh"):

@@ -1,6 +1,6 @@
 # Copyright (c) The Blockferry authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs every command of docs/OPERATIONS.md, in the order of the text and as it is written there."""
+"""Runs every command of the manual, in the order of its sections and as it is written there."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class OperationsTests(KernelTest):
         self.compared = self.lines = self.elsewhere = 0
 
     def test_every_command_of_the_manual(self) -> None:
-        steps = manual.steps_of(manual.PATH.read_text())
+        steps = manual.steps()
         ran = failing = 0
         for step in steps:
             if step.is_run:
