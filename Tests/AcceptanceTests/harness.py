@@ -86,11 +86,30 @@ def note_rule(rule: str) -> None:
         (pathlib.Path(marks) / rule).touch()
 
 
+def shape(value: object) -> object:
+    """The keys and types of a JSON value."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in sorted(value.items())}
+    if isinstance(value, list):
+        return sorted({json.dumps(shape(each)) for each in value})
+    return type(value).__name__
+
+
+def note_json(name: str, text: str) -> None:
+    """Keeps one output of each shape, for `.ci/schemas`."""
+    if kept := os.environ.get("BLOCKFERRY_JSON_SEEN"):
+        mark = hashlib.sha256(json.dumps(shape(json.loads(text))).encode()).hexdigest()[:16]
+        (pathlib.Path(kept) / f"{name}.{mark}.json").write_text(text)
+
+
 class Result:
     """What a program did."""
 
     def __init__(self, process: subprocess.CompletedProcess):
         self.code, self.out, self.error = process.returncode, process.stdout, process.stderr
+        arguments = [str(word) for word in process.args] if isinstance(process.args, list) else []
+        if "--json" in arguments and isinstance(self.out, str) and self.out:
+            note_json(f"{pathlib.Path(arguments[0]).name}-{arguments[1]}", self.out)
         if self.code and isinstance(self.error, str) and "(rule " in self.error:
             self.check_next(process.args)
 

@@ -14,7 +14,7 @@ import sys
 import time
 import unittest
 
-from harness import BIN, ROOT, Proxy, Rogue, Site, sha256, until
+from harness import BIN, ROOT, Proxy, Rogue, Site, note_json, sha256, until
 
 import encode  # found by way of harness
 
@@ -292,6 +292,8 @@ class Objects(Telling):
         self.told('"event":"committed"')
         self.site.kill_daemon()
         lines = [json.loads(line) for line in self.site.journal().splitlines()]
+        for line in self.site.journal().splitlines():
+            note_json("blockferryd-serve", line)
         for line in lines:
             self.assertEqual((line["schema_version"], type(line["message"])), (1, str), line)
             self.assertIn(line["type"], ("message", "session", "event"))

@@ -107,10 +107,13 @@ class PrivilegeTests(KernelTest):
                             for offset, length in ZeroingTests.RANGES)
                 self.assertGreater(whole, 0)
                 self.assertEqual(self.mapped_bytes(), SIZE - whole * chunk)
-                # What was given back is used again in part: the rest of a block must stay zero.
+                # What was given back is used again in part: the rest of a block must stay zero. First by content alone, then by
+                # content between zeros.
+                source.fill(256 << 10, 64 << 10)
+                source.arrives(site, target, 4)
                 for offset, length in ZeroingTests.RANGES:
                     source.fill(offset + length // 2 // 512 * 512, 512)
-                source.arrives(site, target, 4)
+                source.arrives(site, target, 5)
                 self.assertFalse(site.status("db")["wastes_storage"])
             self.doCleanups()
             self.setUp()
