@@ -123,6 +123,21 @@ def check_places() -> None:
             problems.append(f"HACKING.md: {where} is no path from the top of the repository")
 
 
+def check_version(names: list[str]) -> None:
+    """Every document and the changelog name the version that the programs print."""
+    found = re.search(r'static let version = "([^"]+)"', (ROOT / "Sources/CommandLine/Program.swift").read_text())
+    if found is None:
+        problems.append("Sources/CommandLine/Program.swift: it names no version")
+        return
+    version = found[1]
+    for name in names:
+        for other in re.findall(r"blockferry_([\d.]+)_|make-deb tree ([\d.]+)", (ROOT / name).read_text()):
+            if version not in other:
+                problems.append(f"{name}: names version {''.join(other)}, and the programs are {version}")
+    if f"\n## {version} – " not in (ROOT / "CHANGELOG.md").read_text():
+        problems.append(f"CHANGELOG.md: there is no section '## {version} – …'")
+
+
 documents: list[str] = []
 for name in tracked():
     path = ROOT / name
@@ -142,6 +157,7 @@ for name in tracked():
         check_links(name, text)
 check_index(documents)
 check_places()
+check_version(documents)
 
 for problem in problems:
     print(problem, file=sys.stderr)
