@@ -9,7 +9,6 @@
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -17,7 +16,8 @@
 
 enum { NT_X86_XSTATE = 0x202 };
 
-// The kernel of the guest has one thread that traces.
+// The kernel of the guest has one thread that traces. The timer may interrupt it anywhere and change errno, so that errno
+// decides nothing here.
 static char whole[65536] __attribute__((aligned(64)));
 
 long ptrace(enum __ptrace_request request, ...) {
@@ -30,15 +30,13 @@ long ptrace(enum __ptrace_request request, ...) {
     void *data = va_arg(list, void *);
     va_end(list);
 
-    long result = next(request, process, address, data);
-    if (request != PTRACE_SETREGSET || (long)address != NT_X86_XSTATE || result == 0 || errno != EFAULT) return result;
+    if (request != PTRACE_SETREGSET || (long)address != NT_X86_XSTATE) return next(request, process, address, data);
     const struct iovec *part = data;
     struct iovec all = {whole, sizeof whole};
     if (next(PTRACE_GETREGSET, process, address, &all) != 0) return -1;
-    if (part->iov_len >= all.iov_len) {
-        errno = EFAULT;
-        return -1;
+    if (part->iov_len < all.iov_len) {
+        memcpy(whole, part->iov_base, part->iov_len);
+        return next(PTRACE_SETREGSET, process, address, &all);
     }
-    memcpy(whole, part->iov_base, part->iov_len);
-    return next(PTRACE_SETREGSET, process, address, &all);
+    return next(request, process, address, data);
 }
