@@ -8,12 +8,13 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import subprocess
 import threading
 import time
 
 import devices
 from devices import MIB
-from harness import SOURCE, VOLUME, Disks, LiveTest, acceptance, command
+from harness import SOURCE, VOLUME, Disks, LiveTest, Result, acceptance, command
 
 LINEAGE, BUSY = 7, 3
 LOCK = "/var/run/thin-send-recv.lock"
@@ -57,7 +58,7 @@ class ThinDoubtTests(LiveTest):
 
     def test_base_snapshot_deleted(self) -> None:
         self.source.remove(self.begin())
-        self.assert_refused(self.site_, self.target, "t", LINEAGE, "gone")
+        self.assert_refused(self.site_, self.target, "t", LINEAGE, "(rule base-lost)", "gone")
         self.assertEqual(self.source.tagged(), [], "a refused send left its snapshot")
         self.start_anew()
 
@@ -137,7 +138,7 @@ class ThinDoubtTests(LiveTest):
         self.begin()
         self.source.message("reserve_metadata_snap")
         held = self.source.held()
-        result = self.assert_refused(self.site_, self.target, "t", BUSY, "metadata snapshot", "fuser",
+        result = self.assert_refused(self.site_, self.target, "t", BUSY, "(rule metadata-snapshot)", "fuser",
                                      more=("--wait", "1"))
         self.assertIn(held, result.error)
         self.assertEqual(self.source.held(), held, "somebody else's metadata snapshot was released")
@@ -209,6 +210,20 @@ class ThinDoubtTests(LiveTest):
         self.assertIn("pool", result.error)
         self.assertEqual(devices.sha256(self.target), before)
 
+    def test_base_that_the_pool_has_lost(self) -> None:
+        """LVM knows of it, the kernel does not: nothing that the pool says is believed."""
+        base = self.begin()
+        number, = (row["thin_id"] for row in self.source.rows("lv_name,thin_id") if row["lv_name"] == base)
+        self.source.message(f"delete {number}")
+        self.assert_refused(self.site_, self.target, "t", LINEAGE, "(rule pool-unsound)", f"no device {number}", base)
+        self.assertEqual(self.source.tagged(), [base], "a refused send left its snapshot")
+        self.assert_released()
+        resynced = self.assert_code(self.site_.live("resync", f"{SOURCE}/t", "db"), 0)
+        self.assertIn(f"{base} is left alone", resynced.error)
+        self.source.remove(base)
+        self.assert_copy(self.target, "t")
+        self.send(self.site_, self.target, "t", expect="delta")
+
 
 class ClassicDoubtTests(LiveTest):
     STORE = ("--cow-size", "24M")
@@ -244,7 +259,7 @@ class ClassicDoubtTests(LiveTest):
         base = self.begin("--cow-size", "4M")
         devices.write(self.volume, (8 * MIB, 8 * MIB))
         self.assertTrue(self.is_invalid(base), "the store did not overflow: nothing is tested")
-        self.assert_refused(self.site_, self.target, "o", LINEAGE, "store", more=self.STORE)
+        self.assert_refused(self.site_, self.target, "o", LINEAGE, "(rule store-overflowed)", more=self.STORE)
         self.start_anew()
 
     def test_classic_store_overflows_during_the_read(self) -> None:
@@ -263,9 +278,9 @@ class ClassicDoubtTests(LiveTest):
         devices.write(self.volume, (0, 8 * MIB))
         self.assertTrue(self.is_invalid(newer[0]), "the store did not overflow: nothing is tested")
         gate.opened.set()
-        _, error = sending.communicate(timeout=90)
-        self.assertNotEqual(sending.returncode, 0, error)
-        self.assertIn("cow-size", error)
+        out, error = sending.communicate(timeout=90)
+        result = Result(subprocess.CompletedProcess(sending.args, sending.returncode, out, error))
+        self.assert_code(result, 1, "(rule snapshot-overflowed)", "cow-size")
         self.assertEqual(devices.sha256(self.target), before, "half of a generation was applied")
         # The base was large enough, so that the next run is a delta.
         self.send(self.site_, self.target, "o", "db", "--cow-size", "48M", expect="delta")

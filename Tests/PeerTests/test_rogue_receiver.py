@@ -254,6 +254,17 @@ class HostileReceiver(unittest.TestCase):
                                                                   payload_checksum=1), FAILED)
         self.done("refusals by a hostile receiver", 60)
 
+    def test_a_standby_that_says_that_it_stops(self) -> None:
+        """Ours is gone before it could say so; the protocol lets another one do it, before a transfer and in it."""
+        self.redirect(self.receiver.port)
+        before = sha256(self.target)
+        for step, occurrence in (self.STEPS[0], self.STEPS[1], self.STEPS[3], self.STEPS[4]):
+            self.receiver.play(step, occurrence, instead("REFUSE", encode.refuse(CODES["stopping"], "stopping", "for tonight")))
+            result = self.site.send("vol", self.plain)
+            self.assertEqual((result.code, "for tonight (rule stopping)" in result.error), (UNREACHABLE, True), (step, result))
+            self.assertEqual((sha256(self.target), self.site.status("vol")["generation"]), (before, 1))
+        self.still_usable()
+
     def test_cuts_and_garbage(self) -> None:
         self.redirect(self.receiver.port)
         rng = random.Random(rogue.SEED)
