@@ -190,8 +190,9 @@ package enum ProgramRunner {
         case let error as TLSError:
             switch error {
             case .peerNotPinned, .ownKeyRefused, .noPeerCertificate, .unsupportedPeerKey,
-                .wrongALPN, .alert, .protocolFailure:
+                .alert, .protocolFailure:
                 .keyNotAccepted
+            case .wrongALPN: .unsupportedVersion
             case .timedOut, .truncated, .closed, .reset, .system, .damaged: .unreachable
             }
         default: nil

@@ -269,7 +269,7 @@ package struct Worker: ~Copyable {
         }
     }
 
-    /// Takes one frame; false at the end of the stream.
+    /// Takes one frame; false at the end of the stream, or if the answer does not reach the source any more.
     private func take(
         _ incoming: FrameConnection.Incoming, _ session: inout ReceiverSession,
         _ story: inout SessionStory, _ jobs: BoundedQueue<Job>, _ connection: FrameConnection
@@ -308,7 +308,8 @@ package struct Worker: ~Copyable {
             } catch let error as ExportKeyFileError {
                 throw .broken(Refusal(.storage, "\(error)"))
             } catch {
-                throw .broken(Refusal(.stopping, "\(error)"))
+                // The source has gone meanwhile.
+                return false
             }
         case .open, .pair, .begin, .abandon, .compare, .ask, .current, .seal, .commit:
             jobs.push(.step(action))

@@ -108,28 +108,34 @@ class Result:
     def __init__(self, process: subprocess.CompletedProcess):
         self.code, self.out, self.error = process.returncode, process.stdout, process.stderr
         arguments = [str(word) for word in process.args] if isinstance(process.args, list) else []
-        if "--json" in arguments and isinstance(self.out, str) and self.out:
+        if "--json" in arguments and isinstance(self.out, str) and self.out and self.code >= 0:
             note_json(f"{pathlib.Path(arguments[0]).name}-{arguments[1]}", self.out)
         if self.code and isinstance(self.error, str) and "(rule " in self.error:
             self.check_next(process.args)
+        elif self.code and {"--dry-run", "--json"} <= set(arguments) and self.out:
+            for facts in self.json.get("volumes", [self.json]):
+                if facts.get("decision") == "refuse":
+                    self.check_step(facts["rule"], facts["next"])
 
     def check_next(self, arguments: list) -> None:
         """A refusal by a rule has the next step that the rule has, and so has its JSON."""
         rule = re.findall(r"\(rule ([a-z-]+)\)", self.error)[-1]
-        wanted = rules().get(rule)
-        if wanted is None:
+        if rule not in rules():
             return
         *_, message, following = ["", *self.error.strip().splitlines()]
         assert following.startswith("next: "), f"no next step: {self}"
-        pattern = re.sub(r"[A-Z]{2,}", lambda word: f"(?:{word.group()}|.+)", re.escape(wanted["next"]))
-        assert re.fullmatch(pattern, following.removeprefix("next: ")), f"not what {rule} has next: {self}"
-        note_rule(rule)
+        self.check_step(rule, following.removeprefix("next: "))
         if "--json" in arguments and self.out:
             facts = json.loads(self.out)
             assert facts["schema_version"] == 1, self
             if "message" in facts:
                 told = (self.code, rule, following.removeprefix("next: "))
                 assert (facts["exit"], facts.get("rule"), facts.get("next")) == told, self
+
+    def check_step(self, rule: str, following: str) -> None:
+        pattern = re.sub(r"[A-Z]{2,}", lambda word: f"(?:{word.group()}|.+)", re.escape(rules()[rule]["next"]))
+        assert re.fullmatch(pattern, following), f"not what {rule} has next: {self}"
+        note_rule(rule)
 
     @property
     def is_one_sentence(self) -> bool:
