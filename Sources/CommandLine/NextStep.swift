@@ -60,7 +60,9 @@ package enum NextStep {
             "repair the pool (lvconvert --repair); if the base is refused then: \(resync)"
         case .poolExhausted:
             "move the volume to a new pool, or restore the pool's metadata with its times reset (manual, 3)"
-        case .noList: "name two snapshots of one volume, the older one first: of logical volumes two that are active, of images their own stores"
+        case .noList:
+            "name two snapshots of one volume, the older one first: of logical volumes two that are active, of images their own "
+                + "stores"
         case .notThatGeneration:
             "send first, then verify: blockferry send SOURCE --to PEER --volume VOLUME"
         case .sourceInUse:

@@ -108,7 +108,7 @@ class Result:
     def __init__(self, process: subprocess.CompletedProcess):
         self.code, self.out, self.error = process.returncode, process.stdout, process.stderr
         arguments = [str(word) for word in process.args] if isinstance(process.args, list) else []
-        if "--json" in arguments and isinstance(self.out, str) and self.out and self.code >= 0:
+        if {"--json", "json"} & set(arguments) and isinstance(self.out, str) and self.out and self.code >= 0:
             note_json(f"{pathlib.Path(arguments[0]).name}-{arguments[1]}", self.out)
         if self.code and isinstance(self.error, str) and "(rule " in self.error:
             self.check_next(process.args)

@@ -41,6 +41,28 @@ class Looking(unittest.TestCase):
         first = self.site.send("vol", self.plain)
         self.assertEqual(first.code, 0, first)
 
+    def test_json_of_each_command_has_a_schema(self) -> None:
+        """The harness keeps what is printed; `.ci/schemas` holds it against docs/schemas."""
+        pool = self.site.pool()
+        images = ["--thin-metadata", pool.metadata, "--thin-data", pool.data]
+        older, newer = list(pool.devices.values())[:2]
+        changes = ["changes", *images[:2], "--from", older, "--to", newer, "--volume-size", pool.size, "--format", "json"]
+        output = self.site.path / "export"
+        to = ["--to", "standby", "--volume", "vol"]
+        for command in (["rules"], ["peers"], ["cleanup"], ["cleanup", "--dry-run"], ["log"], ["status"],
+                        ["export", self.plain, *to, "--output", output], ["resync", self.plain, *to, "--plan"],
+                        ["resync", self.plain, *to], ["verify", self.plain, *to], ["explain", *to]):
+            result = self.site.run("blockferry", *command, "--json")
+            self.assertEqual((result.code, "schema_version" in result.out), (0, True), result)
+        for command in (changes, ["inspect", *images[:2], "--format", "json"]):
+            result = self.site.run("blockferry", *command)
+            self.assertEqual((result.code, result.json["schema_version"]), (0, 1), result)
+        other = self.site.path / "other"
+        for command in (["rules"], ["peers"], ["volumes"], ["log"], ["status"], ["keep", "vol"], ["scrub", "vol"],
+                        ["invite", "other", "--target", other, "--create", "--address", "127.0.0.1:1"]):
+            result = self.site.run("blockferryd", *command, "--json")
+            self.assertEqual((result.code, result.json["schema_version"]), (0, 1), result)
+
     def change(self, number: int) -> None:
         with open(self.plain, "r+b") as file:
             file.seek(number % 300 << 16)

@@ -6,7 +6,6 @@ is the newer one, or the list is refused."""
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 
@@ -31,7 +30,7 @@ class ListTests(KernelTest):
             made[offset:offset + length] = after[offset:offset + length] if kind == "data" else bytes(length)
         self.assertEqual(len(made), len(after))
         self.assertTrue(made == after, f"the list from {older} to {newer} lacks something: {rows}")
-        facts = json.loads(self.changes(older, newer, "--format", "json").stdout)
+        facts = Result(self.changes(older, newer, "--format", "json")).json
         self.assertEqual((facts["older_volume_bytes"], facts["volume_bytes"]), (len(before), len(after)))
         self.assertEqual([(each["offset"], each["length"], each["kind"]) for each in facts["extents"]], rows)
         return sum(length for _, length, _ in rows)
