@@ -45,7 +45,7 @@ public enum ChangeKind: String, Hashable, Sendable, CaseIterable {
 
 /// One entry of a change list.
 public struct Change: Hashable, Sendable {
-    /// Bytes of the volume that the entry covers.
+    /// Whether the extent holds data to read or has no storage.
     public var extent: Extent
     /// Whether the newer point in time has storage for them.
     public var kind: ChangeKind
