@@ -19,9 +19,9 @@ package final class SourceCatalog: Sendable {
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    /// - historyLimit: how many committed generations and verifications to keep for each volume and
-    ///   receiver; at one every 15 minutes they cover 104 days.
-    /// - clock: nanoseconds since 1970-01-01 UTC; used only for recorded times.
+    ///   - historyLimit: how many committed generations and verifications to keep for each volume
+    ///     and receiver; at one every 15 minutes they cover 104 days.
+    ///   - clock: nanoseconds since 1970-01-01 UTC; used only for recorded times.
     package init(
         directory: String, historyLimit: UInt64 = 10_000,
         clock: @escaping @Sendable () -> UInt64 = Clock.wall

@@ -18,8 +18,8 @@ package final class StandbyCatalog: Sendable {
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    /// - eventLimit: how many events of each kind to keep for each volume.
-    /// - clock: nanoseconds since 1970-01-01 UTC; used only for recorded times.
+    ///   - eventLimit: how many events of each kind to keep for each volume.
+    ///   - clock: nanoseconds since 1970-01-01 UTC; used only for recorded times.
     package init(
         directory: String,
         eventLimit: @escaping @Sendable (StandbyEvent.Kind) -> UInt64 = { $0.limit },
@@ -96,9 +96,9 @@ package final class StandbyCatalog: Sendable {
     /// Adds an empty volume.
     ///
     /// - Parameters:
-    /// - mayOverwrite: whether a first copy may replace the target's content.
-    /// - claim: takes the target within the transaction. It receives the other volumes, throws to
-    ///   refuse, and returns the target's identity as text.
+    ///   - mayOverwrite: whether a first copy may replace the target's content.
+    ///   - claim: takes the target within the transaction. It receives the other volumes, throws to
+    ///     refuse, and returns the target's identity as text.
     /// - Throws: `conflict` if the name or the target path is in use, `notFound` if the peer is
     ///   unknown.
     package func createVolume(

@@ -13,7 +13,7 @@ extension StandbyCatalog {
     ///
     /// - Parameters:
     ///   - secretHash: SHA-256 of the secret.
-    /// - expiresAt: end of its validity; nanoseconds since 1970-01-01 UTC, as is `now`.
+    ///   - expiresAt: end of its validity; nanoseconds since 1970-01-01 UTC, as is `now`.
     /// - Throws: `notFound` if the volume does not exist, `conflict` if the secret is not new.
     package func addInvitation(
         secretHash: SHA256Digest, volume: VolumeName, expiresAt: UInt64, now: UInt64

@@ -25,7 +25,7 @@ package struct Retention: Hashable, Sendable {
     /// The generations to release.
     ///
     /// - Parameters:
-    /// - kept: newest first, as `kept(_:)` returns them.
+    ///   - kept: newest first, as `kept(_:)` returns them.
     ///   - now: nanoseconds since 1970-01-01 UTC (`RetentionClock`).
     package func expired(of kept: [KeptGeneration], now: UInt64) -> [KeptGeneration] {
         let times = Self.times(of: kept, now: now)

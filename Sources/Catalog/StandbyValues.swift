@@ -123,7 +123,6 @@ package struct Refused: Equatable, Sendable {
 
 /// One event in the standby's record.
 package struct StandbyEvent: Equatable, Sendable {
-    /// What happened.
     package enum Kind: String, Sendable, CaseIterable {
         case peerAdded = "peer-added"
         case peerRemoved = "peer-removed"

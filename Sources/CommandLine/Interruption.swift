@@ -9,10 +9,10 @@ package enum Interruption {
     /// how to continue. Call it before any thread is started.
     ///
     /// - Parameters:
-    /// - line: the progress line to remove.
-    /// - state: returns one sentence about what is safe.
-    /// - next: one sentence about how to continue.
-    /// - isJSON: also print an object on standard output.
+    ///   - line: the progress line to remove.
+    ///   - state: returns one sentence about what is safe.
+    ///   - next: one sentence about how to continue.
+    ///   - isJSON: also print an object on standard output.
     package static func explain(
         _ line: ProgressLine, isJSON: Bool, next: String, state: @escaping @Sendable () -> String
     ) {

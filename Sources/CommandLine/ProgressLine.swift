@@ -21,8 +21,8 @@ package final class ProgressLine: Sendable {
     private let state = Mutex(State())
 
     /// - Parameters:
-    /// - isWanted: show progress at all.
-    /// - everywhere: show it even if standard error is not a terminal.
+    ///   - isWanted: show progress at all.
+    ///   - everywhere: show it even if standard error is not a terminal.
     package init(isWanted: Bool, everywhere: Bool = false) {
         way = !isWanted ? .nothing : isatty(2) == 1 ? .terminal : everywhere ? .lines : .nothing
     }
@@ -53,7 +53,6 @@ package final class ProgressLine: Sendable {
 
 /// Speed and remaining time, measured from the first value on: what was done before, in an earlier
 /// transfer, does not count.
-/// there before, as of a transfer that goes on, is nobody's speed.
 package struct ProgressMeter: Sendable {
     private var began: (time: UInt64, done: UInt64)?
     private var now: (time: UInt64, done: UInt64) = (0, 0)

@@ -33,7 +33,6 @@ package enum Terminal {
         try? FileHandle.standardError.write(contentsOf: Data(text.utf8))
     }
 
-    /// Ends the program.
     package static func exit(_ status: ExitStatus) -> Never {
         Foundation.exit(status.rawValue)
     }

@@ -5,7 +5,6 @@ internal import Blocks
 
 /// Identifies a key: the SHA-256 of its DER SubjectPublicKeyInfo (specification 3.1).
 package struct KeyID: Hashable, Sendable, CustomStringConvertible {
-    /// The digest.
     package let digest: SHA256Digest
 
     package init(_ digest: SHA256Digest) {
@@ -38,7 +37,6 @@ package struct KeyID: Hashable, Sendable, CustomStringConvertible {
         ),
     ]
 
-    /// The peer id.
     package var description: String { peerID }
 }
 

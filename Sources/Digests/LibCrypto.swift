@@ -7,7 +7,7 @@ internal import COpenSSL
 package enum LibCrypto {
     /// Initialises libcrypto without reading `openssl.cnf`.
     ///
-    /// So no file or environment variable can change algorithms or load modules. Everything that
+    /// No file or environment variable can then change algorithms or load modules. Everything that
     /// fetches from libcrypto accesses this first.
     package static let start: Void = {
         let options = UInt64(OPENSSL_INIT_NO_LOAD_CONFIG)

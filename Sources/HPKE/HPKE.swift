@@ -18,8 +18,8 @@ package enum HPKE {
     /// Starts encrypting to the owner of `recipient`.
     ///
     /// - Parameters:
-    /// - info: data that both sides must agree on; it need not be secret.
-    /// - ephemeral: a key that is used only once.
+    ///   - info: data that both sides must agree on; it need not be secret.
+    ///   - ephemeral: a key that is used only once.
     /// - Returns: the encapsulated key for the recipient, and the context; `nil` if the recipient's
     ///   key gives no shared secret.
     package static func seal(

@@ -43,11 +43,11 @@ package final class MetadataSnapshot {
     /// Reserves a metadata snapshot.
     ///
     /// - Parameters:
-    /// - pool: device of the pool (not of the volume that LVM shows).
-    /// - metadata: path of the pool's metadata device.
-    /// - poolName: name of the pool in errors.
-    /// - directory: directory of the record.
-    /// - seconds: how long to wait for another program's metadata snapshot.
+    ///   - pool: device of the pool (not of the volume that LVM shows).
+    ///   - metadata: path of the pool's metadata device.
+    ///   - poolName: name of the pool in errors.
+    ///   - directory: directory of the record.
+    ///   - seconds: how long to wait for another program's metadata snapshot.
     package init(
         ofPool pool: DeviceNumber, metadata: String, called poolName: String,
         recordIn directory: String, seconds: Int

@@ -75,8 +75,8 @@ package enum SnapshotRoom {
     /// The warnings from known values.
     ///
     /// - Parameters:
-    /// - group: name of the group.
-    /// - pool: name of the pool, if there is one, and its used shares in percent.
+    ///   - group: name of the group.
+    ///   - pool: name of the pool, if there is one, and its used shares in percent.
     package static func warnings(
         of group: String, _ text: GroupText,
         pool: (name: String, data: Double?, metadata: Double?)?

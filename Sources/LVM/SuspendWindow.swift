@@ -27,8 +27,9 @@ package enum SuspendWindow {
     /// Suspending takes as long as flushing the file systems on the volumes and is never cut short.
     ///
     /// - Parameters:
-    /// - needed: paths that programs need meanwhile; volumes that these are on cannot be suspended.
-    /// - lock: held until all are resumed, also if this process ends.
+    ///   - needed: paths that programs need meanwhile; volumes that these are on cannot be
+    ///     suspended.
+    ///   - lock: held until all are resumed, also if this process ends.
     package static func around(
         _ volumes: [LogicalVolume], needed: [String], holding lock: FileLock?,
         _ body: () throws -> Void

@@ -144,9 +144,9 @@ package struct VolumeGroup: Sendable {
     /// LVM suspends the origin meanwhile, which freezes its file system.
     ///
     /// - Parameters:
-    /// - store: for a classic snapshot: lvcreate's arguments for its store.
-    /// - isActive: activate a thin snapshot; otherwise set the flag that prevents its activation.
-    /// - lock: held while lvcreate runs, also if this process ends.
+    ///   - store: for a classic snapshot: lvcreate's arguments for its store.
+    ///   - isActive: activate a thin snapshot; otherwise set the flag that prevents its activation.
+    ///   - lock: held while lvcreate runs, also if this process ends.
     package static func createSnapshot(
         of origin: LogicalVolume, named name: String, tags: [String], store: [String]?,
         isActive: Bool = true, holding lock: FileLock?

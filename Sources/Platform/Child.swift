@@ -32,7 +32,7 @@ final class Child {
     /// Starts `program`.
     ///
     /// - Parameters:
-    /// - input: becomes its standard input; `nil` connects it to /dev/null.
+    ///   - input: becomes its standard input; `nil` connects it to /dev/null.
     ///   - output: becomes its standard output.
     ///   - errors: becomes its standard error.
     ///   - control: becomes its descriptor 3.

@@ -41,8 +41,8 @@ package struct CommandError: Error, Equatable, Sendable, CustomStringConvertible
 }
 
 /// Runs programs of the host. They are found in `PATH` and the system's directories for
-/// administrators, run in the C locale with empty standard input, and inherit no descriptor of ours
-/// except a lock that they must hold.
+/// administrators, run in the C locale with empty standard input, and inherit none of
+/// our descriptors except a lock that they must hold.
 ///
 /// Each is a separate process group, so a Ctrl-C for us does not interrupt it. A program that only
 /// reports is killed after a time limit; one that changes something never is, neither by us nor by
@@ -61,8 +61,8 @@ package enum Command {
     /// Runs a program that only reports, and waits for its end.
     ///
     /// - Parameters:
-    /// - settings: leading arguments that errors omit, because nobody would type them.
-    /// - seconds: time limit, after which it is killed together with what it has started.
+    ///   - settings: leading arguments that errors omit, because nobody would type them.
+    ///   - seconds: time limit, after which it is killed together with what it has started.
     @discardableResult
     package static func run(
         _ program: String, _ arguments: [String], settings: [String] = [], seconds: Int = 120
@@ -124,10 +124,10 @@ package enum Command {
     /// that it survives our end. A long run is reported on standard error.
     ///
     /// - Parameters:
-    /// - settings: as in `run`.
-    /// - lock: becomes its standard input, so that it holds the lock too, even after our end: a
-    ///   second run then finds the resource busy. LVM closes every other descriptor that it did not
-    ///   open.
+    ///   - settings: as in `run`.
+    ///   - lock: becomes its standard input, so that it holds the lock too, even after our end: a
+    ///     second run then finds the resource busy. LVM closes every other descriptor that it did
+    ///     not open.
     @discardableResult
     package static func change(
         _ program: String, _ arguments: [String], settings: [String] = [],

@@ -18,13 +18,13 @@ package final class Guardian {
     /// Runs the first half of a script.
     ///
     /// - Parameters:
-    /// - script: for `sh -c`; `$1` and so on are `arguments`. It must print "ready" after the first
-    ///   half and then read descriptor 3 to its end.
-    /// - name: name of the script in errors.
-    /// - lock: a lock that the script holds while it runs.
-    /// - seconds: time limit for the first half. After it this throws, and the script undoes its
-    ///   work when it gets there; it is never killed. `nil` waits without a limit, as for
-    ///   everything that changes devices.
+    ///   - script: for `sh -c`; `$1` and so on are `arguments`. It must print "ready" after the
+    ///     first half and then read descriptor 3 to its end.
+    ///   - name: name of the script in errors.
+    ///   - lock: a lock that the script holds while it runs.
+    ///   - seconds: time limit for the first half. After it this throws, and the script undoes its
+    ///     work when it gets there; it is never killed. `nil` waits without a limit, as for
+    ///     everything that changes devices.
     /// - Throws: the script's error output, if it ended before it was ready.
     package init(
         _ name: String, script: String, _ arguments: [String], holding lock: FileLock? = nil,

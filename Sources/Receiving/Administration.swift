@@ -138,11 +138,11 @@ package struct Administration {
     /// Registers a volume if it is new and makes an invitation for it.
     ///
     /// - Parameters:
-    /// - targetPath: path of the target; for a registered volume, `nil` or the same path.
-    /// - createFile: make an empty file if the path does not exist.
-    /// - mayOverwrite: allow replacing the target's content, and accept another standby's mark.
-    /// - retention: the generations to keep; `nil` changes nothing.
-    /// - address: address for the sender to connect to.
+    ///   - targetPath: path of the target; for a registered volume, `nil` or the same path.
+    ///   - createFile: make an empty file if the path does not exist.
+    ///   - mayOverwrite: allow replacing the target's content, and accept another standby's mark.
+    ///   - retention: the generations to keep; `nil` changes nothing.
+    ///   - address: address for the sender to connect to.
     package func invite(
         _ name: VolumeName, targetPath: String?, createFile: Bool, mayOverwrite: Bool,
         retention: Retention?,

@@ -11,8 +11,8 @@ package struct CommitHook: Sendable {
     private let seconds: Int
 
     /// - Parameters:
-    /// - command: for `sh -c`; its argument is the name of the volume.
-    /// - seconds: time limit.
+    ///   - command: for `sh -c`; its argument is the name of the volume.
+    ///   - seconds: time limit.
     package init(_ command: String, seconds: Int) {
         self.command = command
         self.seconds = seconds

@@ -27,8 +27,9 @@ struct ContentAnchor {
     /// Compares a random sample.
     ///
     /// - Parameters:
-    /// - touched: returns the blocks of the sample that may hold something else; they are skipped.
-    /// - read: fills memory from an offset and returns the number of bytes read.
+    ///   - touched: returns the blocks of the sample that may hold something else; they are
+    ///     skipped.
+    ///   - read: fills memory from an offset and returns the number of bytes read.
     init(
         _ map: TagMapFile, _ tagger: Tagger,
         without touched: (Set<UInt64>) throws -> Set<UInt64> = { _ in [] },

@@ -79,8 +79,8 @@ struct Keeper {
     /// Keeps and releases what is due, if anything, and records any problem.
     ///
     /// - Parameters:
-    /// - gaveWay: warning about generations released to make room for this one.
-    /// - check: proves that the target holds the generation, before a snapshot is made.
+    ///   - gaveWay: warning about generations released to make room for this one.
+    ///   - check: proves that the target holds the generation, before a snapshot is made.
     /// - Returns: the problem, or `nil`.
     func keepDue(telling gaveWay: String? = nil, check: () throws -> Void) -> String? {
         do {

@@ -142,11 +142,11 @@ package final class Supervisor {
 
     /// - Parameters:
     ///   - listener: a listening socket.
-    /// - arguments: arguments for this program, beside the command, when it is started as `worker`,
-    ///   which serves descriptor 3, or as `recover`.
-    /// - checkState: throws if the state can no longer be used.
-    /// - interrupted: the volumes with a committed generation that is not on its target and that no
-    ///   process holds.
+    ///   - arguments: arguments for this program, beside the command, when it is started as
+    ///     `worker`, which serves descriptor 3, or as `recover`.
+    ///   - checkState: throws if the state can no longer be used.
+    ///   - interrupted: the volumes with a committed generation that is not on its target and that
+    ///     no process holds.
     package init(
         listener: consuming OwnedDescriptor, arguments: [String],
         checkState: @escaping () throws -> Void, interrupted: @escaping () -> [VolumeName],

@@ -193,8 +193,8 @@ struct TargetMap {
     /// Reads the whole target into a separate map.
     ///
     /// - Parameters:
-    /// - known: the expected content; `nil` if there is no map.
-    /// - keep: receives the map and its path, which is removed afterwards.
+    ///   - known: the expected content; `nil` if there is no map.
+    ///   - keep: receives the map and its path, which is removed afterwards.
     func compareAll(
         _ target: String, _ known: TagMapFile?, _ tagger: Tagger, volumeByteCount: UInt64,
         _ progress: (Progress) throws -> Void,
@@ -281,9 +281,9 @@ final class UpdateCollection {
     private let check: BlockCheck?
 
     /// - Parameters:
-    /// - base: the target's current content, if it is compared; a full copy in place has none.
-    /// - isChecked: compare the target with the base before a block counts as replaced.
-    /// - poll: called during a long run of zeros; throwing ends it.
+    ///   - base: the target's current content, if it is compared; a full copy in place has none.
+    ///   - isChecked: compare the target with the base before a block counts as replaced.
+    ///   - poll: called during a long run of zeros; throwing ends it.
     init(
         _ map: TargetMap, _ begin: Begin, _ key: TagKey, base: TagMapFile?, target: String,
         isChecked: Bool, poll: @escaping () throws -> Void

@@ -25,8 +25,8 @@ struct TargetOwner {
     /// target, or carries another standby's mark.
     ///
     /// - Parameters:
-    /// - others: the volumes of this standby; the named one is skipped.
-    /// - mayTakeOver: accept another standby's mark.
+    ///   - others: the volumes of this standby; the named one is skipped.
+    ///   - mayTakeOver: accept another standby's mark.
     func check(
         _ name: VolumeName, among others: [StandbyVolume], mayTakeOver: Bool = false
     ) throws(TargetError) {

@@ -19,10 +19,10 @@ extension VolumeWriter {
     /// ends of this generation and the previous one, and past both.
     ///
     /// - Parameters:
-    /// - isTorn: the blocks that this generation touches may hold anything, because the operator
-    ///   says that this is the target. Then some block that is not zeros must prove it, unless
-    ///   `mayReplace`.
-    /// - mayReplace: the operator allows replacing the content.
+    ///   - isTorn: the blocks that this generation touches may hold anything, because the operator
+    ///     says that this is the target. Then some block that is not zeros must prove it, unless
+    ///     `mayReplace`.
+    ///   - mayReplace: the operator allows replacing the content.
     /// - Throws: `TargetError.replaced` if a block matches neither the previous generation nor this
     ///   one, as does a block torn by a crash; nothing has changed then.
     func checkAll(

@@ -56,12 +56,12 @@ extension Administration {
     /// 4. The old file loses its mark. A crash before leaves the mark, as after 2.
     ///
     /// - Parameters:
-    /// - isForResync: accept the target's content as the start of a resync.
-    /// - mayReplace: a generation that is being applied may replace the content, even if no block
-    ///   that it does not touch proves that this is the target.
-    /// - givesUpGeneration: accept the loss of a committed generation that only the log holds
-    ///   completely.
-    /// - isDryRun: stop after 1.
+    ///   - isForResync: accept the target's content as the start of a resync.
+    ///   - mayReplace: a generation that is being applied may replace the content, even if no block
+    ///     that it does not touch proves that this is the target.
+    ///   - givesUpGeneration: accept the loss of a committed generation that only the log holds
+    ///     completely.
+    ///   - isDryRun: stop after 1.
     /// - Throws: `AdministrationError.notRetargeted` if the target is not proven to hold the
     ///   generation.
     package func retarget(

@@ -129,9 +129,9 @@ package struct Worker: ~Copyable {
     }
 
     /// - Parameters:
-    /// - enrolmentDue: when to end a session without a pinned key, whatever it does.
-    /// - refusal: the answer to HELLO if the peer has no session.
-    /// - isPaired: set to true once the peer's key is pinned.
+    ///   - enrolmentDue: when to end a session without a pinned key, whatever it does.
+    ///   - refusal: the answer to HELLO if the peer has no session.
+    ///   - isPaired: set to true once the peer's key is pinned.
     private func converse(
         _ connection: FrameConnection, _ story: inout SessionStory,
         greetingDue: ContinuousClock.Instant, enrolmentDue: ContinuousClock.Instant? = nil,

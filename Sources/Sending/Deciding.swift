@@ -23,8 +23,8 @@ extension Sender {
     /// Decides. It asks the slower questions about the source only if their answers matter.
     ///
     /// - Parameters:
-    /// - source: `nil` to consider only the two histories.
-    /// - base: source of the generation that counts as committed.
+    ///   - source: `nil` to consider only the two histories.
+    ///   - base: source of the generation that counts as committed.
     func decide(
         _ source: (any Source)?, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
         _ base: Base, _ replica: Replica, keepsPrepared: Bool = false

@@ -31,9 +31,9 @@ package struct LiveChanges {
     /// Finds the snapshots by name.
     ///
     /// - Parameters:
-    /// - names: one or two names, the older first.
-    /// - home: keeps the record of a metadata snapshot and of invalidated classic snapshots.
-    /// - waitSeconds: how long to wait for a metadata snapshot that another program holds.
+    ///   - names: one or two names, the older first.
+    ///   - home: keeps the record of a metadata snapshot and of invalidated classic snapshots.
+    ///   - waitSeconds: how long to wait for a metadata snapshot that another program holds.
     package init(
         _ names: [String], home: @escaping () throws -> SourceHome, waitSeconds: Int
     ) throws {
@@ -79,8 +79,8 @@ package struct LiveChanges {
     }
 
     /// - Parameters:
-    /// - newer: `nil` for the volume as it is now.
-    /// - noteGivenUp: receives LVM's id of a snapshot that the kernel has invalidated.
+    ///   - newer: `nil` for the volume as it is now.
+    ///   - noteGivenUp: receives LVM's id of a snapshot that the kernel has invalidated.
     private static func store(
         _ older: LogicalVolume, _ newer: LogicalVolume?, in group: VolumeGroup,
         noteGivenUp: @escaping (String) -> Void

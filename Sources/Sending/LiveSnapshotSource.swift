@@ -60,8 +60,8 @@ package final class LiveSnapshotSource: Source {
     /// Opens an active snapshot, or its origin for an inspection.
     ///
     /// - Parameters:
-    /// - object: facts of the snapshot's volume.
-    /// - time: when the snapshot was taken, in nanoseconds since 1970-01-01 UTC.
+    ///   - object: facts of the snapshot's volume.
+    ///   - time: when the snapshot was taken, in nanoseconds since 1970-01-01 UTC.
     package init(
         _ snapshot: LogicalVolume, of object: ObjectIdentity.Facts, in group: VolumeGroup,
         time: UInt64, _ context: Context

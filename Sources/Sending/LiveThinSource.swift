@@ -27,8 +27,8 @@ package final class LiveThinSource: Source {
     /// Opens an active snapshot.
     ///
     /// - Parameters:
-    /// - object: facts of the snapshot's volume.
-    /// - time: when the snapshot was taken, in nanoseconds since 1970-01-01 UTC.
+    ///   - object: facts of the snapshot's volume.
+    ///   - time: when the snapshot was taken, in nanoseconds since 1970-01-01 UTC.
     package init(
         _ snapshot: LogicalVolume, of object: ObjectIdentity.Facts, in group: VolumeGroup,
         pool: LivePool, time: UInt64

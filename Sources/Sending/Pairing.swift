@@ -19,8 +19,8 @@ package struct Pairing {
     }
 
     /// - Parameters:
-    /// - receiverName: name of the standby on this host.
-    /// - ownName: name of this host on the standby.
+    ///   - receiverName: name of the standby on this host.
+    ///   - ownName: name of this host on the standby.
     package func pair(
         _ invitation: Invitation, receiverName: ReceiverName, ownName: String
     ) throws -> VolumeName {

@@ -26,9 +26,9 @@ package final class PlainSource: Source {
     /// Opens a file or device.
     ///
     /// - Parameters:
-    /// - allowsUse: read it although it is in use, because the operator said so; the summary
-    ///   records it.
-    /// - isLook: the source is not sent, so another process may open it to send it.
+    ///   - allowsUse: read it although it is in use, because the operator said so; the summary
+    ///     records it.
+    ///   - isLook: the source is not sent, so another process may open it to send it.
     package init(
         path: String, allowsUse: Bool = false, isLook: Bool = false
     ) throws(SourceError) {

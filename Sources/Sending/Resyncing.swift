@@ -225,7 +225,7 @@ extension Sender {
     ///
     /// - Parameters:
     ///   - source: the point in time that the generation was made from.
-    /// - seconds: stop between two parts after this time; `nil` compares everything requested.
+    ///   - seconds: stop between two parts after this time; `nil` compares everything requested.
     package func verify(
         _ source: any Source, _ part: VerifiedPart, seconds: UInt64?
     ) throws -> Verified {

@@ -39,7 +39,7 @@ extension Sender {
     /// Makes the tag map of a source by reading all that it maps.
     ///
     /// - Parameters:
-    /// - first, count: the range of pages to read; a count of 0 means all.
+    ///   - first, count: the range of pages to read; a count of 0 means all.
     ///   - poll: called between reads.
     /// - Returns: also the bytes read.
     func scan(

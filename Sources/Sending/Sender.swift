@@ -15,7 +15,6 @@ package import Wire
 
 /// Sends one volume to one standby: decides, plans, sends, commits, and records the result.
 package final class Sender {
-    /// How to send.
     package struct Options: Sendable {
         /// Name of the standby on this host.
         package var receiver: ReceiverName

@@ -27,9 +27,9 @@ extension Sender {
     /// Decides, after finding out whether a generation in doubt was committed.
     ///
     /// - Parameters:
-    /// - keepingPrepared: whether a prepared generation of this side may stay and be the decision.
-    ///   Any other prepared one is abandoned.
-    /// - forResync: abandon a prepared generation even if the lineage refuses everything else.
+    ///   - keepingPrepared: whether a prepared generation of this side may stay and be the
+    ///     decision. Any other prepared one is abandoned.
+    ///   - forResync: abandon a prepared generation even if the lineage refuses everything else.
     func settle(
         _ dialogue: Dialogue, _ first: StandbyState, keepingPrepared: Bool,
         forResync: Bool = false

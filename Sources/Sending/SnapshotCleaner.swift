@@ -38,8 +38,8 @@ package struct SnapshotCleaner {
     /// Cleans the snapshots of one volume for one standby in `groups`.
     ///
     /// - Parameters:
-    /// - lock: keeps other processes from making or removing a snapshot meanwhile.
-    /// - report: receives each result.
+    ///   - lock: keeps other processes from making or removing a snapshot meanwhile.
+    ///   - report: receives each result.
     func clean(
         _ receiver: ReceiverName, _ name: VolumeName, _ groups: [VolumeGroup], _ lock: SendLock,
         isDryRun: Bool, report: (Found) throws -> Void

@@ -10,11 +10,11 @@ internal import Wire
 
 /// A classic snapshot, read without a kernel from images of its origin and its COW store.
 ///
-/// Its content is in the store for each exception, else in the origin. Without a store of its own,
-/// the source is the origin itself at the time of the image. The *base's* store names the changes
-/// since a base: its exceptions are the chunks written since that snapshot was taken. It is known
-/// to be the base's store, and of this origin, only if the files are unchanged since the base was
-/// sent from them.
+/// Its content is in the store for each exception, else in the origin. Without a store of the
+/// snapshot, the source is the origin itself at the time of the image. The *base's* store names the
+/// changes since a base: its exceptions are the chunks written since that snapshot was taken. It is
+/// known to be the base's store, and of this origin, only if the files are unchanged since the base
+/// was sent from them.
 package final class SnapshotImageSource: Source {
     /// A store and the file that contains it.
     private struct Store {
@@ -56,8 +56,8 @@ package final class SnapshotImageSource: Source {
     /// Opens the images.
     ///
     /// - Parameters:
-    /// - storePath: store of the snapshot to send; `nil` sends the origin.
-    /// - baseStorePath: store of the snapshot of the standby's generation.
+    ///   - storePath: store of the snapshot to send; `nil` sends the origin.
+    ///   - baseStorePath: store of the snapshot of the standby's generation.
     package init(
         origin originPath: String, store storePath: String?, baseStore baseStorePath: String?
     ) throws(SourceError) {

@@ -24,7 +24,7 @@ package struct SnapshotInventory {
         case unknown
     }
 
-    /// A snapshot of ours.
+    /// One of our snapshots.
     package struct Entry {
         package let snapshot: OwnSnapshot
         package let role: Role

@@ -29,7 +29,7 @@ struct SnapshotProof {
         }
     }
 
-    /// Why a snapshot must not be removed; nil if it may be.
+    /// Why a snapshot must not be removed; `nil` if it may be.
     ///
     /// - Throws: the error that keeps the pool's metadata from being read.
     func objection(

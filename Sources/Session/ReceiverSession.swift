@@ -90,8 +90,8 @@ package struct ReceiverSession: Sendable {
     /// Starts a session.
     ///
     /// - Parameters:
-    /// - isPairing: whether the ALPN that was agreed on is that of pairing.
-    /// - refusal: the answer to HELLO if no session is free.
+    ///   - isPairing: whether the ALPN that was agreed on is that of pairing.
+    ///   - refusal: the answer to HELLO if no session is free.
     package init(isPairing: Bool, software: String, refusing refusal: Refusal? = nil) {
         self.isPairing = isPairing
         self.software = software

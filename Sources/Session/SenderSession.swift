@@ -222,7 +222,7 @@ package struct SenderSession: Sendable {
         return Abandon(transfer: transfer)
     }
 
-    /// Says that nothing has changed since the committed generation, after `decide`.
+    /// Reports that nothing has changed since the committed generation, after `decide`.
     ///
     /// - Returns: `nil` if the receiver does not support CURRENT.
     package mutating func confirm(_ current: Current) -> Current? {

@@ -125,7 +125,7 @@ final class Judge {
 }
 
 extension ApplicationProtocol {
-    /// The protocol that both sides of a session agreed on; `nil` if it is not one of ours.
+    /// The protocol that both sides of a session agreed on; `nil` if it is not one of Blockferry's.
     init?(selectedIn session: OpaquePointer) {
         var name: UnsafePointer<UInt8>?
         var count: CUnsignedInt = 0

@@ -51,10 +51,10 @@ internal import Glibc
     /// first read reports a refused key as `ownKeyRefused`.
     ///
     /// - Parameters:
-    /// - offered: the protocols in order of preference; the receiver offers `pairing` only while an
-    ///   invitation is open.
-    /// - pinned: the accepted keys.
-    /// - deadline: limits the whole handshake, however slowly the peer sends.
+    ///   - offered: the protocols in order of preference; the receiver offers `pairing` only while
+    ///     an invitation is open.
+    ///   - pinned: the accepted keys.
+    ///   - deadline: limits the whole handshake, however slowly the peer sends.
     package init(
         _ context: TLSContext, descriptor: CInt, offering offered: [ApplicationProtocol],
         accepting pinned: [KeyID], deadline: ContinuousClock.Instant

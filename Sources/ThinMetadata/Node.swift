@@ -49,8 +49,8 @@ struct NodeHeader {
     /// Checks a block and the header of the node in it.
     ///
     /// - Parameters:
-    /// - wantLeaf: the required kind, or `nil` if it is not known.
-    /// - valueByteCount: size of a leaf's value in bytes.
+    ///   - wantLeaf: the required kind, or `nil` if it is not known.
+    ///   - valueByteCount: size of a leaf's value in bytes.
     init(
         checking bytes: RawSpan, as node: NodeReference, wantLeaf: Bool?, valueByteCount: UInt32 = 8
     ) throws(ThinMetadataError.Reason) {

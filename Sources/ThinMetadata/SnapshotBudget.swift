@@ -21,8 +21,8 @@ public struct SnapshotBudget: Equatable, Sendable {
     public let used: UInt64
 
     /// - Parameters:
-    /// - time: value of the pool's clock.
-    /// - highestDevice: highest device id in use; LVM assigns the next one.
+    ///   - time: value of the pool's clock.
+    ///   - highestDevice: highest device id in use; LVM assigns the next one.
     public init(time: UInt32, highestDevice: UInt32) {
         used = UInt64(max(time, highestDevice))
     }

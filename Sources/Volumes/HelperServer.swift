@@ -16,9 +16,9 @@ package struct HelperServer {
     private let log: (String) -> Void
 
     /// - Parameters:
-    /// - file: lists the volumes.
-    /// - user: the user that may send requests, beside root.
-    /// - directory: keeps a record while a pool's metadata is read.
+    ///   - file: lists the volumes.
+    ///   - user: the user that may send requests, beside root.
+    ///   - directory: keeps a record while a pool's metadata is read.
     package init(
         volumes file: String, user: UInt32, recordIn directory: String,
         log: @escaping (String) -> Void

@@ -69,7 +69,7 @@ package struct Compare: Message {
     }
 }
 
-/// Says that the map is made.
+/// Reports that the map is made.
 package struct Compared: Message {
     package static let type = FrameType.compared
     package var root: SHA256Digest

@@ -42,7 +42,7 @@ package struct ThinRoom: Hashable, Sendable {
     }
 }
 
-/// What `blockferryd-lvm` answers (Protocol/Helper.md 3).
+/// An answer of `blockferryd-lvm` (Protocol/Helper.md 3).
 package enum HelperAnswer: Hashable, Sendable {
     /// Largest answer in bytes.
     package static let limit = 131_072

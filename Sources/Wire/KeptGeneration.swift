@@ -74,7 +74,7 @@ package struct KeptOwner: Hashable, Sendable {
     /// Name of the volume at that time.
     package let volume: VolumeName
 
-    /// The owner of what `standby` keeps of `volume`.
+    /// The owner of the generations of `volume` that `standby` keeps.
     package init(_ standby: KeyID, _ volume: VolumeName) {
         self.standby = Array(standby.digest.bytes.prefix(8))
         self.volume = volume

@@ -14,7 +14,8 @@ package protocol Message: Equatable, Sendable {
     func encoded() -> [UInt8]
 }
 
-/// Versions of the protocol, newest first. A new case comes with a line in Protocol/CHANGES.md and vectors.
+/// Versions of the protocol, newest first. A new case requires a line in Protocol/CHANGES.md and
+/// vectors.
 package enum ProtocolVersion: UInt16, CaseIterable, Sendable {
     /// First version.
     case v1 = 1

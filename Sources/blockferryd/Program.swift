@@ -57,7 +57,7 @@ internal import Wire
     }
 }
 
-/// Where the standby keeps its identity, catalog and staging logs.
+/// Location of the standby's identity, catalog and staging logs.
 struct StateOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
