@@ -45,9 +45,9 @@ public enum ChangeKind: String, Hashable, Sendable, CaseIterable {
 
 /// One entry of a change list.
 public struct Change: Hashable, Sendable {
-    /// Whether the extent holds data to read or has no storage.
+    /// Bytes of the volume that the entry covers.
     public var extent: Extent
-    /// Whether the newer point in time has storage for them.
+    /// Whether the extent holds data to read or has no storage.
     public var kind: ChangeKind
 
     /// Makes an entry.

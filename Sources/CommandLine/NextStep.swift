@@ -3,8 +3,8 @@
 
 package import Wire
 
-/// The operator's next step for each rule: the only place that names commands and options for it. A
-/// test compares the manual's table (docs/OPERATIONS.md 8) with it.
+/// The operator's next step for each rule: the only place that names commands and options for it.
+/// The manual's table (docs/OPERATIONS.md 8) is checked against it.
 package enum NextStep {
     /// The next step as in the manual. Words in capitals are placeholders: VOLUME, PEER, SOURCE,
     /// and VERB for the command that was given.

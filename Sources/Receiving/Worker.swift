@@ -269,7 +269,7 @@ package struct Worker: ~Copyable {
         }
     }
 
-    /// Takes one frame; returns false at the end of the stream.
+    /// Takes one frame; false at the end of the stream.
     private func take(
         _ incoming: FrameConnection.Incoming, _ session: inout ReceiverSession,
         _ story: inout SessionStory, _ jobs: BoundedQueue<Job>, _ connection: FrameConnection

@@ -11,7 +11,7 @@ internal import Glibc
 package enum TLSError: Error, Equatable, Sendable {
     /// The deadline passed.
     case timedOut
-    /// The stream ended without `close_notify`: the network or an attacker cut it.
+    /// The stream ended without `close_notify`: the network or a third party cut it.
     case truncated
     /// The peer ended the stream properly, but more bytes were expected.
     case closed
