@@ -1,23 +1,23 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// A read that did not succeed.
+/// A failed read.
 public struct ByteSourceError: Error, Equatable, Sendable {
     /// Why a read failed.
     public enum Reason: Equatable, Sendable {
-        /// The range does not lie inside the source, which has `byteCount` bytes.
+        /// The range does not lie inside the source, whose size is `byteCount` bytes.
         case pastEnd(byteCount: UInt64)
-        /// A system call failed with an error number.
+        /// A system call failed with this error number.
         case system(call: String, errno: Int32)
-        /// The source ended early, although its size said otherwise.
+        /// The source returned fewer bytes than its size promised.
         case shortRead(read: Int)
     }
 
-    /// First byte asked for.
+    /// Offset of the requested range in bytes.
     public let offset: UInt64
-    /// Bytes asked for.
+    /// Length of the requested range in bytes.
     public let count: Int
-    /// Why.
+    /// Cause of the failure.
     public let reason: Reason
 
     /// Makes the error.
@@ -29,7 +29,7 @@ public struct ByteSourceError: Error, Equatable, Sendable {
 }
 
 extension ByteSourceError: CustomStringConvertible {
-    /// The error as part of a sentence.
+    /// The error as part of a sentence, without a capital letter or a full stop.
     public var description: String {
         let what = "cannot read \(count) bytes at \(offset)"
         switch reason {
@@ -42,29 +42,28 @@ extension ByteSourceError: CustomStringConvertible {
 
 /// Random access to the bytes of a store or of a pool's metadata.
 ///
-/// The readers of this library ask only for offsets that are multiples of 4096, and for counts that
-/// are multiples of 4096 or reach the end of the source. The source owns the buffer. Together these
-/// let an implementation read a live device past the page cache (`O_DIRECT`), which is the only
-/// right way to read one: the kernel writes its metadata underneath the cache, and a cached read
-/// can stay old for ever.
+/// The readers of this library request only offsets that are multiples of 4096, and counts that are
+/// multiples of 4096 or reach the end of the source. The source owns the buffer. Both rules let an
+/// implementation read a live device past the page cache (`O_DIRECT`). No other way is safe: the
+/// kernel writes its metadata underneath the cache, and a cached read can stay stale forever.
 public protocol ByteSource: AnyObject {
     /// Size in bytes.
     var byteCount: UInt64 { get }
 
-    /// Reads `count` bytes and lends them to `body`, exactly once, unless it throws.
+    /// Reads `count` bytes and lends them to `body`. Calls `body` exactly once, unless it throws.
     func read(at offset: UInt64, count: Int, _ body: (RawSpan) -> Void) throws(ByteSourceError)
 }
 
-/// Bytes in memory, as a source; counts what is read.
+/// A source in memory that counts its reads.
 public final class MemoryBytes: ByteSource {
-    /// The bytes, which may be changed between reads.
+    /// The content; it may be changed between reads.
     public var bytes: [UInt8]
-    /// How many reads there were.
+    /// Number of reads.
     public private(set) var readCount = 0
-    /// How many bytes were read.
+    /// Number of bytes read.
     public private(set) var readByteCount: UInt64 = 0
 
-    /// Wraps bytes.
+    /// Wraps `bytes`.
     public init(_ bytes: [UInt8]) {
         self.bytes = bytes
     }
@@ -72,7 +71,7 @@ public final class MemoryBytes: ByteSource {
     /// Size in bytes.
     public var byteCount: UInt64 { UInt64(bytes.count) }
 
-    /// Lends `count` bytes.
+    /// Lends `count` bytes, without a copy.
     public func read(
         at offset: UInt64, count: Int, _ body: (RawSpan) -> Void
     ) throws(ByteSourceError) {

@@ -3,13 +3,13 @@
 
 internal import CChecksum
 
-/// The bytes ended before the value that was to be read from them.
+/// The bytes end before the value does.
 public struct TruncatedBytes: Error, Equatable, Sendable {
-    /// Offset of the value.
+    /// Offset of the value in bytes.
     public let offset: Int
-    /// Bytes the value needs.
+    /// Size of the value in bytes.
     public let needed: Int
-    /// Bytes there are, from the beginning.
+    /// Size of the whole buffer in bytes.
     public let available: Int
 
     /// Makes the error.
@@ -21,7 +21,7 @@ public struct TruncatedBytes: Error, Equatable, Sendable {
 }
 
 extension RawSpan {
-    /// Reads a little-endian integer, checked against the end of the bytes.
+    /// Reads a little-endian integer and checks it against the end of the bytes.
     @inlinable
     public func littleEndian<Value: FixedWidthInteger & BitwiseCopyable>(
         at offset: Int, as type: Value.Type = Value.self
@@ -34,7 +34,7 @@ extension RawSpan {
         return Value(littleEndian: unsafe unsafeLoadUnaligned(fromByteOffset: offset, as: type))
     }
 
-    /// Copies bytes out, checked against the end.
+    /// Copies `count` bytes and checks the range against the end of the bytes.
     public func copyBytes(at offset: Int, count: Int) throws(TruncatedBytes) -> [UInt8] {
         guard offset >= 0, count >= 0, count <= byteCount, offset <= byteCount - count else {
             throw TruncatedBytes(offset: offset, needed: count, available: byteCount)
@@ -51,7 +51,7 @@ extension RawSpan {
     /// Whether every byte is zero.
     public var isAllZero: Bool {
         var offset = 0
-        // Words first, and four at a time, so that the common case costs a memory read and no more.
+        // Compares 32 bytes at a time: the common case costs only the memory reads.
         while offset <= byteCount - 32 {
             // SAFETY: offset + 32 <= byteCount.
             let some =
@@ -70,11 +70,11 @@ extension RawSpan {
     }
 }
 
-/// Reads fields one after the other from bytes that it does not hold.
+/// Reads consecutive fields from bytes that it does not store.
 ///
-/// A decoder makes one, and passes the bytes to each call; that keeps the cursor an ordinary value.
+/// A decoder makes one and passes the bytes to each call, so the cursor stays an ordinary value.
 public struct ByteCursor: Sendable {
-    /// Offset of the next field.
+    /// Offset of the next field in bytes.
     public var offset: Int
 
     /// Starts at `offset`.
@@ -102,7 +102,7 @@ public struct ByteCursor: Sendable {
 }
 
 extension [UInt8] {
-    /// Lends the bytes as a span.
+    /// Lends the elements as raw bytes.
     @inlinable
     public func withRawSpan<Result: ~Copyable, Failure: Error>(
         _ body: (RawSpan) throws(Failure) -> Result
@@ -137,7 +137,7 @@ public enum CRC32C {
         ~update(.max, bytes)
     }
 
-    /// The same by the portable table; for tests.
+    /// The same checksum, computed with the portable table; for tests.
     public static func checksumByTable(_ bytes: RawSpan) -> UInt32 {
         // SAFETY: the pointer is used within the closure only.
         unsafe ~bytes.withUnsafeBytes {

@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// Where a change list came from, as JSON names it.
+/// Origin of a change list, as JSON names it.
 public enum ChangeSource: String, Sendable {
     /// The metadata of a thin pool.
     case thin
@@ -11,23 +11,23 @@ public enum ChangeSource: String, Sendable {
 
 /// Writes a change list as JSON, piece by piece.
 ///
-/// `changed_bytes` stands before the extents but is known only after them: write `entry` after
-/// `entry` to a spool, then `prefix`, the spool and `suffix` to the output. That also keeps a list
-/// that turns out to be damaged half-way from reaching the output at all.
+/// `changed_bytes` precedes the extents in the text but is known only after them: write each
+/// `entry` to a spool, then write `prefix`, the spool and `suffix` to the output. A list that turns
+/// out to be damaged half-way then never reaches the output.
 public struct ChangeListJSON: Sendable {
-    /// Where the list came from.
+    /// Origin of the list.
     public let source: ChangeSource
     /// Granularity of the source in bytes.
     public let chunkByteCount: UInt64
-    /// Size of the volume at the older point in time, in bytes, if it is known.
+    /// Size of the volume in bytes at the older point in time; `nil` if unknown.
     public let olderByteCount: UInt64?
-    /// Size of the volume at the newer point in time, in bytes, if it is known.
+    /// Size of the volume in bytes at the newer point in time; `nil` if unknown.
     public let newerByteCount: UInt64?
-    /// Bytes in all the entries so far.
+    /// Total bytes of the entries so far.
     public private(set) var changedByteCount: UInt64 = 0
     private var isFirst = true
 
-    /// Starts a list.
+    /// Starts a list without entries.
     public init(
         source: ChangeSource, chunkByteCount: UInt64, olderByteCount: UInt64?,
         newerByteCount: UInt64?
@@ -38,7 +38,7 @@ public struct ChangeListJSON: Sendable {
         self.newerByteCount = newerByteCount
     }
 
-    /// The text of the next entry.
+    /// Counts the entry and returns its text.
     public mutating func entry(_ change: Change) -> String {
         let comma = isFirst ? "" : ","
         isFirst = false
@@ -47,7 +47,7 @@ public struct ChangeListJSON: Sendable {
             + "\"kind\":\"\(change.kind.rawValue)\"}"
     }
 
-    /// What comes before the entries; right only after the last of them.
+    /// Text before the entries; complete only after the last `entry`.
     public var prefix: String {
         "{\"schema_version\":1,\"source\":\"\(source.rawValue)\",\"chunk_bytes\":\(chunkByteCount),"
             + "\"older_volume_bytes\":\(olderByteCount.map { "\($0)" } ?? "null"),"
@@ -55,7 +55,7 @@ public struct ChangeListJSON: Sendable {
             + "\"changed_bytes\":\(changedByteCount),\"extents\":["
     }
 
-    /// What comes after the entries.
+    /// Text after the entries.
     public var suffix: String { "]}\n" }
 }
 

@@ -3,10 +3,10 @@
 
 /// A byte range of a volume.
 ///
-/// An extent is never empty and its end never overflows: `init` refuses both, so that code holding
-/// an extent may use `end` without a check.
+/// An extent is never empty and its end never overflows: both initialisers refuse such a range, so
+/// code that holds an extent may use `end` without a check.
 public struct Extent: Hashable, Sendable {
-    /// First byte, counted from the start of the volume.
+    /// Offset in bytes from the start of the volume.
     public let offset: UInt64
     /// Number of bytes; at least one.
     public let length: UInt64
@@ -14,27 +14,28 @@ public struct Extent: Hashable, Sendable {
     /// The byte after the last one.
     public var end: UInt64 { offset + length }
 
-    /// Makes an extent, or nothing if it would be empty or would end past 2^64 - 1.
+    /// Makes an extent, or `nil` if it would be empty or end past 2^64 - 1.
     public init?(offset: UInt64, length: UInt64) {
         guard length > 0, !offset.addingReportingOverflow(length).overflow else { return nil }
         self.offset = offset
         self.length = length
     }
 
-    /// Makes the extent from `start` up to but not including `end`, or nothing if there is none.
+    /// Makes the extent from `start` up to, but not including, `end`, or `nil` if it would be
+    /// empty.
     public init?(from start: UInt64, upTo end: UInt64) {
         guard start < end else { return nil }
         self.offset = start
         self.length = end - start
     }
 
-    /// The part of this extent that lies before `limit`, if any.
+    /// The part of this extent before `limit`, or `nil` if there is none.
     public func clipped(to limit: UInt64) -> Extent? {
         Extent(from: offset, upTo: min(end, limit))
     }
 }
 
-/// What a change list says about an extent.
+/// Meaning of a change-list entry.
 public enum ChangeKind: String, Hashable, Sendable, CaseIterable {
     /// The content may differ from the base: read it and send it.
     case data
@@ -44,9 +45,9 @@ public enum ChangeKind: String, Hashable, Sendable, CaseIterable {
 
 /// One entry of a change list.
 public struct Change: Hashable, Sendable {
-    /// Where.
+    /// Bytes of the volume that the entry covers.
     public var extent: Extent
-    /// What.
+    /// Whether the extent holds data to read or has no storage.
     public var kind: ChangeKind
 
     /// Makes an entry.

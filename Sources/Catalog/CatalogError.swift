@@ -4,39 +4,38 @@
 internal import Platform
 package import Wire
 
-/// Why a catalog could not be opened, or did not do what it was asked.
+/// Why a catalog could not be opened or an operation failed.
 ///
-/// Nothing was changed when one is thrown: an operation is one transaction.
+/// An error means that nothing was changed: an operation is one transaction.
 package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConvertible {
-    /// What was wrong.
+    /// Cause of the failure.
     package enum Kind: Error, Equatable, Sendable {
         /// A newer version of the program has changed the tables.
         case newerFormat
-        /// Others than the user this program runs as can reach the files.
+        /// Users other than this program's can access the files.
         case permissions(String)
-        /// There is no such thing; the text names it.
+        /// The named object does not exist.
         case notFound(String)
-        /// Somebody else has taken the volume over.
+        /// Another writer has taken the volume over.
         case fenced
-        /// The catalog is in a state that forbids it; the text says which.
+        /// The named state of the catalog forbids the operation.
         case conflict(String)
         /// Another program holds the catalog.
         case busy
-        /// The file system of this directory has no room.
+        /// The file system of this directory is full.
         case noRoom(String)
         /// The file system of this directory is read-only.
         case readOnly(String)
-        /// A group has another size in another of its members.
+        /// Another member of the group has a different group size.
         case groupMismatch
         /// SQLite or the file system failed, or a stored value cannot be read.
         case storage(String)
     }
 
-    /// The catalog's file, or its directory.
+    /// Path of the catalog's file or directory.
     package let path: String
-    /// What was to be done, such as "commit volume db".
+    /// The failed operation, such as "commit volume db".
     package let operation: String
-    /// What was wrong.
     package let kind: Kind
 
     package init(path: String, operation: String, kind: Kind) {
@@ -58,20 +57,20 @@ package struct CatalogError: RuledError, Equatable, Sendable, CustomStringConver
     package var description: String { "cannot \(operation): \(kind.sentence) (catalog \(path))" }
 }
 
-/// How a catalog was read where nothing could be written.
+/// How a catalog was read if nothing can be written.
 package enum CatalogReading: Sendable {
-    /// Whether a state directory with a catalog cannot be written, so that it can only be read.
+    /// Whether a state directory with a catalog is read-only, so that the catalog can only be read.
     package static func isNeeded(in directory: String) -> Bool {
         let files = [directory, directory + "/catalog.sqlite"]
         return files.allSatisfy(Directory.exists) && !files.allSatisfy(Directory.isWritable)
     }
 
-    /// As it is there.
+    /// Completely.
     case asItIs
-    /// Without the last changes, which its log holds.
+    /// Without the latest changes, which its log holds.
     case withoutLog
 
-    /// For people.
+    /// The restriction as text.
     package var sentence: String {
         switch self {
         case .asItIs: "the state directory cannot be written: what is shown is what it holds"
@@ -83,7 +82,7 @@ package enum CatalogReading: Sendable {
 }
 
 extension CatalogError.Kind {
-    /// The kind in words.
+    /// The cause as text.
     fileprivate var sentence: String {
         switch self {
         case .newerFormat:

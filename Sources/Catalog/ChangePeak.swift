@@ -5,19 +5,20 @@ internal import Foundation
 internal import GRDB
 package import Wire
 
-/// The largest change between two generations of a volume that is to be expected again.
+/// The largest change to expect again between two generations of a volume.
 ///
-/// What a job of every night or every week writes is remembered over the quiet hours between: the value halves in two weeks, so
-/// that three times it is more than that until the job comes again.
+/// It remembers what a nightly or weekly job writes over the quiet hours in between: the value
+/// halves in two weeks, so three times the value still exceeds the job's change when the job runs
+/// again.
 package struct ChangePeak: Equatable, Sendable {
-    /// Bytes.
+    /// Size of the change in bytes.
     package var bytes: UInt64
-    /// When it was looked at last, nanoseconds since 1970-01-01 UTC.
+    /// Time of the last update, nanoseconds since 1970-01-01 UTC.
     package var time: UInt64
 
-    /// Nanoseconds in which it halves.
+    /// Time in which the value halves, in nanoseconds.
     private static let halfLife: UInt64 = 14 * 86_400 * 1_000_000_000
-    /// No more than this passes at once: a clock that leaps takes nothing.
+    /// Largest time that one update counts, so that a clock jump cannot erase the value.
     private static let longestStep: UInt64 = 86_400 * 1_000_000_000
 
     package init(bytes: UInt64, time: UInt64) {
@@ -35,7 +36,7 @@ package struct ChangePeak: Equatable, Sendable {
 }
 
 extension SourceCatalog {
-    /// The largest change of a volume that is to be expected again; nil before its first increment.
+    /// The largest change of a volume to expect again; `nil` before its first increment.
     package func changePeak(
         _ volume: VolumeName, at receiver: ReceiverName
     ) throws(CatalogError) -> ChangePeak? {
@@ -58,7 +59,8 @@ extension ChangePeak {
         }
     }
 
-    /// Takes a generation in. The first of a lineage brings the whole volume, and is no change.
+    /// Includes a generation. The first one of a lineage sends the whole volume and does not count
+    /// as a change.
     static func note(_ entry: HistoryEntry, in db: Database) throws {
         guard entry.number > 1 else { return }
         let peak =

@@ -7,7 +7,7 @@ internal import Foundation
 internal import GRDB
 internal import Wire
 
-/// Reads the columns of a row; what is not as it was written is an error and never a trap.
+/// Reads the columns of a row; an unexpected value is an error, never a trap.
 struct Columns {
     private let row: Row
 
@@ -19,7 +19,7 @@ struct Columns {
         .storage("the stored value \(name) cannot be read")
     }
 
-    /// The value, unless it is NULL.
+    /// The stored value, or `nil` for NULL.
     private func stored<Value: DatabaseValueConvertible>(
         _ name: String, as type: Value.Type
     ) throws(CatalogError.Kind) -> Value? {
@@ -30,7 +30,7 @@ struct Columns {
         return converted
     }
 
-    /// A value that is never NULL, made from what is stored by `make`.
+    /// A value that is never NULL, converted by `make`.
     private func require<Value>(
         _ name: String, _ value: Value?
     ) throws(CatalogError.Kind) -> Value {
@@ -62,7 +62,7 @@ struct Columns {
         try stored(name, as: Data.self).map { [UInt8]($0) }
     }
 
-    /// A value made from bytes; NULL is nothing.
+    /// A value converted from bytes; `nil` for NULL.
     func optional<Value>(
         _ name: String, _ make: ([UInt8]) -> Value?
     ) throws(CatalogError.Kind) -> Value? {
@@ -119,7 +119,7 @@ struct Columns {
 }
 
 extension Message {
-    /// Decodes a payload, or gives nothing if it is not valid.
+    /// Decodes a payload; `nil` if it is invalid.
     fileprivate init?(payload: [UInt8]) {
         let decoded = try? payload.withRawSpan { (span) throws(WireError) in
             try Self(decoding: span)
@@ -128,9 +128,10 @@ extension Message {
         self = decoded
     }
 
-    /// The payload to store.
+    /// The payload as it is stored.
     ///
-    /// - Throws: `conflict` if it could not be read back: such a catalog would be unusable.
+    /// - Throws: `conflict` if it could not be read back, because that would make the catalog
+    ///   unusable.
     func stored() throws(CatalogError.Kind) -> Data {
         let bytes = encoded()
         guard Self(payload: bytes) == self else {
@@ -141,7 +142,7 @@ extension Message {
 }
 
 extension UInt64 {
-    /// SQLite's integers have a sign; all 64 bits are kept.
+    /// The same 64 bits as the signed integer that SQLite stores.
     var stored: Int64 { Int64(bitPattern: self) }
 }
 

@@ -4,15 +4,15 @@
 internal import GRDB
 package import Wire
 
-/// A target of a standby on this host, for who would read it as a source.
+/// A target of a standby on this host, for a program that would read it as a source.
 package struct RegisteredTarget: Sendable {
     package var volume: VolumeName
     package var path: String
-    /// What was registered (`StandbyVolume.targetIdentity`).
+    /// The registered identity (`StandbyVolume.targetIdentity`).
     package var identity: String
     package var state: VolumeState
 
-    /// All targets of the standby with this state directory. Nothing is made, migrated or written.
+    /// All targets of the standby with this state directory. Makes, migrates and writes nothing.
     package static func all(in directory: String) throws(CatalogError) -> [RegisteredTarget] {
         let path = directory + "/catalog.sqlite"
         do {

@@ -1,22 +1,24 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// The time by which generations are released.
+/// The time by which kept generations are released.
 ///
-/// The wall clock may jump: a dead battery takes it back, a wrong server years ahead, and what is released does not come back.
-/// The clock that counts from the start of the host cannot, but says nothing across a start. So the wall clock is believed as
-/// long as it agrees with the time that can have passed since it was believed last.
+/// The wall clock may jump: a dead battery sets it back, a wrong server years ahead, and released
+/// generations do not return. The clock that counts from boot cannot jump, but restarts with each
+/// boot. So the wall clock is used while it agrees with the time that can have passed since it was
+/// last used.
 package struct RetentionClock: Equatable, Sendable {
     /// Nanoseconds since 1970-01-01 UTC.
     package var time: UInt64
-    /// Which start of the host; empty if that is not known.
+    /// Id of the host's boot; empty if unknown.
     package var boot: String
-    /// Nanoseconds since then.
+    /// Nanoseconds since that boot.
     package var sinceBoot: UInt64
 
-    /// Nanoseconds by which clocks may disagree.
+    /// Nanoseconds by which the clocks may differ.
     static let tolerance: UInt64 = 3600 * 1_000_000_000
-    /// How long a host may have been down, in nanoseconds. What is longer is for somebody who knows to say.
+    /// Longest time in nanoseconds that a host may have been down; a longer one needs an operator's
+    /// confirmation.
     static let longestDown: UInt64 = 86_400 * 1_000_000_000
 
     package init(time: UInt64, boot: String, sinceBoot: UInt64) {
@@ -25,10 +27,10 @@ package struct RetentionClock: Equatable, Sendable {
         self.sinceBoot = sinceBoot
     }
 
-    /// The time now.
+    /// Advances the time.
     ///
-    /// - Parameter found: what the clocks of this host say.
-    /// - Returns: what they say if that can be; else the nearest time that can.
+    /// - Parameter found: current readings of this host's clocks.
+    /// - Returns: those readings if they are plausible, otherwise the nearest plausible time.
     package func advanced(to found: RetentionClock) -> RetentionClock {
         var earliest = time
         var latest = Self.sum(time, Self.longestDown)

@@ -6,8 +6,8 @@ internal import GRDB
 internal import Platform
 package import Wire
 
-/// What a source must remember: the receivers it has paired with, what each of them holds, and from
-/// which snapshots that was made.
+/// The lasting state of a source: its paired receivers, what each of them holds, and the snapshots
+/// that this was made from.
 ///
 /// Several processes may have the same catalog open. Every function is one transaction, durable
 /// when it returns.
@@ -19,9 +19,9 @@ package final class SourceCatalog: Sendable {
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    ///   - historyLimit: how many committed generations, and how many verifications, of each volume are kept at each
-    ///     receiver: at one every 15 minutes those of 104 days.
-    ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
+    ///   - historyLimit: how many committed generations and verifications to keep for each volume
+    ///     and receiver; at one every 15 minutes they cover 104 days.
+    ///   - clock: nanoseconds since 1970-01-01 UTC; used only for recorded times.
     package init(
         directory: String, historyLimit: UInt64 = 10_000,
         clock: @escaping @Sendable () -> UInt64 = Clock.wall
@@ -31,19 +31,19 @@ package final class SourceCatalog: Sendable {
         self.historyLimit = historyLimit
     }
 
-    /// Opens the catalog in `directory` where nothing can be written.
+    /// Opens the catalog in `directory` if nothing can be written.
     package init(reading directory: String) throws(CatalogError) {
         store = try Store(reading: directory, purpose: .source, migrator: SourceSchema.migrator)
         clock = Clock.wall
         historyLimit = 0
     }
 
-    /// How it was read, if nothing can be written.
+    /// How the catalog was read, if it cannot be written; otherwise `nil`.
     package var reading: CatalogReading? { store.doubt }
 
     // MARK: Receivers
 
-    /// Adds a receiver, or gives a known one with the same key another address.
+    /// Adds a receiver, or changes the address of a known one with the same key.
     ///
     /// - Throws: `conflict` if the name belongs to another key.
     package func addReceiver(
@@ -61,7 +61,7 @@ package final class SourceCatalog: Sendable {
         }
     }
 
-    /// All receivers, by name.
+    /// All receivers, sorted by name.
     package func receivers() throws(CatalogError) -> [Receiver] {
         try store.read("list the receivers") { db in
             try Row.fetchAll(db, sql: "SELECT * FROM receiver ORDER BY name")
@@ -76,8 +76,7 @@ package final class SourceCatalog: Sendable {
 
     /// Removes a receiver.
     ///
-    /// - Throws: `conflict` while there are replicas at it: they name snapshots that occupy
-    ///   storage.
+    /// - Throws: `conflict` while it has replicas, because they name snapshots that occupy storage.
     package func removeReceiver(_ name: ReceiverName) throws(CatalogError) {
         try store.write("remove receiver \(name)") { db in
             let replica = try String.fetchOne(
@@ -95,7 +94,7 @@ package final class SourceCatalog: Sendable {
 
     // MARK: Replicas
 
-    /// All replicas, by receiver and volume.
+    /// All replicas, sorted by receiver and volume.
     package func replicas() throws(CatalogError) -> [Replica] {
         try store.read("list the replicas") { db in
             try Row.fetchAll(db, sql: "SELECT * FROM replica ORDER BY receiver, volume")
@@ -103,7 +102,7 @@ package final class SourceCatalog: Sendable {
         }
     }
 
-    /// What is known of `volume` at `receiver`; nothing before its first transfer.
+    /// The replica of `volume` at `receiver`; `nil` before its first transfer.
     package func replica(
         _ volume: VolumeName, at receiver: ReceiverName
     ) throws(CatalogError) -> Replica? {
@@ -114,7 +113,8 @@ package final class SourceCatalog: Sendable {
 
     // MARK: Failures
 
-    /// Keeps why the last command that was to bring a volume to a receiver failed; nil: it did not.
+    /// Records why the last command that sends a volume to a receiver failed; `nil` records its
+    /// success.
     package func noteFailure(
         _ volume: VolumeName, at receiver: ReceiverName, _ failure: SourceFailure?
     ) throws(CatalogError) {

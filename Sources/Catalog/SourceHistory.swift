@@ -4,16 +4,16 @@
 internal import GRDB
 package import Wire
 
-/// What was sent and what was compared, of each volume as long as its limit says.
+/// The history of sends and comparisons, up to a limit for each volume.
 extension SourceCatalog {
-    /// What a list is of.
+    /// The subject of a list.
     package enum Subject: Sendable {
         case everything
         case volume(VolumeName)
         case replica(VolumeName, ReceiverName)
     }
 
-    /// Adds a comparison, and drops the oldest of its volume above the limit.
+    /// Adds a comparison and removes the volume's oldest one beyond the limit.
     package func addVerification(_ entry: Verification) throws(CatalogError) {
         try store.write("record a verification of volume \(entry.volume)") { db in
             try db.execute(
@@ -32,7 +32,7 @@ extension SourceCatalog {
         }
     }
 
-    /// The newest comparisons, newest first.
+    /// The latest comparisons, newest first.
     package func verifications(
         _ subject: Subject = .everything, limit: Int
     ) throws(CatalogError) -> [Verification] {
@@ -41,7 +41,7 @@ extension SourceCatalog {
         }
     }
 
-    /// Adds a committed generation, and drops the oldest of its volume above the limit.
+    /// Adds a committed generation and removes the volume's oldest one beyond the limit.
     package func addHistory(_ entry: HistoryEntry) throws(CatalogError) {
         try store.write("record generation \(entry.number) of volume \(entry.volume)") { db in
             try db.execute(
@@ -61,7 +61,7 @@ extension SourceCatalog {
         }
     }
 
-    /// The newest committed generations, newest first.
+    /// The latest committed generations, newest first.
     package func history(
         _ subject: Subject = .everything, limit: Int
     ) throws(CatalogError) -> [HistoryEntry] {
@@ -92,7 +92,7 @@ extension SourceCatalog {
     }
 }
 
-/// The statements that look into a table of the past; none of them reads more of it than it gives.
+/// The queries on a history table; each reads only the rows that it returns.
 package enum HistoryQuery: String, CaseIterable {
     case history, verification
 

@@ -7,9 +7,9 @@ package import Wire
 
 /// Names and addresses of standbys and volumes, as the source's operator changes them.
 extension SourceCatalog {
-    /// Gives a receiver another name, with everything that is known of it.
+    /// Renames a receiver and everything recorded about it.
     ///
-    /// - Throws: `conflict` if a receiver has that name.
+    /// - Throws: `conflict` if another receiver has that name.
     package func renameReceiver(
         _ name: ReceiverName, to new: ReceiverName
     ) throws(CatalogError) {
@@ -18,7 +18,7 @@ extension SourceCatalog {
             guard try Receiver.find(new, in: db) == nil else {
                 throw CatalogError.Kind.conflict("there is a receiver of the name \(new)")
             }
-            // What refers to the old name is changed in the same transaction.
+            // The transaction also changes the references to the old name.
             try db.execute(sql: "PRAGMA defer_foreign_keys = ON")
             try db.execute(
                 sql: "UPDATE receiver SET name = ? WHERE name = ?",
@@ -32,7 +32,7 @@ extension SourceCatalog {
         }
     }
 
-    /// Changes where a receiver is reached.
+    /// Changes the address of a receiver.
     package func setAddress(_ name: ReceiverName, _ address: String) throws(CatalogError) {
         try store.write("change the address of receiver \(name)") { db in
             try require(name, db)
@@ -42,7 +42,7 @@ extension SourceCatalog {
         }
     }
 
-    /// Remembers the key to which export files for the owner of `key` are encrypted.
+    /// Records the key to which export files for the owner of `key` are encrypted.
     package func setExportKey(_ exportKey: X25519Key, of key: KeyID) throws(CatalogError) {
         try store.write("remember the export key of \(key)") { db in
             try db.execute(
@@ -51,9 +51,10 @@ extension SourceCatalog {
         }
     }
 
-    /// Gives a volume another name at one receiver, with everything that is known of it there.
+    /// Renames a volume at one receiver and everything recorded about it there.
     ///
-    /// - Throws: `notFound` if nothing was sent under the old name, `conflict` if something was under the new one.
+    /// - Throws: `notFound` if nothing was sent under the old name, `conflict` if something was
+    ///   sent under the new one.
     package func renameReplica(
         _ volume: VolumeName, to new: VolumeName, at receiver: ReceiverName
     ) throws(CatalogError) {

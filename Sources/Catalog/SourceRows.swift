@@ -62,7 +62,7 @@ extension Replica {
         ).map { try Replica($0) }
     }
 
-    /// Writes all of it, whether it is there or not.
+    /// Inserts or updates the whole row.
     func save(in db: Database) throws {
         try db.execute(
             sql: """

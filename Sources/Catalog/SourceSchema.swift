@@ -3,8 +3,7 @@
 
 internal import GRDB
 
-/// The tables of the source's catalog. A migration that was released is never changed; a new one
-/// follows.
+/// The tables of the source's catalog. A released migration never changes; a new one follows it.
 enum SourceSchema {
     static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
@@ -21,7 +20,7 @@ enum SourceSchema {
     }
 
     // Messages are stored as their payloads, times as nanoseconds since 1970-01-01 UTC. History
-    // outlives the receivers it names and therefore refers to nothing.
+    // outlives the receivers that it names and therefore has no references.
     private static let version1 = """
         CREATE TABLE receiver (
             name TEXT NOT NULL PRIMARY KEY,
@@ -57,7 +56,7 @@ enum SourceSchema {
         ) STRICT;
         CREATE INDEX history_of_replica ON history (receiver, volume, entry);
         """
-    // Which pages of which generation were compared with the standby's, and when.
+    // The pages of a generation that were compared with the standby's, and when.
     private static let version2 = """
         CREATE TABLE verification (
             entry INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -72,14 +71,14 @@ enum SourceSchema {
         ) STRICT;
         CREATE INDEX verification_of_replica ON verification (receiver, volume, entry);
         """
-    // The file that the pending generation is in, if it was not sent.
+    // The file with the pending generation, if that was exported instead of sent.
     private static let version3 = "ALTER TABLE replica ADD COLUMN exported TEXT"
-    // Whether the kernel was seen to have given up the snapshot that is the base.
+    // Whether the kernel was seen to have invalidated the base's snapshot.
     private static let version4 = """
         ALTER TABLE replica ADD COLUMN base_given_up INTEGER NOT NULL DEFAULT 0
         """
-    // Which snapshots were made here (`MadeSnapshot`). Of those that version 0.1.0 has made, what it called their identity
-    // is known.
+    // The snapshots made here (`MadeSnapshot`). For those of version 0.1.0, only their identity is
+    // known.
     private static let snapshots = """
         CREATE TABLE snapshot (
             entry INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -96,7 +95,8 @@ enum SourceSchema {
         INSERT INTO snapshot (receiver, volume, proof)
             SELECT receiver, volume, transfer_base FROM replica WHERE transfer_base LIKE 'lvm-%';
         """
-    // When the standby was told last that nothing has changed; and why the last command for a volume failed.
+    // When the source last told the standby that nothing has changed, and why the last command for
+    // a volume failed.
     private static let news = """
         ALTER TABLE replica ADD COLUMN confirmed_at INTEGER;
         CREATE TABLE failure (
@@ -108,12 +108,12 @@ enum SourceSchema {
             PRIMARY KEY (receiver, volume)
         ) STRICT;
         """
-    // By what lists of the past are of one volume, whatever the standby.
+    // Indexes the lists of the past by volume, whatever the standby.
     private static let subjects = """
         CREATE INDEX history_of_volume ON history (volume, entry);
         CREATE INDEX verification_of_volume ON verification (volume, entry);
         """
-    // The key to which export files for the standby are encrypted; none before it has told it.
+    // The key to which export files for the standby are encrypted; NULL until the standby sends it.
     private static let exportKey = """
         ALTER TABLE receiver ADD COLUMN export_key BLOB CHECK (length(export_key) = 32)
         """

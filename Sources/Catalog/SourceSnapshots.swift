@@ -4,18 +4,18 @@
 internal import GRDB
 package import Wire
 
-/// A snapshot that this source has made, or was about to make.
+/// A snapshot that this source has made or was about to make.
 package struct MadeSnapshot: Equatable, Sendable {
     package var receiver: ReceiverName
     package var volume: VolumeName
-    /// LVM's id of its volume group, and its name there; nil for one that version 0.1.0 has made.
+    /// LVM's id of its volume group, and its name there; `nil` for a snapshot of version 0.1.0.
     package var groupUUID: String?
     package var name: String?
-    /// LVM's id of the volume that it is a snapshot of.
+    /// LVM's id of its origin.
     package var originUUID: String?
-    /// LVM's id of it, once it was seen.
+    /// LVM's id of the snapshot, once it was seen.
     package var uuid: String?
-    /// What tells whether somebody has written to it, in the sender's words, once that was read.
+    /// Proof that it was not written, in the sender's text form, once that was read.
     package var proof: String?
 
     /// A snapshot that is about to be made.
@@ -31,16 +31,16 @@ package struct MadeSnapshot: Equatable, Sendable {
     }
 }
 
-/// The snapshots that were made. Only what stands here is ever removed: a snapshot that carries our tags, but that this
-/// catalog knows nothing of, may be the base of a newer state than this one.
+/// The snapshots that were made. Only snapshots in this table are ever removed: one with our tags
+/// that this catalog does not know may be the base of a newer state than this one.
 ///
-/// 1. `announce`, then the snapshot is made. *A crash before it is made leaves a row without a snapshot; the next sweep
-///    strikes it out.*
-/// 2. `complete` says which one it is, and what it is like before anybody wrote to it. *A crash before that leaves a row
-///    that knows its name only.*
+/// 1. `announce`, then the snapshot is made. *A crash before it is made leaves a row without a
+///    snapshot; the next sweep removes the row.*
+/// 2. `complete` records its id and its facts before it can be written. *A crash before that leaves
+///    a row that knows only its name.*
 /// 3. The snapshot is removed, then `strikeOut`. *A crash between the two leaves a row without a snapshot, as 1.*
 extension SourceCatalog {
-    /// Remembers snapshots that are about to be made.
+    /// Records snapshots that are about to be made.
     package func announce(_ snapshots: [MadeSnapshot]) throws(CatalogError) {
         try store.write("remember snapshots that are about to be made") { db in
             for snapshot in snapshots {
@@ -57,9 +57,9 @@ extension SourceCatalog {
         }
     }
 
-    /// Remembers which one it became, and what proves that nobody wrote to it.
+    /// Records the id of a made snapshot and the proof that it was not written.
     ///
-    /// - Parameter proof: nil leaves what was known.
+    /// - Parameter proof: `nil` keeps the previous value.
     package func complete(
         groupUUID: String, name: String, uuid: String, proof: String?
     ) throws(CatalogError) {
@@ -72,7 +72,7 @@ extension SourceCatalog {
         }
     }
 
-    /// All snapshots that were made and not struck out yet, in the order of their making.
+    /// All recorded snapshots, in the order in which they were made.
     package func madeSnapshots() throws(CatalogError) -> [MadeSnapshot] {
         try store.read("list the snapshots that were made") { db in
             try Row.fetchAll(db, sql: "SELECT * FROM snapshot ORDER BY entry")
@@ -80,7 +80,7 @@ extension SourceCatalog {
         }
     }
 
-    /// Strikes out a snapshot that is gone, or that is not ours any more.
+    /// Removes the record of a snapshot that is gone or is no longer ours.
     package func strikeOut(_ snapshot: MadeSnapshot) throws(CatalogError) {
         try store.write("strike out snapshot \(snapshot.name ?? snapshot.proof ?? "")") { db in
             try db.execute(

@@ -4,26 +4,26 @@
 internal import GRDB
 package import Wire
 
-/// The transitions of a replica, each one transaction. What a crash leaves:
+/// The transitions of a replica, each one transaction. After a crash:
 ///
 /// 1. The snapshot is taken and the plan written, then `beginTransfer`. *A crash before it leaves a
 ///    snapshot and a plan that no replica names: they are deleted. A crash after it leaves a
 ///    transfer that resumes with the same plan.*
-/// 2. `setPending`, then COMMIT is sent. *A crash after it leaves a generation of which the source
-///    does not know whether it is committed. The receiver is asked: if its committed id is that of
-///    `pending`, `commit` follows; if it still has the transfer, COMMIT is sent again; if neither,
-///    `abandonTransfer(clearingPending: true)`.*
-/// 3. COMMITTED is heard, then `commit`. *A crash before it is that of 2: both snapshots are kept.*
+/// 2. `setPending`, then COMMIT is sent. *A crash after it leaves a generation in doubt: the source
+///    does not know whether it is committed and asks the receiver. If the receiver's committed id
+///    is that of `pending`, `commit` follows; if the receiver still has the transfer, COMMIT is
+///    sent again; if neither, `abandonTransfer(clearingPending: true)`.*
+/// 3. COMMITTED arrives, then `commit`. *A crash before it is that of 2: both snapshots are kept.*
 /// 4. The old base and the plan, which `commit` returned, are deleted. *A crash before leaves a
 ///    snapshot and a plan that no replica names: they are deleted.*
 extension SourceCatalog {
-    /// Begins a transfer, in place of an unfinished one. A full generation begins a lineage, whose
+    /// Begins a transfer and replaces an unfinished one. A full generation begins a lineage, whose
     /// id, algorithm and key are stored; a delta follows the committed generation.
     ///
-    /// - Returns: the transfer it replaces, whose snapshot and plan may be deleted.
-    /// - Throws: `notFound` if the receiver is not known; `conflict` while a generation is pending,
-    ///   for a full generation where one is committed (forget the replica first), and for a delta
-    ///   that does not follow the committed one.
+    /// - Returns: the replaced transfer, whose snapshot and plan may be deleted.
+    /// - Throws: `notFound` if the receiver is unknown; `conflict` while a generation is pending,
+    ///   for a full generation if one is committed (forget the replica first), and for a delta that
+    ///   does not follow the committed one.
     @discardableResult
     package func beginTransfer(
         _ volume: VolumeName, at receiver: ReceiverName, _ transfer: SourceTransfer
@@ -54,8 +54,8 @@ extension SourceCatalog {
                         "the delta does not follow the committed generation")
                 }
             case .resync:
-                // It follows what the standby holds, whatever this side believed. Where it begins a lineage, the old
-                // one is of no use any more.
+                // It follows what the standby holds, whatever this side has recorded. If it begins
+                // a lineage, the old one is obsolete.
                 if let key = transfer.begin.tagKey {
                     replica.lineage = head.lineage
                     replica.tagAlgorithm = head.tagAlgorithm
@@ -78,10 +78,11 @@ extension SourceCatalog {
         }
     }
 
-    /// Remembers the generation whose COMMIT is about to be sent.
+    /// Records the generation whose COMMIT is about to be sent.
     ///
-    /// - Parameter exported: the file that it is in, if it is not sent; the file may be imported at any time.
-    /// - Throws: `conflict` if it is not that of the transfer, or if another one is pending.
+    /// - Parameter exported: path of its file, if it is exported instead of sent; the file may be
+    ///   imported at any time.
+    /// - Throws: `conflict` if it is not the transfer's generation, or if another one is pending.
     package func setPending(
         _ volume: VolumeName, at receiver: ReceiverName, _ record: GenerationRecord,
         exported: String? = nil
@@ -99,8 +100,8 @@ extension SourceCatalog {
         }
     }
 
-    /// Remembers that the receiver has committed the pending generation, whose snapshot is the base
-    /// from now on.
+    /// Records that the receiver has committed the pending generation, whose snapshot becomes the
+    /// base.
     package func commit(
         _ volume: VolumeName, at receiver: ReceiverName, committedAt: UInt64
     ) throws(CatalogError) -> Superseded {
@@ -121,7 +122,7 @@ extension SourceCatalog {
         }
     }
 
-    /// Remembers that the receiver has noted that nothing has changed since the committed generation.
+    /// Records that the receiver knows that nothing has changed since the committed generation.
     package func noteConfirmed(
         _ volume: VolumeName, at receiver: ReceiverName, time: UInt64
     ) throws(CatalogError) {
@@ -130,11 +131,11 @@ extension SourceCatalog {
 
     /// Drops the unfinished transfer, if there is one.
     ///
-    /// - Parameter clearingPending: true once the receiver was asked and has not committed the
+    /// - Parameter clearingPending: true once the receiver has answered that it did not commit the
     ///   pending generation.
     /// - Returns: the transfer, whose snapshot and plan may be deleted.
-    /// - Throws: `conflict` if a generation is pending and that was not asked for: its snapshot may
-    ///   be the base of what the receiver holds.
+    /// - Throws: `conflict` if a generation is pending and `clearingPending` is false: its snapshot
+    ///   may be the base of what the receiver holds.
     @discardableResult
     package func abandonTransfer(
         _ volume: VolumeName, at receiver: ReceiverName, clearingPending: Bool = false
@@ -152,9 +153,9 @@ extension SourceCatalog {
         }
     }
 
-    /// Brings back what was known of a receiver's copy before a resync that it has refused.
+    /// Restores the record of a receiver's copy from before a resync that the receiver refused.
     ///
-    /// - Parameter former: the replica as it was before `beginTransfer`, whose transfer is gone since.
+    /// - Parameter former: the replica before `beginTransfer`, whose transfer no longer exists.
     /// - Throws: `conflict` if there is an unfinished transfer.
     package func restoreReplica(_ former: Replica) throws(CatalogError) {
         try transition("restore what is known of", former.volume, former.receiver) { replica in
@@ -168,7 +169,7 @@ extension SourceCatalog {
         }
     }
 
-    /// Remembers that the kernel has given up the snapshot that is the base, if it still is.
+    /// Records that the kernel has invalidated the base's snapshot, if it still is the base.
     package func setBaseGivenUp(
         _ volume: VolumeName, at receiver: ReceiverName, _ base: String?
     ) throws(CatalogError) {
@@ -177,9 +178,9 @@ extension SourceCatalog {
         }
     }
 
-    /// Forgets a replica, on an operator's word; the next generation must be a full one.
+    /// Forgets a replica at the operator's request; the next generation must be a full one.
     ///
-    /// - Returns: what was known, whose snapshots and plan may be deleted.
+    /// - Returns: the former record, whose snapshots and plan may be deleted.
     @discardableResult
     package func forgetReplica(
         _ volume: VolumeName, at receiver: ReceiverName

@@ -4,16 +4,16 @@
 package import Digests
 package import Wire
 
-/// What the source calls a receiver, on this host only.
+/// The name of a receiver on this host.
 package struct ReceiverName: Hashable, Sendable, CustomStringConvertible {
-    /// The text: 1–64 of a–z, 0–9, ".", "_", "-", beginning with a letter or digit.
+    /// The text: 1–64 of a–z, 0–9, ".", "_", "-", starting with a letter or digit.
     package let text: String
 
-    /// What a name may be, in words.
+    /// The rule as text.
     package static let rule =
         "1 to 64 of a-z, 0-9, '.', '_', '-', and begins with a letter or digit"
 
-    /// Takes a name that keeps the rule.
+    /// Takes a name, or returns `nil` if it breaks the rule.
     package init?(_ text: String) {
         let characters = text.utf8
         guard (1...64).contains(characters.count), let first = characters.first,
@@ -36,14 +36,15 @@ package struct ReceiverName: Hashable, Sendable, CustomStringConvertible {
 /// A receiver that the source has paired with.
 package struct Receiver: Hashable, Sendable {
     package var name: ReceiverName
-    /// The key it must prove to have.
+    /// The key that the receiver must prove.
     package var key: KeyID
-    /// host:port.
+    /// Address, as host:port.
     package var address: String
-    /// Nanoseconds since 1970-01-01 UTC.
+    /// Time of the pairing, nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
 
-    /// The key to which export files for it are encrypted; nil before it has told it.
+    /// The key to which export files for the receiver are encrypted; `nil` until the receiver sends
+    /// it.
     package var exportKey: X25519Key?
 
     package init(
@@ -58,13 +59,13 @@ package struct Receiver: Hashable, Sendable {
     }
 }
 
-/// The unfinished transfer of a replica, at the source.
+/// The unfinished transfer of a replica, on the source.
 package struct SourceTransfer: Equatable, Sendable {
-    /// The announcement, with `heldSegments` 0: that field belongs to a connection.
+    /// The announcement, with `heldSegments` 0: that field depends on the connection.
     package let begin: Begin
-    /// The identity of the source that is being sent, as text.
+    /// The source's identity as text.
     package let base: String
-    /// The file that holds the plan and the digests of the segments sent.
+    /// Name of the file with the plan; the digests of the segments sent are beside it.
     package let planName: String
 
     package init(begin: Begin, base: String, planName: String) {
@@ -76,46 +77,47 @@ package struct SourceTransfer: Equatable, Sendable {
     }
 }
 
-/// What the source remembers of one volume at one receiver.
+/// The source's record of one volume at one receiver.
 package struct Replica: Equatable, Sendable {
     package var receiver: ReceiverName
     package var volume: VolumeName
-    /// The lineage, from the beginning of its full generation.
+    /// The lineage, set when its full generation begins.
     package var lineage: LineageID?
-    /// How the lineage's tags are made.
+    /// Algorithm of the lineage's tags.
     package var tagAlgorithm: TagAlgorithm?
-    /// The lineage's secret.
+    /// Secret key of the lineage's tags.
     package var tagKey: TagKey?
-    /// The last generation that the receiver is known to have committed.
+    /// The last generation known to be committed by the receiver.
     package var committed: GenerationRecord?
-    /// When that was heard, nanoseconds since 1970-01-01 UTC.
+    /// When COMMITTED arrived, nanoseconds since 1970-01-01 UTC.
     package var committedAt: UInt64?
-    /// When the standby noted last that nothing has changed since, by this host's clock.
+    /// When the standby last confirmed that nothing has changed since, by this host's clock.
     package var confirmedAt: UInt64?
-    /// The identity of the source that the committed generation was made from, as text.
+    /// Identity of the committed generation's source, as text.
     package var base: String?
-    /// Whether the kernel was seen to have given that snapshot up, so that it never proves again what was written.
+    /// Whether the kernel was seen to have invalidated that snapshot, which then never proves
+    /// writes again.
     package var isBaseGivenUp = false
-    /// The generation whose COMMIT may have been sent and whose COMMITTED was not heard. It is the
-    /// one of `transfer`.
+    /// The generation of `transfer`, if its COMMIT may have been sent and COMMITTED has not
+    /// arrived.
     package var pending: GenerationRecord?
-    /// The file that the pending generation is in, if it was exported and not sent.
+    /// Path of the pending generation's file, if it was exported instead of sent.
     package var exported: String?
     /// The unfinished transfer.
     package var transfer: SourceTransfer?
 
-    /// A replica of which nothing was sent.
+    /// A replica before its first send.
     package init(receiver: ReceiverName, volume: VolumeName) {
         self.receiver = receiver
         self.volume = volume
     }
 }
 
-/// What a commit has made superfluous and may be deleted.
+/// What a commit has made obsolete and may be deleted.
 package struct Superseded: Equatable, Sendable {
-    /// The plan of the transfer.
+    /// Name of the transfer's plan.
     package var planName: String
-    /// The source snapshot of the generation before.
+    /// Source snapshot of the previous generation.
     package var base: String?
 
     package init(planName: String, base: String?) {
@@ -129,7 +131,7 @@ package struct SourceFailure: Equatable, Sendable {
     /// Nanoseconds since 1970-01-01 UTC.
     package var time: UInt64
     package var rule: String?
-    /// The sentence that the command ended with.
+    /// The error message of the command.
     package var text: String
 
     package init(time: UInt64, rule: String?, text: String) {
@@ -143,15 +145,15 @@ package struct SourceFailure: Equatable, Sendable {
 package struct Verification: Equatable, Sendable {
     package var receiver: ReceiverName
     package var volume: VolumeName
-    /// Of the generation.
+    /// Id of the generation.
     package var id: SHA256Digest
-    /// Pages of 16 MiB, from the first one to before the end.
+    /// First page and end of the compared range of pages, 16 MiB each.
     package var firstPage: UInt64
     package var endPage: UInt64
-    /// Pages of the whole volume.
+    /// Number of pages of the whole volume.
     package var pageCount: UInt64
     package var differingBlocks: UInt64
-    /// Nanoseconds since 1970-01-01 UTC.
+    /// Time of the comparison, nanoseconds since 1970-01-01 UTC.
     package var time: UInt64
 
     package init(
@@ -169,7 +171,7 @@ package struct Verification: Equatable, Sendable {
     }
 }
 
-/// A generation that was committed, and what it took.
+/// A committed generation and what it cost.
 package struct HistoryEntry: Equatable, Sendable {
     package var receiver: ReceiverName
     package var volume: VolumeName
@@ -179,7 +181,7 @@ package struct HistoryEntry: Equatable, Sendable {
     package var id: SHA256Digest
     /// Nanoseconds since 1970-01-01 UTC.
     package var committedAt: UInt64
-    /// Bytes of the extents in the change list.
+    /// Bytes in the change list's extents.
     package var changedBytes: UInt64
     /// Bytes sent and received.
     package var wireBytes: UInt64

@@ -6,7 +6,7 @@ internal import GRDB
 internal import Platform
 package import Wire
 
-/// What a standby must remember: its peers, its volumes with what they hold, and what was done.
+/// The lasting state of a standby: its peers, its volumes with what they hold, and its events.
 ///
 /// Several processes may have the same catalog open. Every function is one transaction, durable
 /// when it returns.
@@ -18,8 +18,8 @@ package final class StandbyCatalog: Sendable {
     /// Opens the catalog in `directory`, whose parent must exist, and makes it if it is missing.
     ///
     /// - Parameters:
-    ///   - eventLimit: how many events of a kind are kept of each volume.
-    ///   - clock: nanoseconds since 1970-01-01 UTC, for what is recorded only.
+    ///   - eventLimit: how many events of each kind to keep for each volume.
+    ///   - clock: nanoseconds since 1970-01-01 UTC; used only for recorded times.
     package init(
         directory: String,
         eventLimit: @escaping @Sendable (StandbyEvent.Kind) -> UInt64 = { $0.limit },
@@ -31,24 +31,24 @@ package final class StandbyCatalog: Sendable {
         self.eventLimit = eventLimit
     }
 
-    /// Opens the catalog in `directory` where nothing can be written.
+    /// Opens the catalog in `directory` if nothing can be written.
     package init(reading directory: String) throws(CatalogError) {
         store = try Store(reading: directory, purpose: .standby, migrator: StandbySchema.migrator)
         clock = Clock.wall
         eventLimit = { $0.limit }
     }
 
-    /// How it was read, if nothing can be written.
+    /// How the catalog was read, if it cannot be written; otherwise `nil`.
     package var reading: CatalogReading? { store.doubt }
 
-    /// Now, by the clock given.
+    /// Current time by `clock`.
     var now: UInt64 { clock() }
 
     // MARK: Peers
 
     /// Adds a peer.
     ///
-    /// - Throws: `conflict` if the key is known already.
+    /// - Throws: `conflict` if the key is already known.
     package func addPeer(_ key: KeyID, name: String) throws(CatalogError) {
         try store.write("add peer \(name)") { db in
             guard try !hasPeer(key, db) else {
@@ -59,7 +59,7 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
-    /// All peers, in the order they were added.
+    /// All peers, in the order in which they were added.
     package func peers() throws(CatalogError) -> [StandbyPeer] {
         try store.read("list the peers") { db in
             try Row.fetchAll(db, sql: "SELECT * FROM peer ORDER BY added_at, key")
@@ -67,7 +67,7 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
-    /// Removes a peer. Its volumes stay, without a peer, and a session of it that is under way is
+    /// Removes a peer. Its volumes stay without a peer, and a running session of the peer is
     /// fenced.
     package func removePeer(_ key: KeyID) throws(CatalogError) {
         try store.write("remove peer \(key)") { db in
@@ -93,14 +93,14 @@ package final class StandbyCatalog: Sendable {
 
     // MARK: Volumes
 
-    /// Adds a volume that holds nothing.
+    /// Adds an empty volume.
     ///
     /// - Parameters:
-    ///   - mayOverwrite: whether a first copy may replace what the target holds.
-    ///   - claim: takes the target, within the transaction: is given the other volumes, refuses by throwing, and gives the
-    ///     text of the target's identity.
-    /// - Throws: `conflict` if the name or the target path is taken, `notFound` if the peer is not
-    ///   known.
+    ///   - mayOverwrite: whether a first copy may replace the target's content.
+    ///   - claim: takes the target within the transaction. It receives the other volumes, throws to
+    ///     refuse, and returns the target's identity as text.
+    /// - Throws: `conflict` if the name or the target path is in use, `notFound` if the peer is
+    ///   unknown.
     package func createVolume(
         _ name: VolumeName, peer: KeyID?, targetPath: String, targetKind: TargetKind,
         mayOverwrite: Bool = false, presence: String? = nil,
@@ -124,7 +124,7 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
-    /// All volumes, by name.
+    /// All volumes, sorted by name.
     package func volumes() throws(CatalogError) -> [StandbyVolume] {
         try store.read("list the volumes") { db in try allVolumes(db) }
     }
@@ -141,7 +141,7 @@ package final class StandbyCatalog: Sendable {
         throw CatalogError.Kind.conflict("\(path) is the target of volume \(user)")
     }
 
-    /// The names of the volumes in a state, in their order.
+    /// Names of the volumes in a state, in order.
     package func volumes(in state: VolumeState) throws(CatalogError) -> [VolumeName] {
         try store.read("list the volumes that are \(state)") { db in
             try Row.fetchAll(
@@ -151,12 +151,12 @@ package final class StandbyCatalog: Sendable {
         }
     }
 
-    /// The volume of this name, whoever's it is: for local use only.
+    /// The volume of this name, whoever its peer is: for local use only.
     package func volume(_ name: VolumeName) throws(CatalogError) -> StandbyVolume? {
         try store.read("find volume \(name)") { db in try StandbyVolume.find(name, in: db) }
     }
 
-    /// The volume of this name if it is pinned to `peer`: the only look-up for what comes from the
+    /// The volume of this name if it is pinned to `peer`: the only lookup for requests from the
     /// network.
     package func volume(
         _ name: VolumeName, of peer: KeyID

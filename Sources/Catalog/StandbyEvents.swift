@@ -4,10 +4,10 @@
 internal import GRDB
 package import Wire
 
-/// What was done, as long as it is of use: each kind of event has a limit of its own in each volume, so that none pushes another
-/// out.
+/// The events that are still useful: each kind has a separate limit in each volume, so that no kind
+/// displaces another.
 extension StandbyCatalog {
-    /// The newest events, newest first; of one volume if it is given.
+    /// The latest events, newest first, of one volume if it is given.
     package func events(
         volume: VolumeName? = nil, limit: Int
     ) throws(CatalogError) -> [StandbyEvent] {
@@ -24,14 +24,14 @@ extension StandbyCatalog {
         }
     }
 
-    /// The oldest events that the daemon's journal has not told yet, oldest first.
+    /// The oldest events that are not yet in the daemon's journal, oldest first.
     package func untoldEvents() throws(CatalogError) -> [StandbyEvent] {
         try store.read("list the latest events") { db in
             try Row.fetchAll(db, sql: EventQuery.untold.rawValue).map { try StandbyEvent($0) }
         }
     }
 
-    /// Remembers that all events up to this one are told.
+    /// Records that all events up to this one are in the journal.
     package func setTold(_ number: UInt64) throws(CatalogError) {
         try store.write("remember which events are told") { db in
             try db.execute(
@@ -39,15 +39,15 @@ extension StandbyCatalog {
         }
     }
 
-    /// Records that a target was read as a whole and is what was committed.
+    /// Records that the whole target was read and matches what was committed.
     package func noteScrubbed(_ name: VolumeName, _ text: String) throws(CatalogError) {
         try store.write("record a scrub of volume \(name)") { db in
             try record(.scrubbed, name, text, db)
         }
     }
 
-    /// Appends an event, within the transaction that does what it tells, and drops the oldest of its kind and volume above
-    /// the limit.
+    /// Appends an event within the transaction that it describes, and removes the oldest one of its
+    /// kind and volume beyond the limit.
     func record(
         _ kind: StandbyEvent.Kind, _ volume: VolumeName?, _ text: String, _ db: Database
     ) throws {
@@ -57,8 +57,8 @@ extension StandbyCatalog {
         try trim(kind, volume, to: eventLimit(kind), db)
     }
 
-    /// Drops most of what the sessions of a volume have left, under a name that is nobody's any more: there may be any number
-    /// of them.
+    /// Removes most of the sessions' events of a volume whose name is no longer in use: there may
+    /// be any number of them.
     func forgetSteps(of name: VolumeName, _ db: Database) throws {
         for kind in StandbyEvent.Kind.allCases where kind.isOfSession {
             try trim(kind, name, to: min(100, eventLimit(kind)), db)
@@ -73,7 +73,7 @@ extension StandbyCatalog {
     }
 }
 
-/// The statements that look for events; none of them reads more of the table than it gives.
+/// The queries for events; each reads only the rows that it returns.
 package enum EventQuery: String, CaseIterable {
     case all = "SELECT * FROM event WHERE number > ? ORDER BY number DESC LIMIT ?"
     case ofVolume = "SELECT * FROM event WHERE volume = ? ORDER BY number DESC LIMIT ?"
@@ -88,8 +88,9 @@ package enum EventQuery: String, CaseIterable {
 }
 
 extension StandbyEvent.Kind {
-    /// How many are kept of each volume: of what operators do, and of what goes wrong, years; of commits months (at one every
-    /// 15 minutes 104 days); of the steps to them what may be of use today.
+    /// How many events to keep for each volume: years of operators' actions and failures, months of
+    /// commits (104 days at one every 15 minutes), and of their steps what may still be useful
+    /// today.
     package var limit: UInt64 {
         switch self {
         case .begun, .applying, .prepared: 100
@@ -103,6 +104,6 @@ extension StandbyEvent.Kind {
         }
     }
 
-    /// Whether each generation, or each session, may bring one.
+    /// Whether each generation or each session may add one.
     fileprivate var isOfSession: Bool { limit < 10_000 || self == .committed }
 }

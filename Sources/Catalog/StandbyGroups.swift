@@ -6,31 +6,32 @@ package import Wire
 
 /// Generations that are committed together or not at all (Protocol/Specification.md, section 7.1).
 ///
-/// What a crash leaves, in the order of one group:
+/// After a crash, in the order of one group:
 ///
 /// 1. A member is proven, or flushed on its target, then `prepare`: prepared. *A crash before it
-///    leaves the unfinished transfer. A crash after it leaves a generation that waits, with a whole
-///    staging log, and a target that holds the generation before it (a full one: that is not usable).*
-/// 2. `prepare` of the last member: applying, all of them, in one transaction. *A crash before it
-///    leaves all of them at the generation before. A crash after it leaves a complete log of each,
-///    and each is applied as after a crash while applying: none can be abandoned any more.*
+///    leaves the unfinished transfer. A crash after it leaves a waiting generation with a complete
+///    staging log and a target that holds the previous generation (for a full one: a target that is
+///    not usable).*
+/// 2. `prepare` of the last member: all of them applying, in one transaction. *A crash before it
+///    leaves all of them at the previous generation. A crash after it leaves a complete log of
+///    each, and each is applied as after a crash while applying: none can be abandoned any more.*
 /// 3. Each member is written to its target and flushed, then `commit`. *A crash leaves some
-///    consistent and the others applying; recovery of each finishes it.*
+///    consistent and the others applying; the recovery of each finishes it.*
 extension StandbyCatalog {
-    /// What came of preparing a generation.
+    /// Result of preparing a generation.
     package enum Preparation: Equatable, Sendable {
-        /// It waits; so many of its group are prepared.
+        /// The generation waits; this many of its group are prepared.
         case waiting(prepared: Int)
         /// The group is complete: all these volumes are applying.
         case complete([VolumeName])
     }
 
-    /// Declares that nothing is missing of the generation of a group: staging or initialising →
-    /// prepared. If it was the last of its group, all of them → applying.
+    /// Declares a generation of a group complete on the standby: staging or initialising →
+    /// prepared. If it is the last of its group, all of them → applying.
     ///
-    /// The record must agree with the transfer's announcement.
+    /// The record must match the transfer's announcement.
     ///
-    /// - Throws: `groupMismatch` if the group has another size in a volume that is prepared.
+    /// - Throws: `groupMismatch` if a prepared volume has a different size of the group.
     package func prepare(
         _ name: VolumeName, fence: UInt64, _ record: GenerationRecord
     ) throws(CatalogError) -> Preparation {

@@ -6,14 +6,15 @@ internal import Foundation
 internal import GRDB
 package import Wire
 
-/// Invitations (Protocol/Specification.md, section 9). Only the SHA-256 of a secret is ever kept.
+/// Invitations (Protocol/Specification.md, section 9). The catalog stores only the SHA-256 of a
+/// secret.
 extension StandbyCatalog {
-    /// Adds an invitation to send to `volume`, and drops those that have expired.
+    /// Adds an invitation to send to `volume` and removes expired ones.
     ///
     /// - Parameters:
     ///   - secretHash: SHA-256 of the secret.
-    ///   - expiresAt: from then on it is not valid; nanoseconds since 1970-01-01 UTC, as is `now`.
-    /// - Throws: `notFound` if there is no such volume, `conflict` if the secret is not new.
+    ///   - expiresAt: end of its validity; nanoseconds since 1970-01-01 UTC, as is `now`.
+    /// - Throws: `notFound` if the volume does not exist, `conflict` if the secret is not new.
     package func addInvitation(
         secretHash: SHA256Digest, volume: VolumeName, expiresAt: UInt64, now: UInt64
     ) throws(CatalogError) {
@@ -36,20 +37,20 @@ extension StandbyCatalog {
         }
     }
 
-    /// Whether a stranger could have a reason to connect.
+    /// Whether an unknown peer could have a reason to connect.
     package func hasOpenInvitation(now: UInt64) throws(CatalogError) -> Bool {
         try store.read("look for invitations") { db in
             try invitations(db).contains { $0.isOpen(now) }
         }
     }
 
-    /// Uses a secret: burns the invitation, adds the peer and pins the volume to it, all or
-    /// nothing.
+    /// Redeems a secret in one transaction: burns the invitation, adds the peer and pins the volume
+    /// to it.
     ///
-    /// A known peer keeps the name it has.
+    /// A known peer keeps its name.
     ///
-    /// - Returns: the volume; nothing if the secret is unknown, used or expired, or if the volume
-    ///   is pinned to another peer, in which case the invitation is burnt all the same.
+    /// - Returns: the volume; `nil` if the secret is unknown, used or expired, or if the volume is
+    ///   pinned to another peer, which still burns the invitation.
     package func redeem(
         secretHash: SHA256Digest, peerKey: KeyID, peerName: String, now: UInt64
     ) throws(CatalogError) -> VolumeName? {
@@ -72,7 +73,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Whose key has used a secret; nothing if nobody has, or if the secret is unknown.
+    /// The key that has redeemed a secret; `nil` if none has, or if the secret is unknown.
     package func redeemer(of secretHash: SHA256Digest) throws(CatalogError) -> KeyID? {
         try store.read("look for an invitation") { db in
             try invitations(db).first { $0.secretHash == secretHash }?.usedBy

@@ -5,23 +5,26 @@ internal import GRDB
 internal import Platform
 package import Wire
 
-/// Whether the catalog is where it was, or was restored from a backup: what it says of targets is out of date then.
+/// Detects that the catalog was restored from a backup, so that what it says about targets is out
+/// of date.
 ///
-/// A file that was restored has another inode or time of birth than the one that was written last. One that was written over
-/// in place has not; but the fences that were taken since have left their marks beside it, with numbers that it does not know.
-/// A file system that was rolled back as a whole tells nothing.
+/// A restored file has another inode or birth time than the one that was last written. A file
+/// overwritten in place does not, but the fences taken since have left marks beside it, with
+/// numbers that it does not know. A file system that was rolled back as a whole cannot be detected.
 extension StandbyCatalog {
-    /// Locks of volumes are beside it: their names have no such sign.
+    /// Lock files of volumes are in the same directory; no volume name contains this character.
     private static let mark = "@fence."
 
-    /// Compares the catalog with what it was when it was opened last. If it was restored, or moved to another file system:
-    /// each volume is *restored* until its target was read as a whole, and no leave to overwrite holds any more.
+    /// Compares the catalog with its state when it was last opened. If it was restored or moved to
+    /// another file system, each volume is *restored* until its target has been read in full, and
+    /// every permission to overwrite is revoked.
     ///
-    /// 1. The marks are read before the catalog: a number is marked only after it was taken.
-    /// 2. One transaction. A crash leaves it to the next that opens the catalog.
+    /// 1. The marks are read before the catalog, because a number is marked only after it was
+    ///    taken.
+    /// 2. One transaction. A crash leaves the check to the next process that opens the catalog.
     ///
-    /// - Parameter marks: a directory of the state, for the marks.
-    /// - Returns: the volumes that are restored since now.
+    /// - Parameter marks: directory of the marks, inside the state directory.
+    /// - Returns: the volumes that have just become *restored*.
     package func checkPlace(marks: String) throws(CatalogError) -> [VolumeName] {
         let highest = Self.numbers(in: marks).max()
         let file = BirthFacts.text(of: store.path)
@@ -42,7 +45,7 @@ extension StandbyCatalog {
             if let file {
                 try db.execute(sql: "INSERT INTO place (file) VALUES (?)", arguments: [file])
             }
-            // A number that a writer may still hold is not given out again.
+            // Do not issue a number again that a writer may still hold.
             if let highest, isBehind {
                 try db.execute(
                     sql: "UPDATE fencing SET last = ?", arguments: [Int64(bitPattern: highest)])
@@ -63,7 +66,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Marks that a fence was taken. Best effort, and not synced: a mark that is missing only proves less.
+    /// Marks that a fence was taken. Best effort and not synced: a missing mark only proves less.
     package static func mark(fence: UInt64, in marks: String) {
         let former = numbers(in: marks)
         guard fence > former.max() ?? 0 else { return }

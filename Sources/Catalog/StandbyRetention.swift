@@ -7,14 +7,14 @@ internal import GRDB
 internal import Platform
 package import Wire
 
-/// How many committed generations of a volume are kept as snapshots of its target.
+/// Limits for the committed generations of a volume that are kept as snapshots of its target.
 ///
-/// A generation goes as soon as one of the limits says so; the newest never does. What is newer than what is told by the order
-/// in which the snapshots were made, not by a clock.
+/// A generation is released as soon as one limit is exceeded; the newest never is. The order in
+/// which the snapshots were made, not a clock, decides which is newer.
 package struct Retention: Hashable, Sendable {
-    /// So many at most.
+    /// Largest number to keep; `nil` for no limit.
     package var generations: UInt64?
-    /// None that was committed longer before the newest, in seconds.
+    /// Largest age in seconds relative to the newest; `nil` for no limit.
     package var seconds: UInt64?
 
     package init(generations: UInt64? = nil, seconds: UInt64? = nil) {
@@ -22,10 +22,10 @@ package struct Retention: Hashable, Sendable {
         self.seconds = seconds
     }
 
-    /// Those that are to go.
+    /// The generations to release.
     ///
     /// - Parameters:
-    ///   - kept: newest first, as `kept(_:)` gives them.
+    ///   - kept: newest first, as `kept(_:)` returns them.
     ///   - now: nanoseconds since 1970-01-01 UTC (`RetentionClock`).
     package func expired(of kept: [KeptGeneration], now: UInt64) -> [KeptGeneration] {
         let times = Self.times(of: kept, now: now)
@@ -36,10 +36,10 @@ package struct Retention: Hashable, Sendable {
         }.map(\.element)
     }
 
-    /// When each was committed, as far as dates tell by a clock that was wrong at times: none before an older one, none after
-    /// a newer one, and none after now.
+    /// Plausible commit times although the clock may have been wrong at times: in order, and none
+    /// after `now`.
     private static func times(of kept: [KeptGeneration], now: UInt64) -> [UInt64] {
-        // One that lies ahead says nothing.
+        // A time in the future is ignored.
         var times = kept.map { $0.committedAt <= now ? $0.committedAt : nil }
         var earliest: UInt64 = 0
         for index in times.indices.reversed() {
@@ -55,12 +55,13 @@ package struct Retention: Hashable, Sendable {
     }
 }
 
-/// What the catalog knows about the kept generations of a volume.
+/// The catalog's record of the kept generations of a volume.
 ///
-/// LVM's tags are the truth about which snapshots there are; the catalog follows, so that they can be listed without
-/// asking LVM. So each change is made there first, and a crash in between is found by comparing (`Receiving.Keeper`).
+/// LVM's tags define which snapshots exist; the catalog follows, so that they can be listed without
+/// asking LVM. Each change is made in LVM first, and a comparison finds a crash in between
+/// (`Receiving.Keeper`).
 extension StandbyCatalog {
-    /// What is to be kept, if anything.
+    /// The limits; `nil` if no generations are kept.
     package func retention(_ name: VolumeName) throws(CatalogError) -> Retention? {
         try store.read("look for the retention of volume \(name)") { db in
             try Row.fetchOne(
@@ -74,9 +75,9 @@ extension StandbyCatalog {
         }
     }
 
-    /// Whose the snapshots of a volume are that are kept, by their tags.
+    /// The owner of a volume's kept snapshots, as in their tags.
     ///
-    /// - Parameter standby: this standby's key, for those of earlier versions.
+    /// - Parameter standby: this standby's key, for snapshots of earlier versions.
     package func keptOwner(
         _ name: VolumeName, of standby: KeyID
     ) throws(CatalogError) -> KeptOwner {
@@ -90,18 +91,18 @@ extension StandbyCatalog {
         }
     }
 
-    /// Why a generation could not be kept or released when that was tried last.
+    /// Why the last attempt to keep or release a generation failed; `nil` if it did not.
     package func retentionProblem(_ name: VolumeName) throws(CatalogError) -> String? {
         try retentionText(name, "problem")
     }
 
-    /// What is to be told of kept generations although nothing went wrong: room that becomes short, and what was released for
-    /// the copy.
+    /// A warning about kept generations despite success: space that runs short, or generations
+    /// released for the copy.
     package func retentionWarning(_ name: VolumeName) throws(CatalogError) -> String? {
         try retentionText(name, "warning")
     }
 
-    /// The generation to which kept ones gave way last although that made too little room.
+    /// The last generation for which kept ones gave way without freeing enough space.
     package func gaveWayInVain(_ name: VolumeName) throws(CatalogError) -> UInt64? {
         try store.read("look for the retention of volume \(name)") { db in
             try Row.fetchOne(
@@ -110,7 +111,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Remembers that kept generations gave way to this one, and that it was too little.
+    /// Records that kept generations gave way to this one without freeing enough space.
     package func setGaveWayInVain(_ name: VolumeName, _ number: UInt64) throws(CatalogError) {
         try store.write("set the retention of volume \(name)") { db in
             try db.execute(
@@ -128,7 +129,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Changes what is to be kept from now on; nothing ends it. Snapshots that there are stay known.
+    /// Changes the limits; `nil` stops keeping. Existing snapshots stay known.
     package func setRetention(
         _ name: VolumeName, _ retention: Retention?
     ) throws(CatalogError) {
@@ -139,7 +140,8 @@ extension StandbyCatalog {
                     sql: "DELETE FROM retention WHERE volume = ?", arguments: [name.text])
                 return try record(.retention, name, "none", db)
             }
-            // What was kept before the last end is the operator's: it is not counted, and never released.
+            // Snapshots from before keeping was last stopped belong to the operator: they do not
+            // count and are never released.
             let isKeeping = try Bool.fetchOne(
                 db, sql: "SELECT 1 FROM retention WHERE volume = ?", arguments: [name.text])
             if isKeeping == nil {
@@ -148,7 +150,7 @@ extension StandbyCatalog {
                     arguments: [name.text, Data(SecureRandom.bytes(8))])
                 try db.execute(sql: "DELETE FROM kept WHERE volume = ?", arguments: [name.text])
             }
-            // A problem stays until it is gone.
+            // A problem stays until it is resolved.
             try db.execute(
                 sql: """
                     INSERT INTO retention (volume, generations, seconds) VALUES (?, ?, ?)
@@ -166,14 +168,14 @@ extension StandbyCatalog {
         }
     }
 
-    /// Remembers why a generation could not be kept or released; nothing if all is well again.
+    /// Records why a generation could not be kept or released; `nil` once that is resolved.
     package func setRetentionProblem(
         _ name: VolumeName, _ problem: String?
     ) throws(CatalogError) {
         try setRetentionText(name, "problem", problem, .notKept)
     }
 
-    /// Remembers what is to be told although nothing went wrong; nothing if there is nothing to tell any more.
+    /// Records a warning despite success; `nil` clears it.
     package func setRetentionWarning(
         _ name: VolumeName, _ warning: String?
     ) throws(CatalogError) {
@@ -195,9 +197,9 @@ extension StandbyCatalog {
         }
     }
 
-    /// The time by which generations of a volume are released from now on: the wall clock's, if that can be believed.
+    /// The time by which a volume's generations are released: the wall clock's, if it is plausible.
     ///
-    /// - Parameter found: what the clocks of this host say.
+    /// - Parameter found: current readings of this host's clocks.
     package func retentionTime(
         _ name: VolumeName, _ found: RetentionClock
     ) throws(CatalogError) -> UInt64 {
@@ -216,7 +218,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Believes the wall clock, on an operator's word.
+    /// Accepts the wall clock as right, at the operator's request.
     package func trustClock(_ name: VolumeName, _ found: RetentionClock) throws(CatalogError) {
         try store.write("believe the clock for volume \(name)") { db in
             _ = try StandbyVolume.require(name, in: db)
@@ -256,7 +258,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Writes down the snapshots that LVM has.
+    /// Records the snapshots that LVM has.
     package func setKept(
         _ name: VolumeName, _ found: [KeptGeneration]
     ) throws(CatalogError) {
@@ -291,9 +293,9 @@ extension StandbyCatalog {
         }
     }
 
-    /// Forgets a snapshot that LVM no longer has.
+    /// Removes the record of a snapshot that LVM no longer has.
     ///
-    /// - Parameter reason: why it was released, if no limit said so.
+    /// - Parameter reason: why it was released, if not by a limit.
     package func removeKept(
         _ name: VolumeName, _ kept: KeptGeneration, because reason: String? = nil
     ) throws(CatalogError) {

@@ -69,7 +69,7 @@ extension StandbyVolume {
             ])
     }
 
-    /// Writes what transitions change.
+    /// Writes the columns that transitions change.
     func update(in db: Database) throws {
         try db.execute(
             sql: """

@@ -3,8 +3,7 @@
 
 internal import GRDB
 
-/// The tables of the standby's catalog. A migration that was released is never changed; a new one
-/// follows.
+/// The tables of the standby's catalog. A released migration never changes; a new one follows it.
 enum StandbySchema {
     static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
@@ -22,10 +21,10 @@ enum StandbySchema {
         return migrator
     }
 
-    // Messages are stored as their payloads, enumerations as the numbers they have on the wire,
-    // times as nanoseconds since 1970-01-01 UTC. Events outlive what they speak of and therefore
-    // refer to nothing. Fencing numbers are counted for all volumes together: one that is made
-    // again under an old name never gets a number that a writer of the old one still holds.
+    // Messages are stored as their payloads, enumerations as their numbers on the wire, times as
+    // nanoseconds since 1970-01-01 UTC. Events outlive their subjects and therefore have no
+    // references. Fencing numbers count for all volumes together: a volume made again under an old
+    // name never gets a number that a writer of the old one still holds.
     private static let version1 = """
         CREATE TABLE peer (
             key BLOB NOT NULL PRIMARY KEY CHECK (length(key) = 32),
@@ -73,8 +72,8 @@ enum StandbySchema {
         CREATE TRIGGER event_is_append_only BEFORE UPDATE ON event
             BEGIN SELECT raise(ABORT, 'events are not changed'); END;
         """
-    // Which generations of a volume are kept as snapshots of its target, and those that are. The id of a logical
-    // volume is LVM's own; its name may be changed by anybody.
+    // The limits for kept generations of a volume, and the kept ones. The id of a logical volume is
+    // LVM's own; its name may be changed.
     private static let version2 = """
         CREATE TABLE retention (
             volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
@@ -97,18 +96,20 @@ enum StandbySchema {
     private static let demoted = """
         ALTER TABLE volume ADD COLUMN is_demoted INTEGER NOT NULL DEFAULT FALSE
         """
-    // Whether what the target holds may be overwritten by a first copy, and when its mapping was looked at last.
+    // Whether a first copy may overwrite the target's content, and when its mapping was last
+    // checked.
     private static let targets = """
         ALTER TABLE volume ADD COLUMN target_consent INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE volume ADD COLUMN target_presence TEXT;
         """
-    // Which file this catalog was in when it was opened last, and which volumes were brought here by a restored one.
+    // The file that this catalog was in when it was last opened, and the volumes that a restored
+    // catalog brought here.
     private static let place = """
         CREATE TABLE place (file TEXT NOT NULL) STRICT;
         ALTER TABLE volume ADD COLUMN is_restored INTEGER NOT NULL DEFAULT FALSE;
         """
-    // When the source said last that nothing has changed, and why its last session was refused; and up to which event the
-    // daemon's journal tells them.
+    // When the source last said that nothing has changed, why its last session was refused, and the
+    // last event written to the daemon's journal.
     private static let journal = """
         ALTER TABLE volume ADD COLUMN confirmed_at INTEGER;
         ALTER TABLE volume ADD COLUMN refused_at INTEGER;
@@ -117,7 +118,8 @@ enum StandbySchema {
         CREATE TABLE journal (told INTEGER NOT NULL) STRICT;
         INSERT INTO journal (told) SELECT coalesce(max(number), 0) FROM event;
         """
-    // The order of kept generations, which their thin devices tell, and the clock by which they are released.
+    // The order of kept generations, as their thin devices show it, and the clock by which they are
+    // released.
     private static let order = """
         ALTER TABLE kept ADD COLUMN thin_device INTEGER NOT NULL DEFAULT 0;
         CREATE TABLE retention_clock (
@@ -127,16 +129,16 @@ enum StandbySchema {
             since_boot INTEGER NOT NULL
         ) STRICT;
         """
-    // By what events are counted.
+    // Index for counting events.
     private static let events = """
         CREATE INDEX event_of_kind ON event (volume, kind, number)
         """
-    // What is to be told of kept generations although nothing went wrong.
+    // Warnings about kept generations despite success.
     private static let room = """
         ALTER TABLE retention ADD COLUMN warning TEXT
         """
-    // Whose the kept generations of a volume are, by their tags; none for those of earlier versions, whose tags have the name
-    // that the volume has now and bytes of the standby's key.
+    // The owner of a volume's kept generations, as in their tags; NULL for those of earlier
+    // versions, whose tags have the volume's current name and bytes of the standby's key.
     private static let owner = """
         CREATE TABLE kept_owner (
             volume TEXT NOT NULL PRIMARY KEY REFERENCES volume (name) ON DELETE CASCADE,
@@ -145,7 +147,7 @@ enum StandbySchema {
         ) STRICT;
         ALTER TABLE retention ADD COLUMN in_vain INTEGER
         """
-    // Whose key has used an invitation; none where that was not kept yet.
+    // The key that redeemed an invitation; NULL if that was not recorded yet.
     private static let redeemers = """
         ALTER TABLE invitation ADD COLUMN used_by BLOB CHECK (length(used_by) = 32)
         """

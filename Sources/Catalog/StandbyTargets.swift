@@ -4,9 +4,11 @@
 internal import GRDB
 package import Wire
 
-/// Names and targets of volumes, as the standby's operator changes them. None of this touches what a target holds.
+/// Changes the names and targets of volumes for the standby's operator. It never touches a target's
+/// content.
 extension StandbyCatalog {
-    /// Forgets a volume, its invitations and what is known of its kept generations; the target is left as it is.
+    /// Forgets a volume, its invitations and the record of its kept generations; the target stays
+    /// unchanged.
     package func removeVolume(_ name: VolumeName) throws(CatalogError) {
         try store.write("remove volume \(name)") { db in
             let volume = try StandbyVolume.require(name, in: db)
@@ -16,9 +18,9 @@ extension StandbyCatalog {
         }
     }
 
-    /// Gives a volume another name, with everything that is known of it.
+    /// Renames a volume and everything recorded about it.
     ///
-    /// - Throws: `conflict` if a volume has that name.
+    /// - Throws: `conflict` if another volume has that name.
     package func renameVolume(
         _ name: VolumeName, fence: UInt64, to new: VolumeName
     ) throws(CatalogError) {
@@ -28,11 +30,11 @@ extension StandbyCatalog {
             guard try StandbyVolume.find(new, in: db) == nil else {
                 throw CatalogError.Kind.conflict("there is a volume of the name \(new)")
             }
-            // What refers to the old name is changed in the same transaction.
+            // The transaction also changes the references to the old name.
             try db.execute(sql: "PRAGMA defer_foreign_keys = ON")
             try db.execute(
                 sql: "UPDATE volume SET name = ? WHERE name = ?", arguments: [new.text, name.text])
-            // The tags of its snapshots keep the name.
+            // The tags of its snapshots keep the old name.
             try db.execute(
                 sql: "INSERT OR IGNORE INTO kept_owner (volume, name) VALUES (?1, ?1)",
                 arguments: [name.text])
@@ -46,7 +48,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Writes down what is known of the target now: it was proven to hold the copy, or to be nobody's yet.
+    /// Records the target's current facts: it was proven to hold the copy, or to be unused.
     package func noteTarget(
         _ name: VolumeName, fence: UInt64, identity: String, presence: String?
     ) throws(CatalogError) {
@@ -57,7 +59,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Says that the target of a restored volume was read, and holds the committed generation.
+    /// Records that a restored volume's target was read and holds the committed generation.
     package func noteProven(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("note the target of", name, fence, .restored) { volume in
             volume.isRestored = false
@@ -65,7 +67,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Says that a first copy may replace what the target holds.
+    /// Allows a first copy to replace the target's content.
     package func allowOverwriting(_ name: VolumeName) throws(CatalogError) {
         try transition("allow overwriting of", name, nil, .overwrite) { volume in
             volume.mayOverwrite = true
@@ -73,17 +75,17 @@ extension StandbyCatalog {
         }
     }
 
-    /// Where a volume's copy is from now on.
+    /// The new location of a volume's copy.
     package struct NewTarget: Sendable {
         package var path: String
         package var kind: TargetKind
-        /// Where the volume stood when the target was looked at.
+        /// State of the volume when the target was checked.
         package var formerState: VolumeState
-        /// Where the volume stands with it. *diverged* and *empty* end what was unfinished; *consistent*, *applying* and
-        /// *prepared* say that the target was proven.
+        /// State of the volume with the new target. *diverged* and *empty* drop what was
+        /// unfinished; *consistent*, *applying* and *prepared* mean that the target was proven.
         package var state: VolumeState
         package var presence: String?
-        /// Why it is diverged, if it becomes that now.
+        /// Reason, if the volume becomes *diverged*.
         package var reason: String
 
         package init(
@@ -102,8 +104,8 @@ extension StandbyCatalog {
     /// Gives a volume another target.
     ///
     /// - Parameter claim: as in `createVolume`.
-    /// - Throws: `conflict` if the volume does not stand any more where it stood when the target was looked at: the last
-    ///   member of its group has come in, say.
+    /// - Throws: `conflict` if the volume's state has changed since the target was checked, for
+    ///   example because the last member of its group has arrived.
     package func setTarget(
         _ name: VolumeName, fence: UInt64, _ target: NewTarget,
         claim: ([StandbyVolume]) throws -> String
@@ -130,7 +132,7 @@ extension StandbyCatalog {
                 volume.suspectReason = target.reason
                 volume.transfer = nil
                 volume.applying = nil
-            // What another target holds, nobody has said may be replaced.
+            // The operator has not allowed replacing the content of the new target.
             case .empty:
                 volume.mayOverwrite = false
                 volume.isRestored = false

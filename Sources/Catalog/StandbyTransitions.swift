@@ -5,32 +5,33 @@ internal import Digests
 internal import GRDB
 package import Wire
 
-/// The transitions of a volume (docs of `VolumeState`), each one transaction.
+/// The transitions of a volume (see `VolumeState`), each one transaction.
 ///
-/// A writer takes a fence first and presents it with every transition; once somebody else has taken
-/// one, its transitions fail with `fenced` and change nothing. What a crash leaves, in the order of
+/// A writer first takes a fence and presents it with every transition; once another writer has
+/// taken one, its transitions fail with `fenced` and change nothing. After a crash, in the order of
 /// a delta:
 ///
-/// 1. `takeFence`. *A crash leaves the volume as it was.* The writer makes the staging log, with
-///    its header.
+/// 1. `takeFence`. *A crash leaves the volume unchanged.* The writer makes the staging log with its
+///    header.
 /// 2. `beginTransfer`: staging. *A crash before it leaves a log that no volume names: it is
 ///    removed. A crash after it leaves a transfer that resumes from the segments in its log, or is
 ///    abandoned.*
 /// 3. The log is proven and synced, then `beginApplying`: applying. *A crash after it leaves a
-///    target that may hold parts of two generations and a complete log: it is applied again from
-///    its beginning, which needs no network and may be done any number of times. It is never
+///    target that may hold parts of two generations, and a complete log: the log is applied again
+///    from its start, which needs no network and may be repeated any number of times. It is never
 ///    abandoned.*
 /// 4. The target is written and flushed, then `commit`: consistent. *A crash before it is that of
 ///    3.*
 /// 5. The log is removed. *A crash before leaves a log that no volume names: it is removed.*
 ///
-/// A full generation goes in place: `beginTransfer` makes the volume initialising, content goes to
-/// the target at once, and 3 has nothing left to write. *A crash between 2 and 3 leaves a target
-/// that holds part of one generation and is not usable; its log says which segments are durable.*
+/// A full generation is written in place: `beginTransfer` makes the volume initialising, content
+/// goes to the target at once, and 3 has nothing left to write. *A crash between 2 and 3 leaves a
+/// target that holds part of one generation and is not usable; its log says which segments are
+/// durable.*
 extension StandbyCatalog {
-    /// Takes the volume over from whoever wrote to it.
+    /// Takes the volume over from its previous writer.
     ///
-    /// - Returns: the number to present; greater than all before it.
+    /// - Returns: the fencing number to present; greater than all earlier ones.
     package func takeFence(_ name: VolumeName) throws(CatalogError) -> UInt64 {
         try store.write("take over volume \(name)") { db in
             var volume = try StandbyVolume.require(name, in: db)
@@ -40,12 +41,13 @@ extension StandbyCatalog {
         }
     }
 
-    /// Begins a transfer, in place of an unfinished one: consistent or staging → staging for a
+    /// Begins a transfer and replaces an unfinished one: consistent or staging → staging for a
     /// delta, which must follow the committed generation; empty or initialising → initialising for
     /// a full generation in place.
     ///
-    /// A resync may replace anything that is not being applied or prepared. Staged, it leaves promoted, diverged and
-    /// suspect volumes what they are until it is applied; in place, it gives up what was there.
+    /// A resync may replace anything that is not being applied or prepared. A staged one leaves
+    /// promoted, diverged and suspect volumes in their state until it is applied; one in place
+    /// gives up their content.
     package func beginTransfer(
         _ name: VolumeName, fence: UInt64, _ transfer: StandbyTransfer
     ) throws(CatalogError) {
@@ -76,11 +78,11 @@ extension StandbyCatalog {
                 }
             }
             volume.transfer = transfer
-            // Of a volume that is suspect or diverged since it was applied or prepared.
+            // Left over if the volume became suspect or diverged after being applied or prepared.
             volume.applying = nil
             if transfer.inPlace {
                 volume.state = .initialising
-                // What the target holds from now on is this copy's.
+                // From now on the target holds this copy's content.
                 volume.mayOverwrite = true
                 volume.isRestored = false
                 volume.committed = nil
@@ -96,8 +98,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Drops the unfinished transfer: staging → consistent, initialising → empty, prepared → what it
-    /// was before the transfer.
+    /// Drops the unfinished transfer: staging → consistent, initialising → empty, prepared → its
+    /// state before the transfer.
     package func abandonTransfer(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("abandon the transfer of", name, fence, .abandoned) { volume in
             let text = volume.transfer.map { "transfer \($0.begin.transfer)" } ?? ""
@@ -111,9 +113,9 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the target is about to be written, or, in place, is complete and flushed:
-    /// staging or initialising → applying. The record must agree with the transfer's announcement.
-    /// A member of a group goes another way: `prepare`.
+    /// Declares that the target is about to be written or, in place, is complete and flushed:
+    /// staging or initialising → applying. The record must match the transfer's announcement. For a
+    /// member of a group, use `prepare` instead.
     package func beginApplying(
         _ name: VolumeName, fence: UInt64, _ record: GenerationRecord
     ) throws(CatalogError) {
@@ -135,7 +137,7 @@ extension StandbyCatalog {
     }
 
     /// Declares that the target holds the generation and was flushed: applying → consistent. A
-    /// generation that begins a lineage brings its tag key.
+    /// generation that begins a lineage sets its tag key.
     package func commit(
         _ name: VolumeName, fence: UInt64, committedAt: UInt64
     ) throws(CatalogError) {
@@ -164,8 +166,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Notes that the source holds now what the committed generation holds: the age of the copy counts from here. No event:
-    /// a quiet volume has one of these with each send.
+    /// Records that the source still holds the committed generation: the age of the copy counts
+    /// from now. It adds no event, because a quiet volume would add one with each send.
     package func noteConfirmed(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try store.write("confirm volume \(name) as current") { db in
             var volume = try StandbyVolume.require(name, in: db)
@@ -177,8 +179,10 @@ extension StandbyCatalog {
         }
     }
 
-    /// Keeps why the last session of the volume's source was refused, until a generation is committed or confirmed. Needs no
-    /// fence: it changes nothing that a writer relies on. An event tells the first of a row with one rule: a timer goes on.
+    /// Records why the last session of the volume's source was refused, until a generation is
+    /// committed or confirmed. It needs no fence, because it changes nothing that a writer relies
+    /// on. Only the first of several refusals by one rule adds an event, because a timer repeats
+    /// them.
     package func noteRefusal(_ name: VolumeName, rule: String, _ text: String) throws(CatalogError)
     {
         try store.write("note why volume \(name) was refused") { db in
@@ -194,7 +198,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Says why a committed generation could not be brought to the target yet: applying stays applying.
+    /// Records why a committed generation could not be applied yet: applying stays applying.
     package func noteApplyingProblem(
         _ name: VolumeName, fence: UInt64, reason: String
     ) throws(CatalogError) {
@@ -205,11 +209,11 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the copy cannot be trusted, until an operator resets the volume. Needs no
-    /// fence: who has seen an I/O error is right even if he was replaced.
+    /// Declares the copy untrustworthy until an operator resets the volume. It needs no fence: a
+    /// writer that saw an I/O error is right even after being replaced.
     ///
-    /// The first reason stays, and the unfinished transfer goes: nothing of it may come to the target any more. A
-    /// promoted volume stays promoted, and an event tells the reason.
+    /// The first reason stays, and the unfinished transfer is dropped: no part of it may reach the
+    /// target any more. A promoted volume stays promoted, and an event records the reason.
     package func markSuspect(_ name: VolumeName, reason: String) throws(CatalogError) {
         try transition("mark as suspect", name, nil, .suspect) { volume in
             if volume.state != .promoted, volume.state != .suspect {
@@ -222,8 +226,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Declares that the target was written by somebody else, until an operator resets the volume.
-    /// Needs no fence. A suspect volume stays suspect and a promoted one promoted.
+    /// Declares that another program wrote to the target, until an operator resets the volume. It
+    /// needs no fence. A suspect volume stays suspect and a promoted one promoted.
     package func markDiverged(_ name: VolumeName, reason: String) throws(CatalogError) {
         try transition("mark as diverged", name, nil, .diverged) { volume in
             switch volume.state {
@@ -231,7 +235,7 @@ extension StandbyCatalog {
             case .empty, .initialising, .consistent, .staging, .applying, .prepared:
                 volume.state = .diverged
                 volume.suspectReason = reason
-                // Nothing of what was unfinished fits it.
+                // No part of the unfinished transfer fits the target.
                 volume.transfer = nil
                 volume.applying = nil
             }
@@ -239,10 +243,11 @@ extension StandbyCatalog {
         }
     }
 
-    /// Hands the target over: consistent or staging → promoted. What was staged never touched the
-    /// target and is dropped; an apply must be finished first.
+    /// Hands the target over: consistent or staging → promoted. The staged transfer never touched
+    /// the target and is dropped; an apply must be finished first.
     ///
-    /// - Parameter isChecked: false if a copy may be handed over that is known to have been written by somebody else.
+    /// - Parameter isChecked: `false` allows promoting a copy that another program is known to have
+    ///   written to.
     package func promote(
         _ name: VolumeName, fence: UInt64, isChecked: Bool = true
     ) throws(CatalogError) {
@@ -256,7 +261,7 @@ extension StandbyCatalog {
         }
     }
 
-    /// Lets one resync overwrite what a promoted target holds, on the word of the standby's operator, or takes that back.
+    /// Lets one resync overwrite a promoted target, or revokes that, at the operator's request.
     package func demote(
         _ name: VolumeName, fence: UInt64, _ isDemoted: Bool = true
     ) throws(CatalogError) {
@@ -267,8 +272,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// Forgets what the target holds, on an operator's word: any state → empty. The next generation
-    /// must be a full one.
+    /// Forgets the target's content at the operator's request: any state → empty. The next
+    /// generation must be a full one.
     package func reset(_ name: VolumeName, fence: UInt64) throws(CatalogError) {
         try transition("reset", name, fence, .reset) { volume in
             let text = "it was \(volume.state)"
@@ -284,8 +289,8 @@ extension StandbyCatalog {
         }
     }
 
-    /// One transition: finds the volume, checks the fence, changes it and records the event with
-    /// the text that `body` gives.
+    /// One transition: finds the volume, checks the fence, changes the volume and records the event
+    /// with the text that `body` returns.
     func transition(
         _ verb: String, _ name: VolumeName, _ fence: UInt64?, _ kind: StandbyEvent.Kind,
         _ body: (inout StandbyVolume) throws -> String
@@ -310,16 +315,17 @@ extension StandbyCatalog {
 }
 
 extension StandbyVolume {
-    /// Whether a resync is staged that leaves the volume what it is until it is applied.
+    /// Whether a resync is staged that leaves the volume's state unchanged until it is applied.
     package var hasUntouchedTransfer: Bool {
         [.promoted, .diverged, .suspect].contains(state)
             && transfer?.begin.head.kind == .resync
     }
 
-    /// Whether nothing goes to the target any more but a resync, so that a sender hears of that whatever became of the target.
+    /// Whether only a resync may still write to the target, so that a sender gets this state
+    /// whatever happened to the target.
     package var isGivenUp: Bool { [.promoted, .diverged, .suspect].contains(state) }
 
-    /// Refuses every state but these.
+    /// Refuses every other state.
     func expect(_ states: [VolumeState]) throws(CatalogError.Kind) {
         guard states.contains(state) else {
             let wanted = states.map { "\($0)" }.joined(separator: " or ")

@@ -6,11 +6,11 @@ package import Wire
 
 /// A sender whose key the standby has pinned.
 package struct StandbyPeer: Hashable, Sendable {
-    /// Its key; the only thing that identifies it.
+    /// Its key, which alone identifies it.
     package var key: KeyID
-    /// What people call it.
+    /// Its name, for display.
     package var name: String
-    /// Nanoseconds since 1970-01-01 UTC.
+    /// Time of the pairing, nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
 
     package init(key: KeyID, name: String, addedAt: UInt64) {
@@ -20,14 +20,14 @@ package struct StandbyPeer: Hashable, Sendable {
     }
 }
 
-/// The unfinished transfer of a volume, at the standby.
+/// The unfinished transfer of a volume, on the standby.
 package struct StandbyTransfer: Equatable, Sendable {
     /// The announcement, with `heldSegments` 0, as in the header of the staging log: that field
-    /// belongs to a connection.
+    /// depends on the connection.
     package let begin: Begin
-    /// The staging log it goes to.
+    /// Id of its staging log.
     package let logID: StagingLogID
-    /// Whether content goes straight to the target.
+    /// Whether its content is written directly to the target.
     package let inPlace: Bool
 
     package init(begin: Begin, logID: StagingLogID, inPlace: Bool) {
@@ -39,55 +39,58 @@ package struct StandbyTransfer: Equatable, Sendable {
     }
 }
 
-/// A volume as the standby knows it.
+/// The standby's record of a volume.
 package struct StandbyVolume: Equatable, Sendable {
     package var name: VolumeName
-    /// The sender that may reach it.
+    /// The only sender with access to it.
     package var peer: KeyID?
-    /// Device or file that holds the copy.
+    /// Path of the device or file that holds the copy.
     package var targetPath: String
     package var targetKind: TargetKind
-    /// Which object the target is: the text of an `ObjectIdentity`. Other texts are of former versions and say nothing.
+    /// Identity of the target: the text of an `ObjectIdentity`. Other texts are of earlier versions
+    /// and prove nothing.
     package var targetIdentity: String
-    /// Whether a first copy may replace what the target holds.
+    /// Whether a first copy may replace the target's content.
     package var mayOverwrite = false
-    /// Of a thin volume: the run of the host and the presence of its mapping in which it was known to hold the copy.
+    /// For a thin volume: the host's boot and the presence of its mapping when it was last known to
+    /// hold the copy.
     package var targetPresence: String?
     package var state: VolumeState
     /// Lineage of the committed generation.
     package var lineage: LineageID?
-    /// How the lineage's tags are made, from its full generation.
+    /// Algorithm of the lineage's tags, set by its full generation.
     package var tagAlgorithm: TagAlgorithm?
-    /// The lineage's secret.
+    /// Secret key of the lineage's tags.
     package var tagKey: TagKey?
-    /// The generation the target is known to hold; its `id` is the generation's id.
+    /// The generation that the target is known to hold; the record's `id` is the generation's.
     package var committed: GenerationRecord?
-    /// When it was committed, nanoseconds since 1970-01-01 UTC by the standby's clock.
+    /// Time of the commit, nanoseconds since 1970-01-01 UTC by the standby's clock.
     package var committedAt: UInt64?
-    /// When the source said last that it still holds what was committed, by the standby's clock.
+    /// When the source last said that it still holds the committed generation, by the standby's
+    /// clock.
     package var confirmedAt: UInt64?
-    /// Why the source's last session was refused, if it was.
+    /// Why the source's last session was refused; `nil` if it was not.
     package var refusal: Refused?
     /// The unfinished transfer.
     package var transfer: StandbyTransfer?
-    /// The generation that is being written to the target, or, in state prepared, waits for its group.
+    /// The generation that is being applied or, in state *prepared*, waits for its group.
     package var applying: GenerationRecord?
-    /// The number that a writer must present.
+    /// The fencing number that a writer must present.
     package var fence: UInt64
-    /// Why it is suspect or diverged, or, while it is applying, why the last attempt failed.
+    /// Why the volume is suspect or diverged, or why the last attempt to apply failed.
     package var suspectReason: String?
-    /// Whether the operator lets one resync overwrite a promoted copy.
+    /// Whether the operator allows one resync to overwrite a promoted copy.
     package var isDemoted = false
-    /// Whether the catalog was restored from a backup, or moved, and the target was not read as a whole since: it may hold a
-    /// later generation, or what its operator has written.
+    /// Whether the catalog was restored from a backup or moved, and the target has not been read in
+    /// full since: it may hold a later generation, or the operator's writes.
     package var isRestored = false
-    /// Nanoseconds since 1970-01-01 UTC.
+    /// Time of the registration, nanoseconds since 1970-01-01 UTC.
     package var addedAt: UInt64
 
-    /// The group of the unfinished transfer.
+    /// Group of the unfinished transfer.
     package var group: Group? { transfer?.begin.group }
 
-    /// A new volume that holds nothing.
+    /// A new, empty volume.
     package init(
         name: VolumeName, peer: KeyID?, targetPath: String, targetKind: TargetKind,
         targetIdentity: String, addedAt: UInt64
@@ -103,12 +106,12 @@ package struct StandbyVolume: Equatable, Sendable {
     }
 }
 
-/// Why a session was refused, or why its sender gave it up.
+/// Why a session was refused, or why its sender ended it.
 package struct Refused: Equatable, Sendable {
     /// Nanoseconds since 1970-01-01 UTC.
     package var time: UInt64
     package var rule: String
-    /// One sentence for people; it may come from the other side.
+    /// One sentence for the operator; it may come from the other side.
     package var text: String
 
     package init(time: UInt64, rule: String, text: String) {
@@ -118,9 +121,8 @@ package struct Refused: Equatable, Sendable {
     }
 }
 
-/// One line of the standby's record of what was done.
+/// One event in the standby's record.
 package struct StandbyEvent: Equatable, Sendable {
-    /// What happened.
     package enum Kind: String, Sendable, CaseIterable {
         case peerAdded = "peer-added"
         case peerRemoved = "peer-removed"
@@ -149,17 +151,17 @@ package struct StandbyEvent: Equatable, Sendable {
         case released
         case warning
         case scrubbed
-        /// The source's sessions are refused, for another reason than before.
+        /// The source's sessions are refused, for a new reason.
         case refused
     }
 
-    /// Ascends; never used twice.
+    /// Ascending number, never reused.
     package var number: UInt64
     /// Nanoseconds since 1970-01-01 UTC.
     package var time: UInt64
     package var volume: VolumeName?
     package var kind: Kind
-    /// For people.
+    /// Text for the operator.
     package var text: String
 
     package init(number: UInt64, time: UInt64, volume: VolumeName?, kind: Kind, text: String) {

@@ -5,13 +5,13 @@ internal import Foundation
 internal import GRDB
 internal import Platform
 
-/// One SQLite file that several processes use at once, and the rules by which it is opened.
+/// One SQLite file that several processes use at once, and the rules for opening it.
 ///
-/// WAL, `synchronous=FULL`: what an operation has written is on stable storage when it returns, and
-/// a crash leaves all of it or nothing.
+/// It uses WAL and `synchronous=FULL`: an operation's writes are on stable storage when it returns,
+/// and a crash leaves all of them or none.
 final class Store: Sendable {
-    /// Which catalog a file holds, so that one is not taken for the other; `application_id` of the
-    /// file.
+    /// Kind of catalog in a file, stored as its `application_id`, so that one kind is not mistaken
+    /// for the other.
     enum Purpose: Int64, Sendable {
         /// "BFSB"
         case standby = 0x4246_5342
@@ -22,23 +22,22 @@ final class Store: Sendable {
     /// Path of the database file.
     let path: String
     private let queue: DatabaseQueue
-    /// Of one that is only read: what may be missing from what it says.
+    /// What may be missing in a catalog that can only be read.
     let doubt: CatalogReading?
 
-    /// What the log is cut to once nobody reads an old state any more, in whose transaction it had to grow.
+    /// Size to which the log is cut once no reader needs an old state that made it grow.
     private static let logByteLimit = 8 << 20
-    /// How long an operation waits for those of other processes.
+    /// How long an operation waits for other processes.
     private static let patienceSeconds = 10
 
-    /// Opens the catalog in `directory`, making both if they are missing, and brings its tables up
-    /// to date.
+    /// Opens the catalog in `directory`, makes both if they are missing, and migrates its tables.
     ///
     /// 1. The directory is made. A crash leaves it empty.
     /// 2. The file is made, empty and with mode 0600. A crash leaves an empty file, which is an
     ///    empty catalog.
-    /// 3. Each migration is one transaction. A crash leaves the tables of the migration before.
+    /// 3. Each migration is one transaction. A crash leaves the tables of the previous migration.
     ///
-    /// A lock keeps two processes from preparing the same file at once; it is not held afterwards.
+    /// A lock keeps two processes from preparing the same file at once; it is released afterwards.
     init(
         directory: String, purpose: Purpose, migrator: DatabaseMigrator
     ) throws(CatalogError) {
@@ -52,7 +51,7 @@ final class Store: Sendable {
                 _ = try File(path: path, [.write, .createNew, .noFollow])
                 try Directory.sync(directory)
             }
-            // By name only: opening and closing the file here would drop the locks that other
+            // Check by name only: opening and closing the file here would drop the locks that other
             // connections of this process hold on it.
             try Self.checkFiles(path)
             try Self.checkDescriptors(directory)
@@ -71,11 +70,12 @@ final class Store: Sendable {
         }
     }
 
-    /// Opens the catalog in `directory` where nothing can be written, and writes nothing.
+    /// Opens the catalog in `directory` read-only, and writes nothing.
     ///
-    /// With its log (`-wal`) and the index of that (`-shm`) beside it SQLite reads both as they are. Without a log the file
-    /// is all there is, and SQLite is told that nobody changes it, since it would make a log otherwise. With a log and no index,
-    /// as in a copy, only the file can be read: what the log holds is missing.
+    /// With its log (`-wal`) and the log's index (`-shm`), SQLite reads both as they are. Without a
+    /// log the file is complete, and SQLite must be told that the file does not change, because it
+    /// would make a log otherwise. With a log and no index, as in a copy, only the file can be
+    /// read: the log's changes are missing.
     init(
         reading directory: String, purpose: Purpose, migrator: DatabaseMigrator
     ) throws(CatalogError) {
@@ -151,7 +151,7 @@ final class Store: Sendable {
         configuration.foreignKeysEnabled = true
         configuration.label = "catalog"
         configuration.prepareDatabase { db in
-            // Read back, because SQLite answers a setting it cannot have with silence.
+            // Read the setting back: SQLite silently ignores one that it cannot apply.
             let mode = try String.fetchOne(db, sql: "PRAGMA journal_mode = WAL")
             try db.execute(sql: "PRAGMA synchronous = FULL")
             let synchronous = try Int.fetchOne(db, sql: "PRAGMA synchronous")
@@ -195,8 +195,9 @@ final class Store: Sendable {
 
     private static func checkFiles(_ path: String) throws {
         for file in [path, path + "-wal", path + "-shm"] where Directory.exists(file) {
-            // The last process that closes a catalog removes the log and its index, and the next one makes them anew. What
-            // cannot be asked for at all, SQLite cannot open either.
+            // The last process to close a catalog removes the log and its index, and the next one
+            // makes them again. If a file's attributes cannot be read at all, SQLite cannot open it
+            // either.
             guard let attributes = try? FileManager.default.attributesOfItem(atPath: file) else {
                 continue
             }
@@ -212,9 +213,9 @@ final class Store: Sendable {
         }
     }
 
-    /// SQLite needs three descriptors: file, log and index. Where it gets fewer, GRDB lets go of its queue, and
-    /// libdispatch, which wants two for that beside those three, ends the process by an illegal instruction if it does not get
-    /// them.
+    /// SQLite needs three descriptors: file, log and index. With fewer, GRDB releases its queue,
+    /// and libdispatch, which needs two more for that, ends the process with an illegal instruction
+    /// if it does not get them.
     private static func checkDescriptors(_ directory: String) throws {
         let spare = try (0..<6).map { _ in try File(path: directory) }
         withExtendedLifetime(spare) {}
@@ -254,11 +255,11 @@ final class Store: Sendable {
                 switch failure.resultCode {
                 case .SQLITE_BUSY, .SQLITE_LOCKED: .busy
                 case .SQLITE_FULL: .noRoom(directory)
-                // The log's index is a file that is mapped: where it cannot grow, SQLite calls that an I/O error.
+                // The log's index is a mapped file: if it cannot grow, SQLite reports an I/O error.
                 case .SQLITE_IOERR where (try? Directory.availableByteCount(at: directory)) == 0:
                     .noRoom(directory)
                 case .SQLITE_READONLY: .readOnly(directory)
-                // Not its description, which may quote values.
+                // Do not use its description, which may quote values.
                 default:
                     .storage("SQLite: \(failure.message ?? "no message") (\(failure.resultCode))")
                 }

@@ -8,9 +8,9 @@ internal import Platform
 package import Wire
 
 extension ReceiverName {
-    /// Takes a name from the command line.
+    /// Parses a name from the command line.
     ///
-    /// - Throws: what a name may be, if it is none.
+    /// - Throws: the rule for names, if it breaks the rule.
     package static func parse(_ argument: String) throws -> ReceiverName {
         guard let name = ReceiverName(argument) else {
             throw ValidationError("A standby's name has \(ReceiverName.rule).")
@@ -20,9 +20,9 @@ extension ReceiverName {
 }
 
 extension VolumeName {
-    /// Takes a name from the command line.
+    /// Parses a name from the command line.
     ///
-    /// - Throws: what a name may be, if it is none.
+    /// - Throws: the rule for names, if it breaks the rule.
     package static func parse(_ argument: String) throws -> VolumeName {
         guard let name = VolumeName(unescaped(argument)) else {
             throw ValidationError("A volume's name has \(VolumeName.rule).")
@@ -30,8 +30,8 @@ extension VolumeName {
         return name
     }
 
-    /// What systemd hands on of a unit's instance as it is written has `\x2b` for `+` (systemd-escape(1)); no name has a
-    /// backslash itself.
+    /// Decodes systemd's escapes: in a unit's instance name, `+` arrives as `\x2b`
+    /// (systemd-escape(1)). No name contains a backslash itself.
     private static func unescaped(_ text: String) -> String {
         let parts = text.split(separator: "\\x", omittingEmptySubsequences: false)
         return parts.dropFirst().reduce(String(parts.first ?? "")) { result, part in
@@ -43,22 +43,22 @@ extension VolumeName {
     }
 }
 
-/// What several commands take on the command line.
+/// Checks and conversions of command line arguments.
 package enum GivenText {
-    /// Takes `host:port` or `[v6]:port` as it is.
+    /// Accepts `host:port` or `[v6]:port`.
     ///
-    /// - Throws: the form, if it has another one.
+    /// - Throws: the required form, for any other.
     package static func checkAddress(_ text: String, _ option: String) throws {
         do { _ = try Socket.split(text) } catch { throw ValidationError("\(option): \(error)") }
     }
 
-    /// A path from the root, as the catalog keeps it: of another one, from the directory that the command is given in.
+    /// The absolute path, as the catalog stores it; a relative one starts at the current directory.
     package static func absolute(_ path: String) -> String {
         path.hasPrefix("/") ? path : FileManager.default.currentDirectoryPath + "/" + path
     }
 }
 
-/// A length of time with its unit: 90s, 90m, 36h, 7d, 4w.
+/// A duration with a unit: 90s, 90m, 36h, 7d, 4w.
 package struct Age: ExpressibleByArgument {
     package let seconds: UInt64
 
@@ -71,7 +71,7 @@ package struct Age: ExpressibleByArgument {
     }
 }
 
-/// How much of the past a command shows.
+/// Limits for how much of the past a command shows.
 package struct PastOptions: ParsableArguments {
     @Option(
         name: [.customShort("n"), .long],
@@ -88,10 +88,10 @@ package struct PastOptions: ParsableArguments {
         if let limit, limit < 1 { throw ValidationError("--limit takes 1 or more.") }
     }
 
-    /// How many are looked for.
+    /// Largest number of entries to read.
     package var count: Int { limit ?? (since == nil ? 100 : 1_000_000_000) }
 
-    /// Whether one of this time, nanoseconds since 1970-01-01 UTC, is shown.
+    /// Whether to show an entry of this time, in nanoseconds since 1970-01-01 UTC.
     package func shows(_ time: UInt64) -> Bool {
         guard let since else { return true }
         let (age, overflow) = since.seconds.multipliedReportingOverflow(by: nanosecondsPerSecond)

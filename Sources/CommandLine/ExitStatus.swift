@@ -3,23 +3,24 @@
 
 package import Wire
 
-/// Exit codes of both programs; they stand in `--help` and docs/OPERATIONS.md 8, and do not change their meaning.
+/// Exit codes of both programs, listed in `--help` and docs/OPERATIONS.md 8. Their meaning never
+/// changes.
 package enum ExitStatus: Int32, Sendable, CaseIterable {
     /// Done, or nothing to do.
     case done = 0
-    /// Not done, for a reason without a code of its own.
+    /// Failed for a reason without a separate code.
     case failed = 1
-    /// Wrong use of the command.
+    /// The command was used wrongly.
     case usage = 2
-    /// Another process or session has the volume.
+    /// Another process or session holds the volume.
     case busy = 3
     /// The standby cannot be reached; try again.
     case unreachable = 4
-    /// Interrupted; the next send goes on from there.
+    /// Interrupted; the next send resumes.
     case interrupted = 5
     /// Identity: a key that is not pinned, an unknown peer or volume, a bad invitation.
     case identity = 6
-    /// The generations do not follow each other; somebody has to decide.
+    /// The generations do not follow each other; an operator must decide.
     case lineage = 7
     /// Verification found a difference.
     case mismatch = 8
@@ -29,10 +30,10 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
     case partial = 10
     /// An I/O error on the standby.
     case storage = 11
-    /// No room on the standby.
+    /// The standby lacks space.
     case space = 12
 
-    /// The code of a rule.
+    /// The exit code of a rule.
     package init(_ rule: RefusalRule) {
         self =
             switch rule {
@@ -68,7 +69,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
             }
     }
 
-    /// The code for a refusal by the standby.
+    /// The exit code of a refusal by the standby.
     package init(_ refusal: Refusal) {
         switch refusal.code {
         case .busy: self = .busy
@@ -83,7 +84,7 @@ package enum ExitStatus: Int32, Sendable, CaseIterable {
         }
     }
 
-    /// The table for `--help`, and for the manual pages that `make docs` makes from it.
+    /// The table for `--help` and for the manual pages made by `make docs`.
     package static let table = """
         Exit codes: 0 done or nothing to do, 1 failed, 2 wrong use, 3 busy, 4 standby unreachable, \
         5 interrupted (the next send resumes), 6 identity not accepted, 7 generations do not follow each \

@@ -4,7 +4,7 @@
 internal import Foundation
 internal import Platform
 
-/// Numbers as people read them.
+/// Formats numbers for people.
 package enum Format {
     /// Bytes with a binary unit: "498.0 MiB".
     package static func bytes(_ count: UInt64) -> String {
@@ -33,9 +33,9 @@ package enum Format {
         }
     }
 
-    /// Age of a copy in seconds: since the source's point in time or, if the source's clock is ahead, since the commit; and
-    /// not from before the source has said that it still holds the same. Times that have not come yet say nothing; if none
-    /// is left, nobody knows.
+    /// Age of a copy in seconds: since the source's point in time or, if the source's clock is
+    /// ahead, since the commit; and at most since the source last confirmed that it still holds the
+    /// same. Times in the future are ignored; `nil` if no time is left.
     ///
     /// - Parameters: nanoseconds since 1970-01-01 UTC; `committedAt` and `confirmedAt` by the clock of this host.
     package static func copyAge(
@@ -47,18 +47,20 @@ package enum Format {
             .map { now > $0 ? (now - $0) / nanosecondsPerSecond : 0 }
     }
 
-    /// Whether a time by this host's clock is more than a minute ahead of it: the clock was wrong then, or is now.
+    /// Whether a time of this host's clock is over a minute in the future: the clock was wrong then
+    /// or is now.
     package static func isFuture(_ time: UInt64, _ now: UInt64) -> Bool {
         time > now && time - now > 60 * nanosecondsPerSecond
     }
 
-    /// Whether a source's point in time is more than a minute later than the commit by this host's clock.
+    /// Whether a source's point in time is over a minute later than the commit by this host's
+    /// clock.
     package static func isAhead(_ sourceTime: UInt64?, of committedAt: UInt64?) -> Bool {
         guard let sourceTime, let committedAt, sourceTime > committedAt else { return false }
         return sourceTime - committedAt > 60 * nanosecondsPerSecond
     }
 
-    /// RFC 3339 in UTC.
+    /// The time in UTC as RFC 3339.
     package static func time(_ nanoseconds: UInt64) -> String {
         Date(timeIntervalSince1970: Double(nanoseconds) / 1e9).formatted(.iso8601)
     }
@@ -76,13 +78,14 @@ package enum Format {
         }.joined()
     }
 
-    /// JSON with sorted snake_case keys, ended by a line break.
+    /// JSON with sorted snake_case keys and a final newline.
     package static func json(_ value: some Encodable) throws -> String {
         let encoder = JSONEncoder()
         encoder.keyEncodingStrategy = .convertToSnakeCase
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         let text = String(decoding: try encoder.encode(value), as: UTF8.self)
-        // What the encoder leaves as it is can still move a cursor or hide text; it stands in strings alone.
+        // The encoder leaves characters that can move a cursor or hide text; they occur only in
+        // strings.
         guard hasForeign(text) else { return text + "\n" }
         var shown = String.UnicodeScalarView()
         for scalar in text.unicodeScalars {
@@ -107,18 +110,19 @@ package enum Format {
         }
     }
 
-    /// Whether there may be something else than printable ASCII in lines.
+    /// Whether a text may contain anything but printable ASCII and line breaks.
     private static func hasForeign(_ text: String) -> Bool {
         text.utf8.contains { $0 < 0x20 && $0 != 0x0A || $0 >= 0x7F }
     }
 
-    /// Text from outside, on one line and without control characters.
+    /// Escapes foreign text to one line without control characters.
     package static func escaped(_ text: String) -> String {
         String(
             String.UnicodeScalarView(text.unicodeScalars.map { isControl($0) ? "?" : $0 }))
     }
 
-    /// Lines with text from outside in them: only line breaks and tabs stay of what is not printed.
+    /// Escapes lines with foreign text: of all unprintable characters, only line breaks and tabs
+    /// stay.
     package static func escapedLines(_ text: String) -> String {
         guard hasForeign(text) else { return text }
         return String(

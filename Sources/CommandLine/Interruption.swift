@@ -3,20 +3,20 @@
 
 internal import Platform
 
-/// What a command says when Ctrl-C or SIGTERM ends it.
+/// The message of a command that Ctrl-C or SIGTERM ends.
 package enum Interruption {
-    /// From here on the two signals end the program as ever, but it says first what is safe and how to go on. To be called
-    /// before a thread is started.
+    /// From here on the two signals still end the program, but it first reports what is safe and
+    /// how to continue. Call it before any thread is started.
     ///
     /// - Parameters:
-    ///   - line: is taken away.
-    ///   - state: one sentence, what is safe.
-    ///   - next: one sentence, how to go on.
-    ///   - isJSON: whether standard output gets an object.
+    ///   - line: the progress line to remove.
+    ///   - state: returns one sentence about what is safe.
+    ///   - next: one sentence about how to continue.
+    ///   - isJSON: also print an object on standard output.
     package static func explain(
         _ line: ProgressLine, isJSON: Bool, next: String, state: @escaping @Sendable () -> String
     ) {
-        // Without it the program ends without a word, which does no harm.
+        // Without it the program ends silently, which does no harm.
         guard let signals = try? Process.descriptor(forSignals: [2, 15]) else { return }
         let descriptor = signals.release()
         _ = Thread("signals") {

@@ -3,11 +3,11 @@
 
 package import Wire
 
-/// What an operator does next about a rule: the one place that names commands and options for that. The manual's table
-/// (docs/OPERATIONS.md 8) is held against it.
+/// The operator's next step for each rule: the only place that names commands and options for it.
+/// The manual's table (docs/OPERATIONS.md 8) is checked against it.
 package enum NextStep {
-    /// The next step as it stands in the manual. Words in capitals stand for what a case has: VOLUME, PEER, SOURCE, and
-    /// VERB for the command that was given.
+    /// The next step as in the manual. Words in capitals are placeholders: VOLUME, PEER, SOURCE,
+    /// and VERB for the command that was given.
     package static func text(_ rule: RefusalRule) -> String {
         let resync = "blockferry resync SOURCE --to PEER --volume VOLUME"
         let again = "blockferry VERB SOURCE --to PEER --volume VOLUME"
@@ -160,9 +160,9 @@ package enum NextStep {
         }
     }
 
-    /// The same for one case. Words that are not known stay as they are.
+    /// The next step for one case. Placeholders without a value stay.
     ///
-    /// - Parameter words: values for the words in capitals, each as a shell takes it.
+    /// - Parameter words: values for the placeholders, each quoted for a shell.
     package static func text(_ rule: RefusalRule, _ words: [String: String]) -> String {
         var result = ""
         var word = ""
@@ -182,7 +182,7 @@ package enum NextStep {
         return result
     }
 
-    /// A text as a shell takes it for one word.
+    /// Quotes a text as one word for a shell.
     package static func quoted(_ text: String) -> String {
         let isPlain = text.unicodeScalars.allSatisfy {
             $0.properties.isAlphabetic || ("0"..."9").contains($0)
@@ -193,7 +193,7 @@ package enum NextStep {
     }
 }
 
-/// A command of the standby about one volume.
+/// A command of the standby for one volume.
 package protocol OneVolumeCommand: NamingCommand {
     var volume: VolumeName { get }
 }
@@ -202,8 +202,9 @@ extension OneVolumeCommand {
     package var words: [String: String] { ["VOLUME": volume.text] }
 }
 
-/// A command that knows what its errors are about.
+/// A command that knows the subject of its errors.
 package protocol NamingCommand {
-    /// Values for the words in capitals of a next step: VERB, SOURCE, PEER, VOLUME, PATH; each as a shell takes it.
+    /// Values for the placeholders of a next step: VERB, SOURCE, PEER, VOLUME, PATH; each quoted
+    /// for a shell.
     var words: [String: String] { get }
 }

@@ -8,20 +8,20 @@ internal import Synchronization
 internal import TLS
 package import Wire
 
-/// What every program does around its commands.
+/// The frame of every program around its commands.
 package enum ProgramRunner {
     /// Name and version, for the protocol and `--version`.
     package static let version = "0.1.0"
 
-    /// Runs a program: hardens the process, parses, runs, and turns an error into one sentence, the next step and an exit
-    /// code.
+    /// Runs a program: hardens the process, parses, runs, and turns an error into a sentence, the
+    /// next step and an exit code.
     ///
-    /// - Parameter status: the code for errors that only this program knows.
+    /// - Parameter status: returns the code of an error that only this program knows.
     package static func run(
         _ root: any ParsableCommand.Type, status: (any Error) -> ExitStatus?
     ) -> Never {
         Process.harden()
-        // What was asked for is not known: the help text would be no answer to it.
+        // Without arguments the request is unknown: the help text would not answer it.
         guard let arguments = Process.arguments else {
             Terminal.error("this program was started without a list of arguments")
             Terminal.exit(.failed)
@@ -52,7 +52,7 @@ package enum ProgramRunner {
                 if isJSON { Failure(root.message(for: error), .usage).print() }
                 Terminal.exit(.usage)
             default:
-                // A command that has said what it found.
+                // The command has already reported its result.
                 if let code = error as? ExitCode, let found = ExitStatus(rawValue: code.rawValue) {
                     Terminal.exit(found)
                 }
@@ -65,7 +65,8 @@ package enum ProgramRunner {
         }
     }
 
-    /// What is wrong, and how the command is used: an error that comes after parsing does not know of which one it is.
+    /// The error message with the command's usage: an error after parsing does not know its
+    /// command.
     private static func usage(
         _ error: any Error, _ root: any ParsableCommand.Type, _ parsed: (any ParsableCommand.Type)?
     ) -> String {
@@ -82,7 +83,7 @@ package enum ProgramRunner {
         command.configuration.commandName ?? "\(command)"
     }
 
-    /// What to say of a first word that is no command: the one that may be meant.
+    /// The message for an unknown first word, with the command that may be meant.
     private static func unknownCommand(
         _ arguments: [String], _ root: any ParsableCommand.Type
     ) -> String? {
@@ -100,7 +101,7 @@ package enum ProgramRunner {
             + (near.map { "; did you mean \($0)?" } ?? "; see: \(name(root)) --help")
     }
 
-    /// How many letters have to be added, taken away or changed to make one word of the other, or exchanged with the next.
+    /// Edit distance of two words: letters added, removed, changed, or swapped with the next.
     static func distance(_ one: String, _ other: String) -> Int {
         let (a, b) = (Array(one.utf8.prefix(32)), Array(other.utf8.prefix(32)))
         var rows = [Array(0...b.count)]
@@ -118,7 +119,7 @@ package enum ProgramRunner {
         return rows[a.count][b.count]
     }
 
-    /// What a command ends with if it does not do what it should; with `--json` an object on standard output.
+    /// The failure of a command; with `--json` an object on standard output.
     private struct Failure: Encodable {
         let schemaVersion = 1
         let message: String
@@ -151,16 +152,16 @@ package enum ProgramRunner {
             (rule, self.next, self.exit, status) = (nil, next, exit, .interrupted)
         }
 
-        /// Unless the command has printed its own object already.
+        /// Prints the object unless the command has already printed its own.
         func print() {
             guard !Terminal.hasOutput.load(ordering: .relaxed) else { return }
             if let text = try? Format.json(self) { Terminal.out(text) }
         }
     }
 
-    /// As what an error is told: its sentence, the name of the rule that explains it, and the exit code.
+    /// The description of an error: its sentence, its rule, and the exit code.
     ///
-    /// - Parameter status: as for `run`.
+    /// - Parameter status: as in `run`.
     package static func account(
         of error: any Error, _ status: (any Error) -> ExitStatus?
     ) -> (message: String, rule: String?, exit: ExitStatus) {
@@ -168,7 +169,7 @@ package enum ProgramRunner {
         return (failure.message, failure.rule, failure.status)
     }
 
-    /// Prints the object of a command that does not end by itself.
+    /// Prints the object of a command that was interrupted.
     static func printFailure(_ message: String, next: String, exit: Int32) {
         Failure(message, next: next, exit: exit).print()
     }
@@ -180,7 +181,7 @@ package enum ProgramRunner {
         return error is IdentityFileError || error is ExportKeyFileError ? .identity : .failed
     }
 
-    /// The rule that explains an error, if one does.
+    /// The rule that explains an error, or `nil`.
     package static func rule(of error: any Error) -> RefusalRule? {
         switch error {
         case let error as any RuledError: error.refusalRule
@@ -201,7 +202,7 @@ package enum ProgramRunner {
 }
 
 extension Terminal {
-    /// Writes a text of several lines to standard error.
+    /// Writes several lines to standard error.
     static func errorText(_ text: String) {
         for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
             error(String(line))

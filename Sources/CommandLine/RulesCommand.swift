@@ -4,7 +4,7 @@
 package import ArgumentParser
 package import Wire
 
-/// Says what the rules mean by which something is refused, and what to do next: the same command of both programs.
+/// Explains the rules of refusals and the next step for each; both programs have this command.
 package struct RulesCommand: ParsableCommand {
     package static let configuration = CommandConfiguration(
         commandName: "rules",

@@ -6,16 +6,16 @@ internal import Synchronization
 
 /// Standard output and standard error.
 package enum Terminal {
-    /// Whether anything was written to standard output.
+    /// Whether standard output has been written to.
     static let hasOutput = Atomic(false)
 
     private static let isOutputTaken = Atomic(false)
 
-    /// Takes standard output for something else: what is said there goes to standard error from now on.
+    /// Reserves standard output for other data; from now on its messages go to standard error.
     package static func takeOutput() { isOutputTaken.store(true, ordering: .relaxed) }
 
-    /// Writes to standard output, without what would move a terminal's cursor. A reader that has gone away is no concern
-    /// of ours.
+    /// Writes to standard output, without characters that move a terminal's cursor. Ignores a
+    /// reader that is gone.
     package static func out(_ text: String) {
         let text = Format.escapedLines(text)
         hasOutput.store(true, ordering: .relaxed)
@@ -28,12 +28,11 @@ package enum Terminal {
         try? FileHandle.standardError.write(contentsOf: Data((Format.escaped(line) + "\n").utf8))
     }
 
-    /// Writes to standard error what is no error.
+    /// Writes a message that is not an error to standard error.
     package static func report(_ text: String) {
         try? FileHandle.standardError.write(contentsOf: Data(text.utf8))
     }
 
-    /// Ends the program.
     package static func exit(_ status: ExitStatus) -> Never {
         Foundation.exit(status.rawValue)
     }

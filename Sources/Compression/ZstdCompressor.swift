@@ -3,12 +3,13 @@
 
 internal import CZstd
 
-/// Compresses content into zstd frames as specification 6 wants them: one frame, with the content
-/// size, without dictionary.
+/// Compresses content into zstd frames in the form of specification 6: one frame with the content
+/// size and without a dictionary.
 ///
-/// Each thread makes its own; the context keeps its memory between calls.
+/// Each thread needs a separate one; the context reuses its memory between calls.
 @safe package final class ZstdCompressor {
-    /// No frame needs more memory than this to be decompressed.
+    /// Base-2 logarithm of the largest window in bytes, which limits the memory for decompressing a
+    /// frame.
     package static let windowLog: CInt = 20
 
     private static let sampleByteCount = 4096
@@ -17,7 +18,7 @@ internal import CZstd
 
     /// Makes a compressor.
     ///
-    /// - Parameter level: less is faster, also below zero.
+    /// - Parameter level: lower is faster; negative levels are allowed.
     package init(level: Int = 1) {
         // SAFETY: the context was just made; setting a parameter fails only for a bad one.
         guard let context = unsafe ZSTD_createCCtx() else {
@@ -34,12 +35,12 @@ internal import CZstd
         _ = unsafe ZSTD_freeCCtx(context)
     }
 
-    /// Compresses `content` to the beginning of `output`.
+    /// Compresses `content` to the start of `output`.
     ///
-    /// - Returns: the length of the frame; nothing if that does not pay, because the frame would have
-    ///   15/16 of the content's length or more, or does not fit. `output` then holds nothing of use.
+    /// - Returns: the length of the frame; `nil` if it does not fit or does not pay, because it
+    ///   would have at least 15/16 of the content's length. `output` is then invalid.
     package func compress(_ content: RawSpan, into output: inout MutableRawSpan) -> Int? {
-        // zstd stops when the output is full, which bounds the time lost on random content.
+        // zstd stops when the output is full, which limits the time lost on random content.
         let worthwhile = content.byteCount - content.byteCount / 16
         // SAFETY: zstd writes no more than the capacity, which is within the output.
         let result = unsafe output.withUnsafeMutableBytes { output in
@@ -52,7 +53,7 @@ internal import CZstd
         return ZSTD_isError(result) == 0 && result < worthwhile ? result : nil
     }
 
-    /// Whether compressing `content` is likely to pay, judged by 4 KiB from its beginning and its
+    /// Whether compressing `content` is likely to pay, judged by 4 KiB each from its start and its
     /// middle.
     package func looksCompressible(_ content: RawSpan) -> Bool {
         let size = Self.sampleByteCount

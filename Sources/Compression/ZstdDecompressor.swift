@@ -3,27 +3,27 @@
 
 internal import CZstd
 
-/// Stored bytes are not a frame that specification 6 allows, or not one of the wanted content.
+/// Why stored bytes are not a valid frame (specification 6) or not of the expected content.
 package enum CompressionError: Error, Equatable, Sendable {
-    /// They do not begin with the header of a zstd frame.
+    /// They do not start with a zstd frame header.
     case notAFrame
-    /// The frame wants a dictionary.
+    /// The frame requires a dictionary.
     case dictionary
-    /// The frame does not say how long its content is.
+    /// The frame does not state the size of its content.
     case noContentSize
-    /// The frame says that its content has another length than the wanted one.
+    /// The frame states a content size other than the expected one.
     case contentSize
-    /// The frame wants a window of this many bytes.
+    /// The frame requires a window of this many bytes.
     case window(UInt64)
     /// The frame ends before the stored bytes do.
     case trailingBytes
-    /// The frame is damaged, cut, or holds another number of bytes than its header says.
+    /// The frame is damaged or cut, or its content differs in size from its header.
     case damaged
 }
 
 /// Decompresses single zstd frames that may come from a hostile peer.
 ///
-/// Each thread makes its own; the context keeps its memory between calls.
+/// Each thread needs a separate one; the context reuses its memory between calls.
 @safe package final class ZstdDecompressor {
     private static let windowByteCount: UInt64 = 1 << 20
     private static let magic: [UInt8] = [0x28, 0xB5, 0x2F, 0xFD]
@@ -45,7 +45,7 @@ package enum CompressionError: Error, Equatable, Sendable {
 
     /// Decompresses `frame`, which must fill `output` exactly.
     ///
-    /// No memory is allocated for the content. After an error `output` holds nothing of use.
+    /// It allocates no memory for the content. After an error `output` is invalid.
     package func decompress(_ frame: RawSpan, into output: inout MutableRawSpan)
         throws(CompressionError)
     {
@@ -63,12 +63,12 @@ package enum CompressionError: Error, Equatable, Sendable {
         }
         guard ZSTD_isError(frameLength) == 0 else { throw .damaged }
         guard frameLength == frame.byteCount else { throw .trailingBytes }
-        // An error code is greater than any length.
+        // An error code exceeds any length.
         guard written == length else { throw .damaged }
     }
 
-    /// Checks the frame header (RFC 8878 3.1.1.1), since decompressing at one go looks neither at
-    /// the window nor at whether the content size is there.
+    /// Checks the frame header (RFC 8878 3.1.1.1), because single-call decompression checks neither
+    /// the window nor whether the content size is present.
     private static func checkHeader(_ frame: RawSpan, length: UInt64) throws(CompressionError) {
         // SAFETY: every offset is below 6, and at least 6 bytes are there; zstd reads no more than
         // the frame. The order of the checks is that of specification 6.

@@ -9,20 +9,21 @@ package import Wire
 
 /// Frames over one TLS session, for one thread.
 ///
-/// Reading never waits; writing waits for the socket. While it waits, control frames that come in are kept, so
-/// that two sides that both write cannot wait for each other.
+/// Reading never waits; writing waits for the socket. While writing, it stores incoming control
+/// frames, so that two sides that both write do not wait for each other.
 package final class FrameConnection {
-    /// What came in.
+    /// What has arrived.
     package enum Incoming {
         /// A frame with its payload, checked but not decoded.
         case frame(FrameType, [UInt8])
-        /// A record; its bytes begin at `start`.
+        /// A record; its bytes start at `start`.
         case record(RecordHeader, RecordMemory, start: Int)
         /// The other side ended its stream properly.
         case closed
     }
 
-    /// Frames kept while writing; a peer that sends more than this meanwhile is not one of ours.
+    /// Limit for control frames stored while writing; a peer that sends more does not follow the
+    /// protocol.
     private static let inboxLimit = 4096
 
     private var session: TLSSession
@@ -36,8 +37,8 @@ package final class FrameConnection {
     /// Bytes of frames in both directions, without what TLS adds.
     package private(set) var byteCount: UInt64 = 0
 
-    // The frame that is coming in: its header's bytes, then its payload's. A record's payload begins in
-    // `bytes` and goes on in `memory`, as soon as it is known how long its tags are.
+    // The incoming frame: the bytes of its header, then of its payload. A record's payload starts
+    // in `bytes` and continues in `memory` once the length of its tags is known.
     private var headerBytes: [UInt8] = []
     private var header: FrameHeader?
     private var bytes: [UInt8] = []
@@ -51,17 +52,17 @@ package final class FrameConnection {
         self.socket = socket
     }
 
-    /// The peer's key.
     package var peer: KeyID { session.peer }
 
-    /// What the session is for.
+    /// Purpose of the session.
     package var applicationProtocol: ApplicationProtocol { session.applicationProtocol }
 
     // MARK: Reading
 
-    /// The next frame, or nothing if it is not there yet, or if it is a record and there is no memory for it.
+    /// The next frame; `nil` if it has not arrived, or if it is a record and no memory is free.
     ///
-    /// - Parameter takeMemory: where a record may go; of a side that takes none, a record is a frame without payload.
+    /// - Parameter takeMemory: provides memory for a record; without it, a record is returned as a
+    ///   frame without payload.
     package func receive(_ takeMemory: (() -> RecordMemory?)? = nil) throws -> Incoming? {
         inbox.isEmpty ? try read(takeMemory) : inbox.removeFirst()
     }
@@ -102,7 +103,7 @@ package final class FrameConnection {
     ) throws -> Incoming? {
         if memory == nil {
             guard let taken = takeMemory() else { return nil }
-            // Not checked yet; a wrong count of tags only moves the bytes, within the memory.
+            // Not checked yet; a wrong count of tags only shifts the bytes within the memory.
             let tags = bytes.withRawSpan { (try? $0.littleEndian(at: 2, as: UInt16.self)) ?? 0 }
             start =
                 RecordMemory.contentStart - Limits.recordHeader
@@ -154,7 +155,7 @@ package final class FrameConnection {
         return .full
     }
 
-    /// Like `fill`, in the middle of a frame, where the stream must not end.
+    /// Does the same as `fill` in the middle of a frame, where the stream must not end.
     private func fillOrCut(
         _ target: ReferenceWritableKeyPath<FrameConnection, [UInt8]>, upTo limit: Int
     ) throws(TLSError) -> Bool {
@@ -186,7 +187,7 @@ package final class FrameConnection {
         try write(header + payload)
     }
 
-    /// Sends a record whose stored bytes lie at `offset` of `content`.
+    /// Sends a record whose stored bytes start at `offset` in `content`.
     package func send(_ record: RecordHeader, _ content: AlignedBuffer?, at offset: Int) throws {
         let prefix = record.encoded()
         let count = record.storedLength
@@ -230,7 +231,7 @@ package final class FrameConnection {
         }
     }
 
-    /// Keeps control frames that come in while writing; a record has no memory here and waits.
+    /// Stores control frames that arrive while writing; a record gets no memory here and waits.
     private func keepIncoming() throws {
         while inbox.count < Self.inboxLimit, let frame = try read({ nil }) {
             inbox.append(frame)
@@ -243,10 +244,10 @@ package final class FrameConnection {
 
     // MARK: Waiting and ending
 
-    /// Waits until something may have come in, or `notifier` is notified; sends PING when one is due.
+    /// Waits until something may have arrived, or `notifier` is notified; sends PING when due.
     ///
-    /// - Parameter reading: false while there is no memory for what comes in; the other side is then not
-    ///   expected to be heard.
+    /// - Parameter reading: `false` while there is no memory for incoming data; silence of the
+    ///   other side is then not an error.
     package func wait(
         _ notifier: Notifier?, reading: Bool = true, until limit: ContinuousClock.Instant? = nil
     ) throws {
@@ -262,11 +263,11 @@ package final class FrameConnection {
         if .now >= pingDue { try send(Ping()) }
     }
 
-    /// Ends this side's stream and gives the other side a moment to end its own, so that what was sent last
-    /// is not lost to a reset.
+    /// Ends this side's stream and gives the other side a moment to end its own, so that a reset
+    /// does not lose the last messages.
     package func close(within moment: Duration = .seconds(2)) {
         let deadline = ContinuousClock.now + moment
-        // Whoever still has this object does not keep the connection.
+        // Another holder of this object must not keep the connection open.
         defer { Socket.shutDown(socket.rawValue) }
         do {
             try session.closeNotify(deadline: deadline)

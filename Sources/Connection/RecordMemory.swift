@@ -6,17 +6,16 @@ internal import Wire
 
 /// One record in memory, on its way from the network to the log or the target.
 ///
-/// The stored bytes begin at a page's border, where direct I/O wants them; header and tags lie right
-/// before, so that the whole record is one run of bytes.
+/// The stored bytes start on a page boundary, as direct I/O requires; header and tags directly
+/// precede them, so the record is one contiguous range.
 package final class RecordMemory: Sendable {
-    /// Where the stored bytes of a well-formed record begin.
+    /// Offset at which the stored bytes of a well-formed record start.
     package static let contentStart = AlignedBuffer.alignment
 
-    /// A page for header and tags, the greatest content, and a page for what a malformed record may have
-    /// too much.
+    /// A page for header and tags, the largest content, and a page for the excess of a malformed
+    /// record.
     package let memory = AlignedBuffer(
         byteCount: contentStart + Limits.recordContent + AlignedBuffer.alignment)
 
-    /// Makes one.
     package init() {}
 }

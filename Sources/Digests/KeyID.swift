@@ -3,20 +3,20 @@
 
 internal import Blocks
 
-/// Names a key: the SHA-256 of its DER SubjectPublicKeyInfo (specification 3.1).
+/// Identifies a key: the SHA-256 of its DER SubjectPublicKeyInfo (specification 3.1).
 package struct KeyID: Hashable, Sendable, CustomStringConvertible {
-    /// The digest.
     package let digest: SHA256Digest
 
     package init(_ digest: SHA256Digest) {
         self.digest = digest
     }
 
-    /// The id of the key whose DER SubjectPublicKeyInfo is `bytes`; nothing, if they are not the one encoding of an
-    /// Ed25519 key (RFC 8410 4) or of an uncompressed point of P-256 (RFC 5480 2).
+    /// The id of the key whose DER SubjectPublicKeyInfo is `bytes`; `nil` unless they are the
+    /// canonical encoding of an Ed25519 key (RFC 8410 4) or of an uncompressed point of P-256 (RFC
+    /// 5480 2).
     ///
-    /// libcrypto reads others: a bit string that ends with zeros, for instance, may call them unused. A key must not
-    /// have several ids.
+    /// libcrypto accepts other encodings too: for instance, a bit string that ends in zeros may
+    /// declare them unused. A key must not have several ids.
     package init?(ofPublicKeyInfo bytes: [UInt8]) {
         guard
             Self.encodings.contains(where: {
@@ -26,7 +26,7 @@ package struct KeyID: Hashable, Sendable, CustomStringConvertible {
         digest = .of(bytes)
     }
 
-    /// What an encoding starts with, and how many bytes of the key follow.
+    /// Start of each encoding, and the number of key bytes that follow.
     private static let encodings: [(start: [UInt8], rest: Int)] = [
         ([0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], 32),
         (
@@ -37,23 +37,22 @@ package struct KeyID: Hashable, Sendable, CustomStringConvertible {
         ),
     ]
 
-    /// The peer id.
     package var description: String { peerID }
 }
 
-/// A text is no peer id.
+/// Why a text is not a peer id.
 package enum PeerIDError: Error, Equatable, Sendable {
     /// It is not 8 groups of 7 characters joined by dashes.
     case groups
-    /// A character is none of A–Z and 2–7, or there is none that could stand there.
+    /// A character is not in A–Z or 2–7, or cannot occur at its position.
     case character
-    /// The last four characters do not fit the others: a typing error.
+    /// The last four characters do not match the others: a typing error.
     case check
 }
 
 extension KeyID {
-    /// The id as shown to people (specification 9): 52 characters of key and 4 that find typing
-    /// errors, in 8 groups of 7.
+    /// The id for display (specification 9): 52 characters of key and 4 check characters against
+    /// typing errors, in 8 groups of 7.
     package var peerID: String {
         let text = [Character](Base32.encode(digest.bytes, .upper) + checkCharacters)
         return stride(from: 0, to: text.count, by: 7)
@@ -61,9 +60,9 @@ extension KeyID {
             .joined(separator: "-")
     }
 
-    /// Reads a peer id.
+    /// Parses a peer id.
     ///
-    /// There is one text for each id: upper case, with the dashes.
+    /// Each id has exactly one text: upper case, with dashes.
     package init(peerID text: String) throws(PeerIDError) {
         let groups = text.utf8.split(
             separator: UInt8(ascii: "-"), omittingEmptySubsequences: false)
@@ -80,7 +79,7 @@ extension KeyID {
         guard characters.suffix(4).elementsEqual(checkCharacters.utf8) else { throw .check }
     }
 
-    // Four characters hold 20 bits: those of the first two and a half bytes.
+    // Four characters hold 20 bits, the first two and a half bytes.
     private var checkCharacters: String {
         let check = SHA256Digest.of([UInt8]("blockferry id".utf8) + digest.bytes).bytes
         return String(Base32.encode([UInt8](check.prefix(3)), .upper).prefix(4))

@@ -6,21 +6,21 @@ internal import COpenSSL
 
 /// A SHA-256 digest (FIPS 180-4).
 ///
-/// Comparing two takes the same time whatever they hold.
+/// Comparing two digests takes constant time.
 package struct SHA256Digest: Hashable, Sendable, CustomStringConvertible {
     package static let byteCount = 32
 
-    /// 32 zero bytes: "no digest" in the places of the specification that say so.
+    /// 32 zero bytes, which the specification uses for "no digest".
     package static let zero = SHA256Digest(words: .zero)
 
-    // The bytes as they are in memory, eight to a word.
+    // The bytes in memory order, eight to a word.
     fileprivate var words: SIMD4<UInt64>
 
     fileprivate init(words: SIMD4<UInt64>) {
         self.words = words
     }
 
-    /// Takes 32 bytes, or nothing if there are more or fewer.
+    /// Takes 32 bytes; returns `nil` for any other count.
     package init?(bytes: [UInt8]) {
         guard bytes.count == Self.byteCount else { return nil }
         let read = try? bytes.withRawSpan { (span) throws(TruncatedBytes) in
@@ -49,7 +49,7 @@ package struct SHA256Digest: Hashable, Sendable, CustomStringConvertible {
         unsafe withUnsafeBytes(of: words) { unsafe [UInt8]($0) }
     }
 
-    /// The first 16 bytes, as they are in memory.
+    /// The first 16 bytes in memory order.
     var leadingWords: [2 of UInt64] { [words[0], words[1]] }
 
     /// 64 lower-case hexadecimal digits.
@@ -77,7 +77,7 @@ package struct SHA256Digest: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// Computes SHA-256 over bytes that come in pieces, any number of times.
+/// Computes SHA-256 of bytes that arrive in pieces; reusable after `finish`.
 @safe package struct SHA256Hasher: ~Copyable {
     private let context: OpaquePointer
 
@@ -115,7 +115,7 @@ package struct SHA256Digest: Hashable, Sendable, CustomStringConvertible {
         bytes.withRawSpan { update($0) }
     }
 
-    /// The digest of all bytes since the beginning or the last `finish`; then starts again.
+    /// The digest of all bytes since the start or the last `finish`; then starts again.
     package mutating func finish() -> SHA256Digest {
         var words = SIMD4<UInt64>.zero
         // SAFETY: the output holds the 32 bytes that SHA-256 writes.

@@ -8,7 +8,7 @@ internal import COpenSSL
 package struct Tag: Hashable, Sendable, CustomStringConvertible {
     package static let byteCount = 16
 
-    // The bytes, least significant first.
+    // The bytes as two words, least significant byte first.
     fileprivate let low: UInt64
     fileprivate let high: UInt64
 
@@ -24,12 +24,12 @@ package struct Tag: Hashable, Sendable, CustomStringConvertible {
         high = UInt64(littleEndian: words[1])
     }
 
-    /// Of all zeros: in a tag map, a block of zeros.
+    /// All zeros; in a tag map, a block of zeros.
     package static let zero = Tag(prefixOf: [0, 0])
     package var isZero: Bool { low == 0 && high == 0 }
 
-    /// Of no content: in the map of a target that ends before the volume does, the volume's last block
-    /// (Specification 7.2).
+    /// Marks missing content: if a target ends before the volume does, its map has this for the
+    /// volume's last block (Specification 7.2).
     package static let missing = Tag(prefixOf: [.max, .max])
 
     /// The 16 bytes.
@@ -46,11 +46,11 @@ package struct Tag: Hashable, Sendable, CustomStringConvertible {
         bytes.append(littleEndian: high)
     }
 
-    /// Tags are not shown to anybody but the two hosts.
+    /// Hides the value: only the two hosts may see tags.
     package var description: String { "Tag(…)" }
 }
 
-/// How tags are computed; the raw value stands in BEGIN and in the generation record.
+/// Algorithm of the tags; the raw value appears in BEGIN and in the generation record.
 package enum TagAlgorithm: UInt8, Sendable, CaseIterable {
     /// Poly1305 (RFC 8439 2.5) over the content.
     case poly1305 = 1
@@ -58,7 +58,7 @@ package enum TagAlgorithm: UInt8, Sendable, CaseIterable {
     case sha256 = 2
 }
 
-/// The secret of a lineage under which content is compared.
+/// The secret key of a lineage for comparing content.
 ///
 /// It is never printed.
 package struct TagKey: Hashable, Sendable, CustomStringConvertible, CustomReflectable {
@@ -67,7 +67,7 @@ package struct TagKey: Hashable, Sendable, CustomStringConvertible, CustomReflec
     /// The 32 bytes, for BEGIN and for the state files.
     package let bytes: [UInt8]
 
-    /// Takes 32 bytes, or nothing if there are more or fewer.
+    /// Takes 32 bytes; returns `nil` for any other count.
     package init?(bytes: [UInt8]) {
         guard bytes.count == Self.byteCount else { return nil }
         self.bytes = bytes
@@ -84,9 +84,9 @@ package struct TagKey: Hashable, Sendable, CustomStringConvertible, CustomReflec
     package var customMirror: Mirror { Mirror(self, children: []) }
 }
 
-/// Computes tags under one key; each thread makes its own.
+/// Computes tags with one key; each thread needs a separate one.
 @safe package final class Tagger {
-    /// Content is tagged in pieces that end at multiples of this offset in the volume.
+    /// Content is tagged in pieces that end at multiples of this size in the volume.
     package static let blockByteCount = 65_536
 
     package let algorithm: TagAlgorithm
@@ -112,7 +112,7 @@ package struct TagKey: Hashable, Sendable, CustomStringConvertible, CustomReflec
         unsafe EVP_MAC_CTX_free(poly1305)
     }
 
-    /// The tag of `content`, which lies in one block.
+    /// The tag of `content`, which must lie inside one block.
     package func tag(_ content: RawSpan) -> Tag {
         switch algorithm {
         case .poly1305:
@@ -124,7 +124,7 @@ package struct TagKey: Hashable, Sendable, CustomStringConvertible, CustomReflec
         }
     }
 
-    /// The tags of content that begins at `volumeOffset`: one for each block it touches, in order.
+    /// The tags of content that starts at `volumeOffset`: one for each block it touches, in order.
     package func tags(ofContent content: RawSpan, at volumeOffset: UInt64) -> [Tag] {
         let block = Self.blockByteCount
         var tags = [Tag]()

@@ -1,7 +1,7 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// Hexadecimal digits, lower case.
+/// Lower-case hexadecimal.
 package enum Hex {
     private static let digits = [UInt8]("0123456789abcdef".utf8)
 
@@ -12,7 +12,7 @@ package enum Hex {
             as: UTF8.self)
     }
 
-    /// The bytes, or nothing if `text` is anything but pairs of digits, of either case.
+    /// The bytes; `nil` unless `text` consists of pairs of digits, of either case.
     package static func decode(_ text: String) -> [UInt8]? {
         let values = text.utf8.map { Character(Unicode.Scalar($0)).isASCIIHexValue }
         guard values.count.isMultiple(of: 2) else { return nil }
@@ -47,7 +47,7 @@ package enum Base32 {
         letters == .lower ? lower : upper
     }
 
-    /// One character for each five bits; the last one is filled up with zero bits.
+    /// One character for each five bits; the last one is padded with zero bits.
     package static func encode(_ bytes: [UInt8], _ letters: Letters) -> String {
         let alphabet = alphabet(letters)
         var text = [UInt8]()
@@ -66,7 +66,7 @@ package enum Base32 {
         return String(decoding: text, as: UTF8.self)
     }
 
-    /// The bytes, or nothing unless `text` is exactly what `encode` makes of them.
+    /// The bytes; `nil` unless `text` is exactly what `encode` makes of them.
     package static func decode(_ text: String, _ letters: Letters) -> [UInt8]? {
         let alphabet = alphabet(letters)
         var bytes = [UInt8]()
@@ -82,7 +82,7 @@ package enum Base32 {
                 bytes.append(UInt8(truncatingIfNeeded: bits >> count))
             }
         }
-        // Fewer than five bits are left, all zero: every byte string has one text.
+        // Fewer than five bits may be left, all zero: every byte string has exactly one text.
         guard count < 5, bits & (1 << count - 1) == 0 else { return nil }
         return bytes
     }

@@ -3,16 +3,16 @@
 
 internal import CXXHash
 
-/// XXH3-64 with seed 0: finds errors of memory, disk and program, not attackers.
+/// XXH3-64 with seed 0: detects errors of memory, disk and program, not attacks.
 package enum XXH3 {
-    /// The hash of `bytes`: 0x2D06800538D394C2 for none.
+    /// The hash of `bytes`; that of no bytes is 0x2D06800538D394C2.
     package static func hash(_ bytes: RawSpan) -> UInt64 {
         // SAFETY: the pointer is used within the closure only; it is not read for no bytes.
         unsafe bytes.withUnsafeBytes { unsafe XXH3_64bits($0.baseAddress, $0.count) }
     }
 }
 
-/// Computes XXH3-64 over bytes that come in pieces, any number of times.
+/// Computes XXH3-64 of bytes that arrive in pieces; reusable after `finish`.
 @safe package struct XXH3Stream: ~Copyable {
     private let state: OpaquePointer
 
@@ -42,7 +42,7 @@ package enum XXH3 {
         }
     }
 
-    /// The hash of all bytes since the beginning or the last `finish`; then starts again.
+    /// The hash of all bytes since the start or the last `finish`; then starts again.
     package mutating func finish() -> UInt64 {
         defer { start() }
         // SAFETY: the state is live.

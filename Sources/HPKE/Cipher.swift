@@ -10,9 +10,9 @@ internal import Digests
 
     init(_ key: CipherKey) { cipher = Cipher(key, isSealing: true) }
 
-    /// Encrypts all but the last 16 bytes of `message` where they lie; the tag comes into those.
+    /// Encrypts all but the last 16 bytes of `message` in place and writes the tag to those.
     ///
-    /// - Parameter associated: what is authenticated with it, and not encrypted.
+    /// - Parameter associated: data that is authenticated but not encrypted.
     package func seal(_ message: inout MutableRawSpan, associated: [UInt8]) {
         // SAFETY: text and tag lie in the span, whose length is checked; libcrypto may encrypt in place.
         unsafe message.withUnsafeMutableBytes { bytes in
@@ -40,10 +40,10 @@ internal import Digests
 
     init(_ key: CipherKey) { cipher = Cipher(key, isSealing: false) }
 
-    /// Decrypts all but the last 16 bytes of `message`, the tag, where they lie.
+    /// Decrypts all but the last 16 bytes of `message`, the tag, in place.
     ///
-    /// - Returns: false if it is not what was sealed at this place; what lies there then is of no use, and neither is
-    ///   this context.
+    /// - Returns: `false` if it is not the message sealed at this position; then discard its
+    ///   content and this context.
     package func open(_ message: inout MutableRawSpan, associated: [UInt8]) -> Bool {
         // SAFETY: as above.
         unsafe message.withUnsafeMutableBytes { bytes in
@@ -64,7 +64,7 @@ internal import Digests
     }
 }
 
-/// AES-256-GCM with a nonce that counts.
+/// AES-256-GCM with a counter as nonce.
 @safe private final class Cipher {
     let context: OpaquePointer
     private let baseNonce: [UInt8]

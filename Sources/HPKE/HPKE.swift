@@ -7,21 +7,21 @@ package import Digests
 
 /// Hybrid public key encryption (RFC 9180), base mode, with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM.
 ///
-/// Anybody who knows the recipient's public key can encrypt to it: who did has to be proven by other means. Messages
-/// of one context are opened in the order in which they were sealed.
+/// Anyone who knows the recipient's public key can encrypt to it, so the sender must be proven by
+/// other means. Open the messages of one context in the order in which they were sealed.
 package enum HPKE {
-    /// What a sealed message is longer by.
+    /// Bytes by which a sealed message is longer.
     package static let tagByteCount = 16
     static let keyByteCount = 32
     static let nonceByteCount = 12
 
-    /// Begins to encrypt to the owner of `recipient`.
+    /// Starts encrypting to the owner of `recipient`.
     ///
     /// - Parameters:
-    ///   - info: what both sides must agree on; it need not be secret.
-    ///   - ephemeral: a key that was never used before and never is again.
-    /// - Returns: the encapsulated key, for the recipient, and the context; nil if the key is none that a secret can
-    ///   be shared with.
+    ///   - info: data that both sides must agree on; it need not be secret.
+    ///   - ephemeral: a key that is used only once.
+    /// - Returns: the encapsulated key for the recipient, and the context; `nil` if the recipient's
+    ///   key gives no shared secret.
     package static func seal(
         to recipient: X25519Key, ephemeral: RecipientKey = .generate(), info: (X25519Key) -> [UInt8]
     ) -> (encapsulated: X25519Key, sealer: Sealer)? {
@@ -31,7 +31,7 @@ package enum HPKE {
         return (encapsulated, Sealer(keySchedule(shared, info(encapsulated))))
     }
 
-    /// Begins to open what was encrypted to `key`; nil if the encapsulated key is none.
+    /// Starts opening what was encrypted to `key`; `nil` if the encapsulated key is invalid.
     package static func open(
         _ encapsulated: X25519Key, with key: RecipientKey, info: [UInt8]
     ) -> Opener? {
@@ -59,7 +59,7 @@ package enum HPKE {
             kem, key, "shared_secret", encapsulated.bytes + recipient.bytes, SHA256Digest.byteCount)
     }
 
-    /// KeySchedule of the base mode, which has no pre-shared key.
+    /// KeySchedule of the base mode, without a pre-shared key.
     private static func keySchedule(_ shared: [UInt8], _ info: [UInt8]) -> CipherKey {
         let context =
             [0] + extract(suite, [], "psk_id_hash", []) + extract(suite, [], "info_hash", info)
@@ -74,7 +74,7 @@ package enum HPKE {
     private static func extract(
         _ suite: [UInt8], _ salt: [UInt8], _ label: String, _ material: [UInt8]
     ) -> [UInt8] {
-        // A missing salt is one of zeros (RFC 5869 2.2).
+        // A missing salt counts as zeros (RFC 5869 2.2).
         let salt = salt.isEmpty ? [UInt8](repeating: 0, count: SHA256Digest.byteCount) : salt
         return derive(
             EVP_KDF_HKDF_MODE_EXTRACT_ONLY, version + suite + Array(label.utf8) + material, salt,
@@ -102,7 +102,7 @@ package enum HPKE {
     }
 }
 
-/// What a context encrypts with. It is never printed.
+/// Key material of a context. It is never printed.
 struct CipherKey: CustomStringConvertible, CustomReflectable {
     let key: [UInt8]
     let baseNonce: [UInt8]

@@ -5,13 +5,13 @@ internal import Blocks
 internal import COpenSSL
 package import Digests
 
-/// A key pair on X25519: what was encrypted to its public half can be opened with it.
+/// An X25519 key pair, which opens what was encrypted to its public key.
 @safe package final class RecipientKey {
     let key: OpaquePointer
-    /// The public half.
+    /// The public key.
     package let publicKey: X25519Key
 
-    /// Takes over the reference; nil if it is no key on X25519.
+    /// Takes ownership of the reference; `nil` if it is not an X25519 key.
     private init?(_ key: OpaquePointer?) {
         guard let key = unsafe key else { return nil }
         guard let publicKey = unsafe Self.publicKey(of: key) else {
@@ -45,14 +45,14 @@ package import Digests
         return key
     }
 
-    /// The pair of a private key of 32 bytes, as test vectors give it.
+    /// The pair of a 32-byte private key, as in test vectors.
     package convenience init?(privateKey bytes: [UInt8]) {
         LibCrypto.start
         // SAFETY: the bytes are passed with their count, and are copied.
         unsafe self.init(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nil, bytes, bytes.count))
     }
 
-    /// Reads a PKCS#8 key that is not encrypted.
+    /// Reads an unencrypted PKCS#8 key.
     package convenience init?(pem: [UInt8]) {
         LibCrypto.start
         // SAFETY: the BIO reads from the bytes and is freed before they go. The callback never gives a passphrase, so that
@@ -67,7 +67,7 @@ package import Digests
         unsafe self.init(key)
     }
 
-    /// The key as PKCS#8, for its file.
+    /// The key as PKCS#8 for its file.
     package var pem: [UInt8] {
         // SAFETY: the BIO belongs to this call; the key is live.
         guard let bio = unsafe BIO_new(BIO_s_mem()) else { preconditionFailure("out of memory") }
@@ -81,7 +81,8 @@ package import Digests
         }
     }
 
-    /// The shared secret of X25519 (RFC 7748 6.1); nil if it would be zero, or the other key is none.
+    /// The shared secret of X25519 (RFC 7748 6.1); `nil` if it would be zero or the other key is
+    /// invalid.
     func agree(with other: X25519Key) -> [UInt8]? {
         // SAFETY: the bytes are copied; key and context belong to this call, and the output has the length that is passed.
         defer { ERR_clear_error() }

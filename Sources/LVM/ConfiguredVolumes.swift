@@ -1,15 +1,16 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// The logical volumes that an administrator has named in a file: "VG/LV", one a line.
+/// The logical volumes that an administrator lists in a file: one "VG/LV" per line.
 package struct ConfiguredVolumes: Equatable, Sendable {
-    /// The greatest file, in bytes.
+    /// Largest file in bytes.
     package static let limit = 64 << 10
-    /// "vg/lv".
+    /// Full names, "vg/lv".
     package let names: Set<String>
     private let mapperNames: Set<String>
 
-    /// Reads the text of the file. Lines that are empty or begin with # do not count; nothing if another one is no name.
+    /// Parses the text of the file. It skips lines that are empty or start with #; returns `nil` if
+    /// another line is not a name.
     package init?(_ text: String) {
         var names: Set<String> = []
         var mapperNames: Set<String> = []
@@ -23,13 +24,14 @@ package struct ConfiguredVolumes: Equatable, Sendable {
         self.mapperNames = mapperNames
     }
 
-    /// Whether a volume of this name may be worked on.
+    /// Whether this volume is listed.
     package func contains(_ volume: LogicalVolume) -> Bool { names.contains(volume.fullName) }
 
-    /// Whether a device that device-mapper calls so is that of a volume that may be worked on.
+    /// Whether the volume with this device-mapper name is listed.
     package func contains(mapperName: String) -> Bool { mapperNames.contains(mapperName) }
 
-    /// How device-mapper calls the volume of a group: a dash stands between the two, and is doubled inside of them.
+    /// The device-mapper name of a volume: a dash between group and volume, dashes inside them
+    /// doubled.
     static func mapperName(_ parts: [Substring]) -> String {
         parts.map {
             $0.split(separator: "-", omittingEmptySubsequences: false).joined(separator: "--")

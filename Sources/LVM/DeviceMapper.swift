@@ -5,7 +5,7 @@ internal import Blocks
 package import Platform
 
 extension DeviceNumber {
-    /// The path of its node, as the kernel names it: right with and without udev.
+    /// The path of its node by the kernel's name, which is right with and without udev.
     package func path() throws(LVMError) -> String {
         guard let name = BlockDevice(self).nodeName else {
             throw .unexpected("there is no block device \(self)")
@@ -14,9 +14,9 @@ extension DeviceNumber {
     }
 }
 
-/// What device-mapper says of a device of one target: its table and status, in words.
+/// Tables and status lines of device-mapper devices with one target, decoded.
 ///
-/// Source of the lines: Documentation/admin-guide/device-mapper of Linux.
+/// Format of the lines: Documentation/admin-guide/device-mapper of Linux.
 package enum DeviceMapper {
     /// A thin volume's table: "thin POOL ID [EXTERNAL-ORIGIN]".
     package struct ThinTable: Equatable, Sendable {
@@ -28,21 +28,21 @@ package enum DeviceMapper {
     /// A pool's table: "thin-pool METADATA DATA BLOCK-SECTORS ...".
     package struct PoolTable: Equatable, Sendable {
         package var metadata: DeviceNumber
-        /// Of a data block.
+        /// Size of a data block in bytes.
         package var blockByteCount: UInt64
     }
 
     /// A pool's status.
     package struct PoolStatus: Equatable, Sendable {
-        /// Block of the metadata snapshot, if it holds one.
+        /// Block of the metadata snapshot; `nil` if the pool holds none.
         package var metadataSnapshot: UInt64?
-        /// Data blocks in all, and those that no volume has yet.
+        /// Data blocks in total, and those not allocated yet.
         package var blocks: UInt64
         package var freeBlocks: UInt64
-        /// Blocks of metadata, of 4 KiB.
+        /// Metadata blocks of 4 KiB.
         package var metadataBlocks: UInt64
         package var freeMetadataBlocks: UInt64
-        /// "rw", "ro" or "out_of_data_space".
+        /// Mode: "rw", "ro" or "out_of_data_space".
         package var mode: String
         package var needsCheck: Bool
     }
@@ -51,21 +51,21 @@ package enum DeviceMapper {
     package struct SnapshotTable: Equatable, Sendable {
         package var origin: DeviceNumber
         package var store: DeviceNumber
-        /// P, PO or N.
+        /// Persistence: P, PO or N.
         package var persistence: String
-        /// Options that follow the chunk size.
+        /// Options after the chunk size.
         package var features: [String]
     }
 
     /// A classic snapshot's status.
     package enum SnapshotStatus: Equatable, Sendable {
-        /// Sectors of the store: allocated, in all.
+        /// Sectors of the store, allocated and in total.
         case valid(used: UInt64, total: UInt64)
-        /// Given up by the kernel; the words of the status line.
+        /// Invalidated by the kernel; with the text of the status line.
         case invalid(String)
     }
 
-    /// The table of a device of one target: its type and parameters.
+    /// Type and parameters of a device with one target.
     private static func table(_ device: DeviceNumber) throws(LVMError) -> [String] {
         let lines: [DeviceTable.Line]
         do throws(SystemCallError) { lines = try DeviceTable(of: device).lines } catch {
@@ -77,7 +77,7 @@ package enum DeviceMapper {
         return [lines[0].type] + lines[0].parameters
     }
 
-    /// The status of a device of one target: its type and what it says.
+    /// Type and status of a device with one target.
     private static func status(_ device: DeviceNumber) throws(LVMError) -> [String] {
         let output: Command.Output
         do throws(CommandError) {
@@ -88,7 +88,7 @@ package enum DeviceMapper {
         }
         let lines = output.text.split(separator: "\n")
         let words = lines.first?.split(separator: " ") ?? []
-        // Start, length, type, the rest.
+        // The words are start, length, type, then the rest.
         guard lines.count == 1, words.count >= 3 else {
             throw .unexpected(
                 "dmsetup status of device \(device) has \(lines.count) lines, not one")
@@ -96,7 +96,7 @@ package enum DeviceMapper {
         return words.dropFirst(2).map(String.init)
     }
 
-    /// The active device with a UUID, and what it is called.
+    /// The active device with this UUID, and its device-mapper name.
     static func device(uuid: String) throws(LVMError) -> (number: DeviceNumber, name: String)? {
         let output: Command.Output
         do throws(CommandError) {
@@ -127,7 +127,7 @@ package enum DeviceMapper {
         try PoolTable(try table(device), of: device)
     }
 
-    /// Sectors of an active thin volume that its pool stores.
+    /// Number of sectors that the pool stores for an active thin volume.
     package static func thinSectors(_ device: DeviceNumber) throws(LVMError) -> UInt64 {
         try thinSectors(try status(device), of: device)
     }
@@ -155,7 +155,7 @@ private func strange(_ words: [String], _ device: DeviceNumber) -> LVMError {
 }
 
 extension DeviceMapper.ThinTable {
-    /// Decodes type and parameters of the table of `device`, as do those below.
+    /// Decodes type and parameters of the table of `device`, as do the initialisers below.
     package init(_ words: [String], of device: DeviceNumber) throws(LVMError) {
         guard words.count >= 3, words[0] == "thin", let pool = DeviceNumber(words[1]),
             let id = UInt32(words[2])
@@ -203,7 +203,7 @@ extension DeviceMapper.PoolStatus {
             needsCheck: words.contains("needs_check"))
     }
 
-    /// Of "USED/TOTAL".
+    /// Decodes "USED/TOTAL".
     private static func room(_ word: String) -> (total: UInt64, free: UInt64)? {
         let parts = word.split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, let used = UInt64(parts[0]), let total = UInt64(parts[1]),

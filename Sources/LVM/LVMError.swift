@@ -3,21 +3,21 @@
 
 package import Platform
 
-/// Why the host's volumes did not give what was asked.
+/// Why an operation on the host's volumes failed.
 package enum LVMError: Error, Sendable, CustomStringConvertible {
     /// A command failed.
     case command(CommandError)
-    /// There is no such volume.
+    /// The volume does not exist.
     case notFound(String)
-    /// Somebody else has what is needed; `reason` says who, and how to find out more.
+    /// A required resource is in use; `reason` names its holder and how to find out more.
     case busy(String)
-    /// The thin pool, by device-mapper's name, holds a metadata snapshot that is not ours.
+    /// The thin pool, by its device-mapper name, holds a metadata snapshot that is not ours.
     case metadataSnapshotHeld(String, pool: String)
-    /// It is there, but must not be used; `reason` says why.
+    /// The volume must not be used, for this reason.
     case refused(String)
-    /// A command said something that this program does not understand.
+    /// A command printed something that this program does not understand.
     case unexpected(String)
-    /// Reading or writing a file of our own failed.
+    /// Reading or writing one of our files failed.
     case system(SystemCallError)
 
     package var description: String {

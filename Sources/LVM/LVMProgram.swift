@@ -3,16 +3,17 @@
 
 internal import Platform
 
-/// LVM's programs, with settings of ours in place of the host's where those shape what is printed.
+/// LVM's programs, with our settings for everything that shapes their output.
 enum LVMProgram {
-    /// Every setting of lvm.conf that shapes a report or a message, as a new LVM has it; what a command line says besides
-    /// is not here. Changed, each of them makes something else of what is read: another sign between tags, a number for a
-    /// word, a line without its prefix.
+    /// Every setting of lvm.conf that shapes a report or a message, at its default value; what the
+    /// command line sets is not included. Changing any of them changes what is parsed: the
+    /// separator of tags, a number instead of a word, a line without its prefix.
     static let settings = ["--config", reporting]
 
-    /// The same for what changes a group, without a file in LVM's archive for each change: a send makes four, millions a month,
-    /// among which the operator's own are not found any more. LVM's backup of the group stays up to date. An environment with
-    /// `BLOCKFERRY_LVM_ARCHIVE=1` leaves the archive to lvm.conf.
+    /// The same settings for commands that change a group, without a file in LVM's archive for each
+    /// change: a send makes four, millions a month, which would bury the operator's own. LVM's
+    /// backup of the group stays up to date. `BLOCKFERRY_LVM_ARCHIVE=1` in the environment leaves
+    /// the archive to lvm.conf.
     static let changing =
         Process.environment("BLOCKFERRY_LVM_ARCHIVE") == "1"
         ? settings : ["--config", reporting + " backup{archive=0}"]
@@ -24,10 +25,10 @@ enum LVMProgram {
         + "log{prefix=\"\" command_names=0 indent=0 silent=0 verbose=0 report_command_log=0} "
         + "global{units=\"b\" suffix=0 si_unit_consistency=1}"
 
-    /// How long a report may take: it waits while another program has the lock of a group.
+    /// How long a report may take: it waits while another program holds a group's lock.
     private static let patience = 60
 
-    /// Runs one that only asks.
+    /// Runs a command that only reports.
     static func ask(_ program: String, _ arguments: [String]) throws(LVMError) -> Command.Output {
         do throws(CommandError) {
             return try Command.run(program, arguments, settings: settings, seconds: patience)
@@ -37,14 +38,14 @@ enum LVMProgram {
         }
     }
 
-    /// Runs one that changes something, and waits for its end.
+    /// Runs a command that changes something, and waits for its end.
     static func change(
         _ program: String, _ arguments: [String], holding lock: FileLock?
     ) throws(CommandError) -> Command.Output {
         try Command.change(program, arguments, settings: changing, holding: lock)
     }
 
-    /// What a failure means, where LVM's own words lead nowhere.
+    /// Explains a failure whose message from LVM is not helpful.
     static func explained(_ error: CommandError) -> LVMError {
         let text = error.message
         if text.contains("Multiple VGs found with the same name") {
@@ -52,7 +53,7 @@ enum LVMProgram {
                 "two volume groups have the same name, so that LVM takes neither (\(text)). See their ids with: "
                     + "vgs -o vg_name,vg_uuid; then give one another name: vgrename UUID NEWNAME")
         }
-        // With global/wait_for_locks=0 LVM does not wait for it.
+        // With global/wait_for_locks=0, LVM does not wait for the lock.
         if text.contains("Can't get lock for") { return locked(error) }
         if text.contains("activation filter") || text.contains("volume_list") {
             return notActivated("\(error)")
@@ -66,7 +67,8 @@ enum LVMProgram {
         return .command(error)
     }
 
-    /// Of "Thin pool NAME (254:2) already contain thin device with device_id 3." (LVM 2.03, libdm-deptree.c).
+    /// Parses "Thin pool NAME (254:2) already contain thin device with device_id 3." (LVM 2.03,
+    /// libdm-deptree.c).
     private static func orphan(in text: String) -> (pool: Substring, id: UInt32)? {
         let parts = text.split(
             separator: "already contain thin device with device_id ", maxSplits: 1)
@@ -83,7 +85,7 @@ enum LVMProgram {
         )
     }
 
-    /// A volume that LVM was told to activate, and that is not active.
+    /// The error for a volume that LVM was told to activate and that is not active.
     static func notActivated(_ what: String) -> LVMError {
         .refused(
             "\(what). activation/volume_list or read_only_volume_list in lvm.conf keeps LVM from activating snapshots of "

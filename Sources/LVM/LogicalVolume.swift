@@ -4,60 +4,61 @@
 internal import FoundationEssentials
 package import Platform
 
-/// A logical volume, as `lvs` reports it.
+/// A logical volume as `lvs` reports it.
 package struct LogicalVolume: Hashable, Sendable {
-    /// What kind of volume it is, as far as that matters here.
+    /// Kind of the volume, as far as Blockferry distinguishes it.
     package enum Kind: Hashable, Sendable {
-        /// A volume in a thin pool; its device id and transaction there.
+        /// A volume in a thin pool, with its device id and transaction there.
         case thin(pool: String, poolUUID: String, deviceID: UInt32, transactionID: UInt64)
         /// A classic (copy-on-write) snapshot.
         case snapshot
-        /// Anything else that holds data: linear, striped, RAID, cached ...
+        /// Any other volume that holds data: linear, striped, RAID, cached ...
         case plain
-        /// A pool, or a part of another volume.
+        /// A pool or a part of another volume.
         case component
     }
 
     package var group: String
     package var groupUUID: String
-    /// Name within the group; of a hidden volume without the brackets.
+    /// Name within the group; for a hidden volume without the brackets.
     package var name: String
-    /// LVM's id of the volume, which is never given twice.
+    /// LVM's id of the volume, which is never reused.
     package var uuid: String
     package var kind: Kind
-    /// Bytes; of a classic snapshot the size of its store.
+    /// Size in bytes; for a classic snapshot the size of its store.
     package var byteCount: UInt64
     package var tags: Set<String>
-    /// Name and id of the origin of a snapshot, as far as LVM knows it: when a snapshot is merged into a thin volume,
-    /// LVM forgets the origin of all others.
+    /// Name and id of a snapshot's origin, as far as LVM knows them: merging a snapshot into a thin
+    /// volume makes LVM forget the origin of all others.
     package var origin: String?
     package var originUUID: String?
-    /// Bytes; 0 for what has none.
+    /// Chunk size in bytes; 0 if the volume has none.
     package var chunkByteCount: UInt64
-    /// The device, if it is active.
+    /// The device; `nil` if the volume is not active.
     package var device: DeviceNumber?
     /// Seconds since 1970-01-01 UTC.
     package var createdAt: UInt64
-    /// The same in nanoseconds; 0 for a time that is none.
+    /// The same in nanoseconds; 0 for an invalid time.
     package var createdAtNanoseconds: UInt64 {
         Int64(exactly: createdAt).flatMap { KernelValues.time(seconds: $0, nanoseconds: 0) } ?? 0
     }
-    /// Whether the device, or the volume where it is not active, is read-only.
+    /// Whether the device, or the inactive volume, is read-only.
     package var isReadOnly: Bool
     /// Whether it is being merged into its origin, or will be at the next activation.
     package var isMerging: Bool
-    /// How much of a snapshot's store or of a pool's data is in use, in percent; nil if not active.
+    /// Used share of a snapshot's store or of a pool's data, in percent; `nil` if not active.
     package var usedPercent: Double?
-    /// How much of a pool's metadata is in use, in percent; nil for others, and if not active.
+    /// Used share of a pool's metadata, in percent; `nil` for others, and if not active.
     package var metadataPercent: Double?
-    /// The room for LVM's own text of the group.
+    /// The space for LVM's text of the group.
     package var groupText: GroupText
 
-    /// "vg/lv".
+    /// Full name, "vg/lv".
     package var fullName: String { "\(group)/\(name)" }
 
-    /// A name in its group that ends in `ending`, with as much of this one's name before it as device-mapper takes: it knows
-    /// a volume by the names of group and volume, in which it doubles hyphens, and by a suffix of what is below.
+    /// A name in the same group that ends in `ending`, after as much of this volume's name as
+    /// device-mapper allows: its name consists of group and volume with hyphens doubled, and a
+    /// suffix for what is below.
     package func derivedName(_ ending: String) -> String {
         func length(_ text: some StringProtocol) -> Int {
             text.utf8.count + text.utf8.count { $0 == UInt8(ascii: "-") }
@@ -65,11 +66,11 @@ package struct LogicalVolume: Hashable, Sendable {
         let most = 127 - length(group) - "-".utf8.count - "_tdata-real".utf8.count
         var start = name.prefix(90)
         while !start.isEmpty, length(start) + length(ending) > most { start.removeLast() }
-        // A snapshot of what has a name without letters has one all the same.
+        // The snapshot gets a name even if nothing of the volume's name is left.
         return start.isEmpty ? String(ending.drop { $0 == "_" }) : start + ending
     }
 
-    /// The path of its node; the volume must be active.
+    /// The path of its device node; the volume must be active.
     package func devicePath() throws(LVMError) -> String {
         guard let device else { throw .refused("\(fullName) is not active") }
         return try device.path()
@@ -77,7 +78,7 @@ package struct LogicalVolume: Hashable, Sendable {
 }
 
 extension LogicalVolume {
-    /// What `lvs` is asked for.
+    /// The fields that `lvs` reports.
     static let fields = [
         "vg_name", "vg_uuid", "lv_name", "lv_uuid", "lv_size", "lv_tags", "segtype", "pool_lv",
         "pool_lv_uuid", "origin", "origin_uuid", "thin_id", "transaction_id", "chunk_size",
@@ -91,8 +92,8 @@ extension LogicalVolume {
         let report: [Part]
     }
 
-    /// Decodes what `lvs --reportformat json` has printed. A volume of several segments appears several times;
-    /// its first row is taken.
+    /// Decodes the output of `lvs --reportformat json`. A volume of several segments has several
+    /// rows; the first one counts.
     package static func decode(_ text: String) throws(LVMError) -> [LogicalVolume] {
         let report: Report
         do {
@@ -122,7 +123,7 @@ extension LogicalVolume {
             guard let value = row[name] else { throw .unexpected("lvs does not report \(name)") }
             return value
         }
-        /// An absent id is none, and so equals no other.
+        /// `nil` for an absent id, which matches no other.
         func optional(_ name: String) throws(LVMError) -> String? {
             let value = try text(name)
             return value.isEmpty ? nil : value
@@ -133,7 +134,7 @@ extension LogicalVolume {
             }
             return value
         }
-        /// A word that means something else than what is known would be taken for no.
+        /// The error for an unknown word, which would otherwise count as no.
         func unknown(_ name: String) -> LVMError {
             .unexpected("lvs reports \(name)=\(row[name] ?? "") of \(row["lv_name"] ?? "")")
         }
@@ -147,7 +148,8 @@ extension LogicalVolume {
         uuid = try identifier("lv_uuid")
         byteCount = try number("lv_size")
         tags = Set(try text("lv_tags").split(separator: ",").map(String.init))
-        // What LVM lets a tag be. Another sign means that something else than a comma is between them.
+        // The characters that LVM allows in tags. Any other means that the separator is not a
+        // comma.
         guard tags.allSatisfy({ $0.utf8.allSatisfy(Self.isOfTag) }) else {
             throw unknown("lv_tags")
         }
@@ -157,7 +159,7 @@ extension LogicalVolume {
         createdAt = try optional("lv_time") == nil ? 0 : try number("lv_time")
         switch try text("lv_permissions") {
         case "read-only", "read-only-override": isReadOnly = true
-        // LVM says "unknown" of what has no permissions of its own.
+        // LVM reports "unknown" for a volume without permissions of its own.
         case "writeable", "unknown", "": isReadOnly = false
         default: throw unknown("lv_permissions")
         }
@@ -175,7 +177,7 @@ extension LogicalVolume {
         metadataPercent = try percent("metadata_percent")
         groupText = GroupText(
             areaByteCount: try number("vg_mda_size"), freeByteCount: try number("vg_mda_free"))
-        // Not active: -1.
+        // -1 means not active.
         switch try (text("lv_kernel_major"), text("lv_kernel_minor")) {
         case ("-1", "-1"): break
         default:

@@ -5,27 +5,30 @@ internal import Blocks
 internal import Digests
 package import Platform
 
-/// The metadata snapshot of a thin pool, reserved by this process: the pool's mappings at one moment, which stay as
-/// they are until it is released.
+/// The metadata snapshot of a thin pool, reserved by this process: the pool's mappings at one
+/// moment, which do not change until it is released.
 ///
-/// A pool has one at most, and nothing says whose it is. So the lock that other tools take is taken, a guardian
-/// releases it when this process ends in whatever way, and a record in our state directory tells a later run
-/// that one which a power cut has left is ours.
+/// A pool has at most one, and nothing records its owner. So this process takes the lock that other
+/// tools use, a guardian releases the snapshot however this process ends, and a record in our state
+/// directory identifies one that a power cut left as ours.
 ///
-/// 1. The lock is taken, and a metadata snapshot that the record proves to be ours is released. A crash leaves
-///    nothing held.
-/// 2. The guardian is started; it reserves. A crash ends with its releasing what it reserved; if it is lost with
-///    us, a metadata snapshot stays that nothing proves to be ours, and the next run asks the operator.
-/// 3. The record is written: block and digest of what was reserved. Now even the loss of both is mended.
-/// 4. The guardian releases. A crash leaves a record that proves nothing, since the block is gone.
+/// 1. The lock is taken, and a metadata snapshot that the record proves to be ours is released. A
+///    crash leaves nothing held.
+/// 2. The guardian is started and reserves the snapshot. After a crash it releases what it
+///    reserved; if it dies too, a metadata snapshot stays that nothing proves to be ours, and the
+///    next run asks the operator.
+/// 3. The record is written: block and digest of the reserved snapshot. From here on even the loss
+///    of both is repaired.
+/// 4. The guardian releases. A crash leaves a record that proves nothing, because the block is
+///    gone.
 /// 5. The record is removed.
 package final class MetadataSnapshot {
-    /// The block of the metadata device that it begins at.
+    /// Number of its first block on the metadata device.
     package let block: UInt64
     private let guardian: Guardian
     private let recordPath: String
 
-    /// The lock of thin-send-recv; other tools take it too.
+    /// The lock of thin-send-recv, which other tools use too.
     private static let lockPath = "/var/run/thin-send-recv.lock"
 
     private static let recordPrefix = "metadata-snapshot-"
@@ -37,14 +40,14 @@ package final class MetadataSnapshot {
         dmsetup message -j "$1" -m "$2" 0 release_metadata_snap
         """
 
-    /// Reserves it.
+    /// Reserves a metadata snapshot.
     ///
     /// - Parameters:
     ///   - pool: device of the pool (not of the volume that LVM shows).
-    ///   - metadata: path of its metadata device.
-    ///   - poolName: what to call it in errors.
-    ///   - directory: where the record is kept.
-    ///   - seconds: how long to wait for somebody else's.
+    ///   - metadata: path of the pool's metadata device.
+    ///   - poolName: name of the pool in errors.
+    ///   - directory: directory of the record.
+    ///   - seconds: how long to wait for another program's metadata snapshot.
     package init(
         ofPool pool: DeviceNumber, metadata: String, called poolName: String,
         recordIn directory: String, seconds: Int
@@ -89,7 +92,7 @@ package final class MetadataSnapshot {
                 "blockferry-metadata-snapshot", script: Self.script,
                 ["\(pool.major)", "\(pool.minor)"], holding: lock, seconds: nil)
         } catch {
-            // Somebody who takes no lock was quicker.
+            // A program that does not use the lock was faster.
             if let held = try DeviceMapper.poolStatus(pool).metadataSnapshot {
                 throw .busy(
                     "another program has just reserved the metadata snapshot of \(poolName) (block \(held)); "
@@ -98,7 +101,8 @@ package final class MetadataSnapshot {
             throw .command(error)
         }
         do {
-            // The kernel does not check its own last write, that of the superblock which names the block.
+            // The kernel does not check its last write: that of the superblock, which names the
+            // block.
             block = try Self.heldRoot(in: metadata)
             guard block != 0 else {
                 throw LVMError.unexpected(
@@ -115,7 +119,8 @@ package final class MetadataSnapshot {
         }
     }
 
-    /// Releases it. Without this call the guardian does, but nobody hears whether it could.
+    /// Releases it and reports errors. Without this call the guardian releases it, but its errors
+    /// are lost.
     package func release() throws(LVMError) {
         do throws(CommandError) { try guardian.finish(seconds: nil) } catch {
             throw .command(error)
@@ -123,9 +128,10 @@ package final class MetadataSnapshot {
         try? Directory.remove(recordPath)
     }
 
-    /// Releases the metadata snapshots that records prove to be ours; returns what the pools are called.
+    /// Releases the metadata snapshots that records prove to be ours, and returns the names of
+    /// their pools.
     ///
-    /// - Parameter isWanted: false only looks.
+    /// - Parameter isWanted: `false` only looks for them.
     package static func releaseLeftovers(
         recordIn directory: String, isWanted: Bool
     ) throws(LVMError) -> [String] {
@@ -139,7 +145,7 @@ package final class MetadataSnapshot {
         } catch {
             throw .system(error)
         }
-        // While somebody reads a pool's metadata, nothing of it is left over.
+        // While another process reads a pool's metadata, nothing is left over.
         guard let lock else { return [] }
         defer { withExtendedLifetime(lock) {} }
         for name in names {
@@ -202,7 +208,7 @@ package final class MetadataSnapshot {
         return digest
     }
 
-    /// The block of the metadata snapshot, as the superblock on the disk says: `held_root`.
+    /// The block of the metadata snapshot in the superblock on the disk: `held_root`.
     private static func heldRoot(in metadata: String) throws -> UInt64 {
         var root: UInt64 = 0
         try FileBytes(path: metadata).read(at: 0, count: 4096) { bytes in

@@ -4,15 +4,15 @@
 package import Platform
 package import ThinMetadata
 
-/// How many snapshots the thin pool of a volume can still take.
+/// The number of snapshots that a volume's thin pool can still take.
 package struct PoolBudget: Sendable {
-    /// What to call the pool: "vg/pool".
+    /// Full name of the pool, "vg/pool".
     package let pool: String
     package let budget: SnapshotBudget
 
-    /// Asks the pool of a thin volume.
+    /// Queries the pool of a thin volume.
     ///
-    /// - Returns: nil for what is no thin volume, and while no volume of the pool is active.
+    /// - Returns: `nil` if the volume is not thin, or if no volume of the pool is active.
     package init?(of volume: LogicalVolume, in group: VolumeGroup) throws(LVMError) {
         guard case .thin(let name, let uuid, _, _) = volume.kind else { return nil }
         pool = "\(volume.group)/\(name)"
@@ -31,7 +31,7 @@ package struct PoolBudget: Sendable {
     package static func time(ofPoolBelow device: DeviceNumber) throws(LVMError) -> UInt32 {
         let pool = try DeviceMapper.thinTable(device).pool
         let path = try DeviceMapper.poolTable(pool).metadata.path()
-        // What is read while the kernel writes it may fail its checksum.
+        // A read during a kernel write may fail its checksum.
         for attempt in 1... {
             do {
                 return try Superblock.read(try FileBytes(path: path)).time
@@ -43,7 +43,7 @@ package struct PoolBudget: Sendable {
         return 0
     }
 
-    /// Why no snapshot may be taken; nil if one may be.
+    /// Why no snapshot may be taken; `nil` if one may.
     package var refusal: String? {
         guard budget.isExhausted else { return nil }
         return
@@ -52,7 +52,7 @@ package struct PoolBudget: Sendable {
             + "taken. Reset the pool's times, or move its volumes to a new pool, as docs/OPERATIONS.md 3 says"
     }
 
-    /// What to tell before it comes to that; nil if there is nothing to tell.
+    /// A warning before that happens; `nil` if there is none.
     package var warning: String? {
         guard budget.isLow else { return nil }
         return

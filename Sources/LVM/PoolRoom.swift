@@ -4,15 +4,15 @@
 package import Blocks
 package import Platform
 
-/// How much of new content a thin pool can still take.
+/// The space for new content in a thin pool.
 package struct PoolRoom: Sendable {
-    /// Of a block of the pool.
+    /// Size of a block of the pool in bytes.
     package let blockByteCount: UInt64
     package let status: DeviceMapper.PoolStatus
-    /// Blocks that the volume itself has, shared or not.
+    /// Number of blocks mapped by the volume, shared or not.
     package let ownBlocks: UInt64
 
-    /// Asks the pool below an active thin volume.
+    /// Queries the pool below an active thin volume.
     package init(below device: DeviceNumber) throws(LVMError) {
         let pool = try DeviceMapper.thinTable(device).pool
         blockByteCount = try DeviceMapper.poolTable(pool).blockByteCount
@@ -20,7 +20,7 @@ package struct PoolRoom: Sendable {
         ownBlocks = try DeviceMapper.thinSectors(device) / (blockByteCount / 512)
     }
 
-    /// Whether LVM makes pools larger by itself, so that what is free says nothing.
+    /// Whether LVM extends pools automatically, which makes the free space meaningless.
     package static func growsByItself() throws(LVMError) -> Bool {
         let said: Command.Output
         do throws(CommandError) {
@@ -30,7 +30,7 @@ package struct PoolRoom: Sendable {
         } catch {
             throw .command(error)
         }
-        // lvm.conf: from how many percent on a pool is extended; 100 is never.
+        // lvm.conf: the percentage at which a pool is extended; 100 means never.
         let value = said.text.split(separator: "=").last.flatMap {
             Int(String($0).filter { !$0.isWhitespace })
         }
@@ -42,7 +42,7 @@ package struct PoolRoom: Sendable {
 package struct PoolBlockCounter: Sendable {
     private let blockByteCount: UInt64
     private var next: UInt64 = 0
-    /// Never more than there are, whatever the order.
+    /// Never more than the actual number, whatever the order.
     package private(set) var count: UInt64 = 0
 
     package init(blockByteCount: UInt64) {

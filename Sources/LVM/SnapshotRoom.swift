@@ -3,11 +3,13 @@
 
 internal import Platform
 
-/// The room for LVM's text of a volume group, which each volume takes some of: the smallest of its metadata areas.
+/// The space for LVM's text of a volume group, to which each volume adds: the smallest of its
+/// metadata areas.
 package struct GroupText: Hashable, Sendable {
-    /// Of an area, of which each change takes the half that the one before did not; 0 if not known.
+    /// Size of an area in bytes; each change writes to the half that the previous one did not. 0 if
+    /// unknown.
     package var areaByteCount: UInt64
-    /// Bytes that the text can still grow by.
+    /// Number of bytes by which the text can still grow.
     package var freeByteCount: UInt64
 
     package init(areaByteCount: UInt64, freeByteCount: UInt64) {
@@ -15,14 +17,14 @@ package struct GroupText: Hashable, Sendable {
         self.freeByteCount = freeByteCount
     }
 
-    /// The longest text. LVM leaves two sectors out of it.
+    /// Largest text in bytes. LVM leaves out two sectors.
     package var limit: UInt64 { areaByteCount / 2 - min(areaByteCount / 2, 768) }
 
-    /// What kept generations leave free: with a text that is full nothing in the group can be made or extended any more, not
-    /// even the pool.
+    /// Space that kept generations leave free: when the text is full, nothing in the group can be
+    /// made or extended, not even the pool.
     package var reserve: UInt64 { limit / 20 }
 
-    /// Asks LVM, without waiting for somebody who has the group's lock.
+    /// Queries LVM, without waiting for a holder of the group's lock.
     ///
     /// - Parameter id: LVM's id of the group, without dashes.
     package init(ofGroup id: some StringProtocol) throws(LVMError) {
@@ -40,7 +42,7 @@ package struct GroupText: Hashable, Sendable {
         try self.init(report: said.text)
     }
 
-    /// Decodes what `vgs` has printed.
+    /// Decodes the output of `vgs`.
     package init(report text: String) throws(LVMError) {
         let words = text.split(whereSeparator: \.isWhitespace)
         guard words.count == 2, let area = UInt64(words[0]), let free = UInt64(words[1]) else {
@@ -51,13 +53,13 @@ package struct GroupText: Hashable, Sendable {
     }
 }
 
-/// How full that is which a snapshot needs room in. Looked at before one is made: what is full then stops more than this
-/// program: each writer to a thin pool, and each change of a volume group.
+/// Checks the space that a snapshot needs before it is made. Running out of it stops more than this
+/// program: every writer to a thin pool, and every change of a volume group.
 package enum SnapshotRoom {
-    /// From how many percent on a warning is given.
+    /// Percentage from which on a warning is given.
     package static let warningPercent = 80.0
 
-    /// What to tell of a volume's group and pool, as LVM has reported them.
+    /// The warnings about a volume's group and pool, from LVM's report.
     package static func warnings(
         for volume: LogicalVolume, in group: VolumeGroup
     ) -> [String] {
@@ -70,11 +72,11 @@ package enum SnapshotRoom {
             })
     }
 
-    /// The same.
+    /// The warnings from known values.
     ///
     /// - Parameters:
-    ///   - group: what to call the group.
-    ///   - pool: what to call the pool, if there is one, and how full it is, in percent.
+    ///   - group: name of the group.
+    ///   - pool: name of the pool, if there is one, and its used shares in percent.
     package static func warnings(
         of group: String, _ text: GroupText,
         pool: (name: String, data: Double?, metadata: Double?)?
@@ -99,7 +101,7 @@ package enum SnapshotRoom {
         return warnings.map { $0 + ". Make room, or have fewer snapshots (docs/OPERATIONS.md 3)" }
     }
 
-    /// A number of percent for people, if it is one to tell.
+    /// The rounded percentage, or `nil` if it needs no warning.
     private static func high(_ percent: Double?) -> Int? {
         guard let percent, percent.isFinite, percent >= warningPercent else { return nil }
         return Int(min(percent, 100))

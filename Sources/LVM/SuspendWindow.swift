@@ -3,7 +3,7 @@
 
 package import Platform
 
-/// A moment in which several volumes stand still together.
+/// A period in which several volumes are suspended together.
 package enum SuspendWindow {
     private static let script = """
         held=
@@ -21,14 +21,15 @@ package enum SuspendWindow {
         resume
         """
 
-    /// Suspends the volumes' devices, one after the other, and runs `body` while all of them are: what is written to
-    /// any of them waits. They are resumed whatever happens, also if this process is killed.
+    /// Suspends the volumes' devices, one after the other, and runs `body` while all are suspended:
+    /// writes to any of them wait. They are always resumed, also if this process is killed.
     ///
-    /// Suspending takes as long as flushing the file systems on the volumes does. Nobody ends that half-way.
+    /// Suspending takes as long as flushing the file systems on the volumes and is never cut short.
     ///
     /// - Parameters:
-    ///   - needed: paths that programs need meanwhile; what they lie on cannot be suspended.
-    ///   - lock: is held until all are resumed, also if this process ends.
+    ///   - needed: paths that programs need meanwhile; volumes that these are on cannot be
+    ///     suspended.
+    ///   - lock: held until all are resumed, also if this process ends.
     package static func around(
         _ volumes: [LogicalVolume], needed: [String], holding lock: FileLock?,
         _ body: () throws -> Void
@@ -55,7 +56,7 @@ package enum SuspendWindow {
         try result.get()
     }
 
-    /// A program that waits for the device it is to resume would wait for ever.
+    /// A program that waits for the device that it must resume would wait forever.
     private static func check(
         _ device: DeviceNumber, _ volume: LogicalVolume, _ needed: [String]
     ) throws(LVMError) {
@@ -80,19 +81,22 @@ package enum SuspendWindow {
     }
 }
 
-/// The messages that put another moment into a thin snapshot.
+/// The messages that replace the content of a thin snapshot.
 package enum ThinPool {
-    /// The tag of a snapshot whose content was put in after it was made: its device is younger than LVM knows.
+    /// The tag of a snapshot whose content was replaced after it was made: its device is newer than
+    /// LVM knows.
     package static let renewedTag = "blockferry.renewed"
 
-    /// Makes the device of an inactive snapshot anew, from its origin as it is now.
+    /// Makes the device of an inactive snapshot again, from its origin as it is now.
     ///
-    /// LVM cannot take thin snapshots of several volumes that stand still together: it suspends each origin itself, and
-    /// takes no snapshot of one that is suspended already. So the snapshots are made one by one before, and renewed
-    /// when all origins stand still. The device id stays what LVM knows, and the pool's transaction too.
+    /// LVM cannot take thin snapshots of several suspended volumes: it suspends each origin itself,
+    /// and takes no snapshot of a volume that is already suspended. So the snapshots are made one
+    /// by one before, and renewed while all origins are suspended. The device id stays the one that
+    /// LVM knows, and the pool's transaction does not change.
     ///
-    /// 1. The device is deleted. A crash leaves a snapshot in LVM without a device in the pool; `restore` mends it.
-    /// 2. It is made again under its id. A crash leaves a snapshot like any other.
+    /// 1. The device is deleted. A crash leaves a snapshot in LVM without a device in the pool;
+    ///    `restore` repairs it.
+    /// 2. It is made again with its id. A crash leaves a snapshot like any other.
     package static func renew(
         _ snapshot: LogicalVolume, of origin: LogicalVolume
     ) throws(LVMError) {
@@ -101,7 +105,7 @@ package enum ThinPool {
         try message(pool, "create_snap \(id) \(originID)")
     }
 
-    /// Gives a snapshot whose device is missing one, so that LVM can remove it.
+    /// Gives a snapshot without a device a new one, so that LVM can remove it.
     package static func restore(
         _ snapshot: LogicalVolume, of origin: LogicalVolume
     ) throws(LVMError) {

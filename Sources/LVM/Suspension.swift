@@ -3,13 +3,13 @@
 
 package import Platform
 
-/// Devices that device-mapper has suspended. Whoever writes to one waits until it is resumed, and if whoever has
-/// suspended it is gone, for ever.
+/// Devices that device-mapper has suspended. A writer waits until its device is resumed: forever,
+/// if the program that suspended it is gone.
 package enum Suspension {
     /// A suspended device.
     package struct Device: Hashable, Sendable {
         package let number: DeviceNumber
-        /// What device-mapper calls it.
+        /// Device-mapper name.
         package let name: String
 
         /// The command that resumes it.
@@ -27,7 +27,8 @@ package enum Suspension {
             if uuids.contains(origin) { uuids.insert(other.uuid) }
         }
         if case .thin(_, let pool, _, _) = volume.kind { uuids.insert(pool) }
-        // LVM-, id of the group, id of the volume, both without dashes, and for what is below a suffix.
+        // LVM-, id of the group, id of the volume, both without dashes, and a suffix for devices
+        // below.
         let ids = uuids.map { "LVM-" + (volume.groupUUID + $0).filter { $0 != "-" } }
         return BlockDevice.mapped().compactMap { number in
             let device = BlockDevice(number)
@@ -49,10 +50,10 @@ package enum Suspension {
         }
     }
 
-    /// Runs a program that changes a volume, and waits for its end. If that is no success, what it has left suspended is
-    /// resumed.
+    /// Runs a program that changes a volume, and waits for its end. If it fails, devices that it
+    /// left suspended are resumed.
     ///
-    /// - Parameter lock: is held for as long as the program runs, also if this process ends.
+    /// - Parameter lock: held while the program runs, also if this process ends.
     @discardableResult
     static func change(
         _ volume: LogicalVolume, _ program: String, _ arguments: [String], holding lock: FileLock?
@@ -61,7 +62,8 @@ package enum Suspension {
         do throws(CommandError) {
             return try LVMProgram.change(program, arguments, holding: lock)
         } catch {
-            // LVM gives this answer only when no other command changes the group: what is suspended now was left so.
+            // LVM answers this only when no other command is changing the group: what is suspended
+            // now was left behind.
             let after = (try? VolumeGroup(volume.group).volumes) ?? [volume]
             for device in devices(of: volume, in: after) where !before.contains(device.number) {
                 do throws(LVMError) {

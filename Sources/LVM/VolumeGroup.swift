@@ -6,10 +6,10 @@ package import Platform
 /// The volumes of a volume group at one moment, and the commands that change them.
 package struct VolumeGroup: Sendable {
     package let name: String
-    /// All volumes, hidden ones too.
+    /// All volumes, including hidden ones.
     package let volumes: [LogicalVolume]
 
-    /// Asks LVM.
+    /// Queries LVM.
     package init(_ name: String) throws(LVMError) {
         self.name = name
         volumes = try Self.list([name])
@@ -51,11 +51,11 @@ package struct VolumeGroup: Sendable {
 
     // MARK: Finding
 
-    /// Finds the volume that a user means: "vg/lv", or the path of its node in any spelling.
+    /// Finds a volume by "vg/lv" or by any path of its device node.
     ///
-    /// A node is recognised by what the kernel says it is, never by its name.
+    /// It identifies a node by the kernel's facts, never by its name.
     ///
-    /// - Returns: nothing if the text is the path of something that is no logical volume.
+    /// - Returns: `nil` if the text is the path of something that is not a logical volume.
     package static func find(
         _ text: String
     ) throws(LVMError) -> (group: VolumeGroup, volume: LogicalVolume)? {
@@ -72,7 +72,7 @@ package struct VolumeGroup: Sendable {
                 guard let found = try find(ids: ids) else { throw hidden(text) }
                 return found
             }
-            // A volume that is not active has no node.
+            // An inactive volume has no node.
             guard text.hasPrefix("/dev/") else { return nil }
             return try find(group: String(text.dropFirst("/dev/".count)), text)
         }
@@ -100,7 +100,7 @@ package struct VolumeGroup: Sendable {
         guard parts.count == 2, isName(parts[0]), isName(parts[1]) else { return nil }
         let group: VolumeGroup
         do { group = try VolumeGroup(String(parts[0])) } catch .command(let error) {
-            // LVM says so with 5; everything else is more than a name that it does not know.
+            // LVM exits with 5 if it does not know the name; any other error is reported.
             if case .exited(5) = error.cause {
                 let node = "/dev/mapper/" + ConfiguredVolumes.mapperName(parts)
                 let device = (try? File(path: node).status())?.device
@@ -139,14 +139,14 @@ package struct VolumeGroup: Sendable {
 
     // MARK: Changing
 
-    /// Makes a read-only snapshot of `origin`, tagged from its first moment, and activates it.
+    /// Makes a read-only snapshot of `origin`, with its tags set at creation, and activates it.
     ///
-    /// LVM suspends the origin for it, with a freeze of the file system on it.
+    /// LVM suspends the origin meanwhile, which freezes its file system.
     ///
     /// - Parameters:
-    ///   - store: for a classic snapshot, what its store is like, as arguments of lvcreate.
-    ///   - isActive: whether a thin snapshot is activated; else it has the flag that keeps it from that.
-    ///   - lock: is held for as long as lvcreate runs, also if this process ends.
+    ///   - store: for a classic snapshot: lvcreate's arguments for its store.
+    ///   - isActive: activate a thin snapshot; otherwise set the flag that prevents its activation.
+    ///   - lock: held while lvcreate runs, also if this process ends.
     package static func createSnapshot(
         of origin: LogicalVolume, named name: String, tags: [String], store: [String]?,
         isActive: Bool = true, holding lock: FileLock?
@@ -156,14 +156,14 @@ package struct VolumeGroup: Sendable {
         if let store {
             arguments += store
         } else {
-            // Nothing but this program activates it.
+            // Only this program activates it.
             arguments += ["--setactivationskip", "y"]
             if isActive { arguments += ["--activate", "y", "--ignoreactivationskip"] }
         }
         try Suspension.change(origin, "lvcreate", arguments + [origin.fullName], holding: lock)
     }
 
-    /// Makes a volume larger, to so many bytes or up to an extent more; never smaller.
+    /// Extends a volume to `byteCount` bytes, rounded up to an extent; never shrinks it.
     package static func extend(
         _ volume: LogicalVolume, to byteCount: UInt64, holding lock: FileLock?
     ) throws(LVMError) {
@@ -172,7 +172,7 @@ package struct VolumeGroup: Sendable {
             holding: lock)
     }
 
-    /// Activates a volume, even if it says that it is to be left out.
+    /// Activates a volume, even if it is flagged to be skipped.
     package static func activate(
         _ volume: LogicalVolume, holding lock: FileLock?
     ) throws(LVMError) {
@@ -182,13 +182,13 @@ package struct VolumeGroup: Sendable {
             holding: lock)
     }
 
-    /// Says of a volume that is not active after `activate` what keeps LVM from it.
+    /// Explains why a volume is not active after `activate`.
     package static func checkActive(_ volume: LogicalVolume) throws(LVMError) {
         guard volume.device == nil else { return }
         throw LVMProgram.notActivated("LVM has not activated \(volume.fullName)")
     }
 
-    /// Deactivates a volume, unless somebody has it open.
+    /// Deactivates a volume, unless it is open.
     package static func deactivate(
         _ volume: LogicalVolume, holding lock: FileLock?
     ) throws(LVMError) {
@@ -196,10 +196,10 @@ package struct VolumeGroup: Sendable {
             volume, "lvchange", ["--activate", "n", "--yes", volume.fullName], holding: lock)
     }
 
-    /// Removes a snapshot, if it still is the one with this id, this name and this tag, and as read-only as it was.
+    /// Removes a snapshot if it still has this id, this name and this tag, and is still read-only.
     ///
-    /// The condition is LVM's own to check, under its lock, so that a volume which has changed meanwhile is never hit.
-    /// Nor is one that is in use: without force LVM refuses it.
+    /// LVM checks the condition under its own lock, so it never removes a volume that has changed
+    /// meanwhile. It also refuses one in use, because it is not forced.
     package static func removeSnapshot(
         _ volume: LogicalVolume, tag: String, holding lock: FileLock?
     ) throws(LVMError) {
@@ -208,7 +208,7 @@ package struct VolumeGroup: Sendable {
         if volume.isReadOnly { condition += " && lv_permissions=~^read-only" }
         let said = try Suspension.change(
             volume, "lvremove", ["--yes", "--select", condition, volume.group], holding: lock)
-        // LVM finds nothing wrong with a condition that nothing meets.
+        // LVM succeeds even if no volume meets the condition.
         guard said.text.contains("successfully removed") else {
             throw .refused("\(volume.fullName) was changed just now, and was left alone")
         }

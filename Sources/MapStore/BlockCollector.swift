@@ -14,18 +14,18 @@ extension Tagger {
 
 /// Turns the ascending records of a generation into the new entries of the blocks that they touch.
 ///
-/// A block that one record covers has the entry that the record's tags say. Of any other block the rest is needed: it is
-/// loaded, and the records are laid over it.
+/// A block that one record covers has the entry of the record's tags. Any other block is loaded
+/// first, and the records are laid over it.
 package final class BlockCollector {
-    /// What the collector asks of its owner.
+    /// What the owner of a collector provides.
     package struct Owner {
-        /// Puts the content of a block into memory, before the records: the extent's length.
+        /// Loads the content of a block before the records into memory; its length is the extent's.
         package var load: (UInt64, Extent, AlignedBuffer) throws -> Void
-        /// A block that is covered whole is about to get this entry.
+        /// Announces the new entry of a fully covered block.
         package var willReplace: (UInt64, Extent, Tag) throws -> Void
-        /// So many blocks are covered whole by zeros.
+        /// Announces a range of blocks fully covered by zeros.
         package var zero: (Range<UInt64>) throws -> Void
-        /// A block's new entry.
+        /// Receives a block's new entry.
         package var emit: (TagMapFormat.Update) throws -> Void
 
         package init(
@@ -54,7 +54,8 @@ package final class BlockCollector {
         self.owner = owner
     }
 
-    /// Adds the next record: its content, which begins at `offset` of the memory, and its tags; without content, zeros.
+    /// Adds the next record: its content, which starts at `offset` in the memory, and its tags. A
+    /// record without content is zeros.
     package func add(
         _ extent: Extent, _ content: (memory: AlignedBuffer, offset: Int)?, tags: [Tag]
     ) throws {
@@ -98,7 +99,6 @@ package final class BlockCollector {
         }
     }
 
-    /// Ends the last block.
     package func finish() throws { try close() }
 
     private func close() throws {

@@ -5,15 +5,16 @@ package import Digests
 package import Platform
 internal import TagMap
 
-/// Makes the map of a volume whose content comes in, block by block, in ascending order. What does not come in is zeros.
+/// Makes the map of a volume from its content, block by block in ascending order. Blocks that are
+/// not added are zeros.
 package struct MapBuilder: ~Copyable {
-    /// The pages whose blocks count; all others are zeros (Specification 7.2).
+    /// The pages to map; all others count as zeros (Specification 7.2).
     package let pages: Range<UInt64>
     private let map: TagMapFile
     private let tagger: Tagger
     private var page: UInt64?
     private var entries = [UInt8](repeating: 0, count: MapShape.unit)
-    /// Bytes that came in.
+    /// Number of bytes added.
     package private(set) var byteCount: UInt64 = 0
 
     /// Starts with a map of zeros.
@@ -25,15 +26,16 @@ package struct MapBuilder: ~Copyable {
         pages = start..<(count == 0 ? end : start + min(count, end - start))
     }
 
-    /// The bytes of the volume that count.
+    /// The range of bytes to map.
     package var bytes: Range<UInt64> {
         let unit = UInt64(MapShape.pageEntries) * MapShape.blockByteCount
         let end = min(pages.upperBound * unit, map.shape.volumeByteCount)
-        // Pages that the volume does not have lie behind its end.
+        // Pages that the volume does not have lie past its end.
         return min(pages.lowerBound * unit, end)..<end
     }
 
-    /// Adds `count` bytes of content that begin with a block and end with one, or with the volume.
+    /// Adds `count` bytes of content, which start at a block's start and end at a block's end or
+    /// the volume's.
     package mutating func add(
         at offset: UInt64, _ memory: AlignedBuffer, count: Int
     ) throws(MapError) {
@@ -49,7 +51,8 @@ package struct MapBuilder: ~Copyable {
         }
     }
 
-    /// Says of the volume's last block that it is not there, whatever came in of it. Nothing comes in afterwards.
+    /// Marks the volume's last block as missing, whatever was added of it. Add no more content
+    /// afterwards.
     package mutating func missLastBlock() throws(MapError) {
         let last = map.shape.blockCount - 1
         guard pages.contains(MapShape.place(ofBlock: last).page) else { return }
@@ -72,7 +75,7 @@ package struct MapBuilder: ~Copyable {
         self.page = nil
     }
 
-    /// Ends the map; its root is known then.
+    /// Ends the map; `root` is valid from then on.
     package mutating func finish() throws(MapError) {
         try flush()
         try map.finishPass()

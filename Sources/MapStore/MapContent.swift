@@ -5,9 +5,11 @@ internal import Blocks
 package import Digests
 internal import TagMap
 
-/// What of a map is not zeros, found from the top of its tree down: a run of zeros costs as little as its largest subtrees are few.
+/// Finds the parts of a map that are not zeros, from the top of its tree down: skipping a run of
+/// zeros costs only its largest subtrees.
 extension TagMapFile {
-    /// Calls back with each of these blocks that is not zeros, ascending, and its entry.
+    /// Passes each of these blocks that is not zeros to the closure, in ascending order, with its
+    /// entry.
     package func forEachContent(
         in blocks: Range<UInt64>, _ body: (_ block: UInt64, Tag) throws -> Void
     ) throws {
@@ -18,7 +20,7 @@ extension TagMapFile {
         }
     }
 
-    /// The first block from `block` on that is not zeros.
+    /// The first block at or after `block` that is not zeros; `nil` if there is none.
     package func content(from block: UInt64) throws(MapError) -> (block: UInt64, entry: Tag)? {
         guard block < shape.blockCount else { return nil }
         var (page, first) = MapShape.place(ofBlock: block)
@@ -36,7 +38,7 @@ extension TagMapFile {
         return nil
     }
 
-    /// The first page from `page` on that is not zeros.
+    /// The first page at or after `page` that is not zeros; `nil` if there is none.
     private func pageWithContent(from page: UInt64) throws(MapError) -> UInt64? {
         guard page < shape.pageCount else { return nil }
         guard shape.top > 0 else { return try digest(ofPage: 0) == .zero ? nil : 0 }

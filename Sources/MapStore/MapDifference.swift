@@ -6,10 +6,11 @@ package import Digests
 internal import TagMap
 package import Wire
 
-/// Finds the blocks in which two maps differ, from the top of their trees down: what is equal is passed over at the highest
-/// level. The other map counts as one of the same shape: what it does not have is zeros.
+/// Finds the blocks in which two maps differ, from the top of their trees down, and skips equal
+/// parts at the highest level. The other map counts as having the same shape; what it lacks is
+/// zeros.
 package struct MapDifference {
-    /// Answers with what lies below pages or nodes of the other map: 4096 bytes for each.
+    /// Returns the content below pages or nodes of the other map: 4096 bytes for each.
     package typealias Other = (NodeRange) throws -> [UInt8]
 
     private let map: TagMapFile
@@ -20,12 +21,12 @@ package struct MapDifference {
         self.other = other
     }
 
-    /// Calls back with each block that differs, ascending, and the other map's entry.
+    /// Passes each block that differs to `body`, in ascending order, with the other map's entry.
     package func forEach(_ body: (_ block: UInt64, _ other: Tag) throws -> Void) throws {
         try descend(level: map.shape.top, index: 0, count: 1, body)
     }
 
-    /// - Parameter count: 1 to 16 nodes or pages from `index` on, which differ.
+    /// - Parameter count: 1 to 16 nodes or pages, starting with `index`, that differ.
     private func descend(
         level: Int, index: UInt64, count: Int, _ body: (UInt64, Tag) throws -> Void
     ) throws {

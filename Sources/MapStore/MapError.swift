@@ -8,7 +8,7 @@ package import Wire
 package enum MapError: RuledError, Sendable, CustomStringConvertible {
     /// Reading, writing or flushing failed.
     case failed(SystemCallError)
-    /// It is not there, or not what its own digests say.
+    /// The map is missing, or its own digests do not match it.
     case damaged(String, reason: String)
 
     static func damaged(_ path: String, _ error: WireError) -> MapError {
@@ -20,7 +20,7 @@ package enum MapError: RuledError, Sendable, CustomStringConvertible {
         return nil
     }
 
-    /// The reason in the words of Protocol/Vectors, and where it was found.
+    /// The reason as Protocol/Vectors names it, and the file.
     static func damaged(
         _ path: String, _ place: String, _ reason: WireError.Reason
     ) -> MapError {
@@ -35,7 +35,7 @@ package enum MapError: RuledError, Sendable, CustomStringConvertible {
     }
 }
 
-/// Turns a failed system call into the error of maps.
+/// Turns a failed system call into a map's error.
 func system<Value>(_ body: () throws(SystemCallError) -> Value) throws(MapError) -> Value {
     do { return try body() } catch { throw .failed(error) }
 }

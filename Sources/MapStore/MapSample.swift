@@ -11,8 +11,8 @@ package struct SampledBlock: Equatable, Sendable {
 }
 
 extension TagMapFile {
-    /// Some blocks of the map, in ascending order: the first and the last, some that are not zeros as long as there are
-    /// any, and others; by chance, so that each call gives others. All if there are not more than `count`.
+    /// A random sample of blocks in ascending order: the first and the last, some that are not
+    /// zeros if there are any, and others. It returns all blocks if there are at most `count`.
     package func sample(
         _ count: Int, using random: inout some RandomNumberGenerator
     ) throws(MapError) -> [SampledBlock] {
@@ -20,7 +20,7 @@ extension TagMapFile {
         if shape.blockCount <= UInt64(count) {
             chosen = Set(0..<shape.blockCount)
         } else {
-            // A few of each page: pages lie apart on the disk.
+            // Take a few blocks from each page, because pages are apart on the disk.
             for _ in 0..<count / 4 {
                 guard let page = try pageWithContent(using: &random) else { break }
                 let entries = try entries(ofPage: page)
@@ -43,7 +43,7 @@ extension TagMapFile {
         return samples
     }
 
-    /// A page that is not all zeros, reached by going down from the top; nil if there is none.
+    /// A page that is not all zeros, found from the top of the tree down; `nil` if there is none.
     private func pageWithContent(
         using random: inout some RandomNumberGenerator
     ) throws(MapError) -> UInt64? {

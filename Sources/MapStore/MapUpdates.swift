@@ -8,18 +8,18 @@ package import Wire
 
 /// Writes the updates of one generation (Protocol/TagMap.md, 4).
 ///
-/// What is not synced may be lost by a crash, from some page on; the file says itself where it ends.
+/// A crash may lose unsynced updates from some page on; the file itself shows where it ends.
 package final class MapUpdateWriter {
     private let file: File
     private let base: TagMapFormat.Base
     private var position: UInt64
     private var page: [TagMapFormat.Update] = []
-    /// The map that is changed: what it says already is no update.
+    /// The map to change: an entry that it already has is not an update.
     private let old: TagMapFile?
-    /// The last block that there is an update of.
+    /// The last block with an update.
     package private(set) var lastBlock: UInt64?
 
-    /// Makes a new file, in place of an old one.
+    /// Makes a new file and replaces an old one.
     package init(
         making path: String, base: TagMapFormat.Base, transfer: TransferID,
         against old: TagMapFile? = nil
@@ -36,7 +36,7 @@ package final class MapUpdateWriter {
         }
     }
 
-    /// Goes on behind the last whole page of a file, if it is that of this transfer.
+    /// Continues after the last full page of a file; `nil` if the file is not this transfer's.
     package init?(
         resuming path: String, base: TagMapFormat.Base, transfer: TransferID,
         against old: TagMapFile? = nil
@@ -48,7 +48,7 @@ package final class MapUpdateWriter {
         self.old = old
         var end = UInt64(TagMapFormat.unit)
         while let updates = try reader.nextPage() {
-            // A page that is not full is written anew.
+            // Rewrite a page that is not full.
             guard updates.count == TagMapFormat.pageUpdates else {
                 page = updates
                 lastBlock = updates.last?.block
@@ -65,7 +65,7 @@ package final class MapUpdateWriter {
         }
     }
 
-    /// Adds the next block's entry. Blocks ascend; one that is known already is passed over.
+    /// Adds the next block's entry. Blocks ascend; an earlier one is skipped.
     package func add(_ update: TagMapFormat.Update) throws(MapError) {
         if let lastBlock, update.block <= lastBlock { return }
         if base == .zeros, update.entry.isZero { return }
@@ -75,12 +75,12 @@ package final class MapUpdateWriter {
         if page.count == TagMapFormat.pageUpdates { try flush() }
     }
 
-    /// Says of blocks that they are zeros from now on. What is zeros already costs nothing.
+    /// Adds blocks that become zeros. Blocks that already are zeros cost nothing.
     package func addZeros(_ blocks: Range<UInt64>) throws {
         let first = max(blocks.lowerBound, lastBlock.map { $0 + 1 } ?? 0)
         guard first < blocks.upperBound, old != nil || base == .parent else { return }
         guard let old else {
-            // Nobody knows which of them are zeros already.
+            // Without a map it is not known which of them already are zeros.
             for block in first..<blocks.upperBound {
                 try add(TagMapFormat.Update(block: block, entry: .zero))
             }
@@ -105,17 +105,16 @@ package final class MapUpdateWriter {
     }
 }
 
-/// Reads updates, up to the first page that is not valid.
+/// Reads updates up to the first invalid page.
 package struct MapUpdateReader {
     package let header: TagMapFormat.UpdateHeader
     private let file: File
     private var position = UInt64(TagMapFormat.unit)
     private var last: UInt64?
-    /// Nothing follows a page that is not full.
+    /// No page follows one that is not full.
     private var isAtEnd = false
     private var page: ArraySlice<TagMapFormat.Update> = []
 
-    /// Opens a file.
     package init(path: String) throws(MapError) {
         let file = try system { () throws(SystemCallError) in
             try File(path: path, [.noFollow])
@@ -133,7 +132,7 @@ package struct MapUpdateReader {
         }
     }
 
-    /// The updates of the next page.
+    /// The updates of the next page; `nil` at the end.
     package mutating func nextPage() throws(MapError) -> [TagMapFormat.Update]? {
         if isAtEnd { return nil }
         let (file, position) = (file, position)
@@ -150,7 +149,7 @@ package struct MapUpdateReader {
         return updates
     }
 
-    /// The next update.
+    /// The next update; `nil` at the end.
     package mutating func next() throws(MapError) -> TagMapFormat.Update? {
         if page.isEmpty {
             guard let more = try nextPage() else { return nil }

@@ -4,10 +4,10 @@
 internal import Platform
 internal import Wire
 
-/// Finds the strips of a map's file that may hold something: holes, and what lies past its end, are zeros and are passed over
-/// without being read (Protocol/TagMap.md, 3).
+/// Finds the strips of a map's file that may contain anything but zeros; skips holes and what lies
+/// past the file's end without reading (Protocol/TagMap.md, 3).
 struct StoredStrips {
-    /// What of a strip counts.
+    /// The part of a strip to look for.
     enum Part {
         case digests
         case all
@@ -23,9 +23,9 @@ struct StoredStrips {
     private let file: File
     private let part: Part
     private let byteCount: UInt64
-    /// How many strips the map has.
+    /// Number of strips in the map.
     private let end: UInt64
-    /// What the file has behind the strips that are done, as it said last; in front of it is a hole.
+    /// The last reported data range of the file after the strips that are done; a hole precedes it.
     private var data: Range<UInt64> = 0..<0
 
     init(_ file: File, _ part: Part, end: UInt64) throws(SystemCallError) {
@@ -35,7 +35,7 @@ struct StoredStrips {
         byteCount = try file.status().byteCount
     }
 
-    /// The first strip from `strip` on; strips are asked for in ascending order.
+    /// The first such strip at or after `strip`; call it in ascending order.
     mutating func next(from strip: UInt64) throws(SystemCallError) -> UInt64? {
         var strip = strip
         while strip < end {
@@ -45,7 +45,7 @@ struct StoredStrips {
                 data = more
             }
             if data.lowerBound < start + part.byteCount { return strip }
-            // The data begin behind what counts of this strip, or in a later one.
+            // The data starts after this part of the strip, or in a later strip.
             strip = max(strip + 1, TagMapFormat.strip(at: data.lowerBound))
         }
         return nil

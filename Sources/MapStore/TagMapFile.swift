@@ -9,22 +9,22 @@ package import Wire
 
 /// The tag map of a volume, in its file (Protocol/TagMap.md, 3).
 ///
-/// Memory: the digests above the pages' own, 32 bytes for each 2 GiB of the volume. Everything else is read when it is
-/// needed, and proven by the digest above it.
+/// Memory holds only the digests above the pages' own: 32 bytes for each 2 GiB of the volume.
+/// Everything else is read when needed and proven by the digest above it.
 package final class TagMapFile {
     package let path: String
     package private(set) var header: TagMapFormat.Header
     package private(set) var shape: MapShape
     private let file: File
     private(set) var tree: MapTree
-    /// The digests of one strip's pages.
+    /// The page digests of one strip.
     private var strip: (index: UInt64, digests: [UInt8])?
-    /// One page, proven.
+    /// One proven page.
     private var page: (index: UInt64, entries: [UInt8])?
 
     private static let nothing = [UInt8](repeating: 0, count: TagMapFormat.unit)
 
-    /// Makes a map of zeros, in place of an old one. It has no header before `seal`.
+    /// Makes a map of zeros and replaces an old one. It has no header before `seal`.
     package init(
         making path: String, _ algorithm: TagAlgorithm, volumeByteCount: UInt64
     ) throws(MapError) {
@@ -44,8 +44,8 @@ package final class TagMapFile {
 
     /// Opens a map.
     ///
-    /// - Parameter isWhole: whether its digests must give its root; not while updates that a crash has interrupted
-    ///   are applied again.
+    /// - Parameter isWhole: whether its digests must match its root; `false` while updates are
+    ///   applied again after a crash.
     package init(opening path: String, isWhole: Bool = true) throws(MapError) {
         self.path = path
         guard Directory.exists(path) else { throw .damaged(path, reason: "it is missing") }
@@ -73,7 +73,7 @@ package final class TagMapFile {
         if isWhole { try proveRoot() }
     }
 
-    /// The root of what it holds.
+    /// The root of its content.
     package var root: SHA256Digest { tree.root(header.algorithm) }
 
     private func stripCount(_ shape: MapShape) -> UInt64 {
@@ -140,8 +140,8 @@ package final class TagMapFile {
         return digests
     }
 
-    /// What lies below a page (level 0) or a node: 4096 bytes. What the map does not have is zeros: so it can be compared with
-    /// the map of a larger volume.
+    /// The content below a page (level 0) or a node: 4096 bytes. What the map lacks is zeros, so it
+    /// can be compared with the map of a larger volume.
     package func children(level: Int, index: UInt64) throws(MapError) -> [UInt8] {
         guard level <= shape.top else { return try childrenAboveTop(level: level, index: index) }
         guard index < shape.levels[level] else { return Self.nothing }
@@ -152,7 +152,8 @@ package final class TagMapFile {
         }
     }
 
-    /// The same of a level that the map of a larger volume has: everything lies below its first node's first digest.
+    /// Does the same for a level that only the map of a larger volume has: the whole content is
+    /// below the first digest of its first node.
     private func childrenAboveTop(level: Int, index: UInt64) throws(MapError) -> [UInt8] {
         guard index == 0 else { return Self.nothing }
         var digest = shape.top == 0 ? try self.digest(ofPage: 0) : tree.top
@@ -164,7 +165,7 @@ package final class TagMapFile {
         return children
     }
 
-    /// What lies below pages or nodes, which must exist: 4096 bytes for each.
+    /// The content below pages or nodes, which must exist: 4096 bytes for each.
     package func children(_ range: NodeRange) throws(MapError) -> [UInt8] {
         var content: [UInt8] = []
         content.reserveCapacity(Int(range.count) * TagMapFormat.unit)
@@ -214,11 +215,11 @@ package final class TagMapFile {
 
     // MARK: Changing
 
-    /// Says what a page holds. Pages are set in ascending order, by one pass over the volume.
+    /// Sets the entries of a page. Call it in ascending order, in one pass over the volume.
     package func set(page index: UInt64, _ entries: [UInt8]) throws(MapError) {
         precondition(entries.count == TagMapFormat.unit && index < shape.pageCount)
         let digest = entries.withRawSpan { MapDigest.ofPage(index, $0) }
-        // Most pages of a sparse volume are zeros, and nothing is written for them.
+        // Most pages of a sparse volume are zeros, which are not written.
         guard digest != .zero else { return }
         let at = index / TagMapFormat.stripPages
         if strip?.index != at {
@@ -248,16 +249,17 @@ package final class TagMapFile {
         tree.seal()
     }
 
-    /// The root that the map would have with updates taken in, for a volume of `size` bytes. Nothing is written.
+    /// The root that the map would have after the updates, for a volume of `size` bytes. Writes
+    /// nothing.
     package func root(
         with updates: MapUpdateReader, size: UInt64
     ) throws(MapError) -> SHA256Digest {
         try merge(updates, size: size, writing: false).root(header.algorithm)
     }
 
-    /// The root of a map that is nothing but updates, for a volume of `size` bytes.
+    /// The root of a map that consists only of updates, for a volume of `size` bytes.
     ///
-    /// - Parameter scratch: where a file may be made meanwhile.
+    /// - Parameter scratch: path for a temporary file.
     package static func root(
         of updates: MapUpdateReader, _ algorithm: TagAlgorithm, size: UInt64, scratch: String
     ) throws -> SHA256Digest {
@@ -266,7 +268,7 @@ package final class TagMapFile {
             .root(with: updates, size: size)
     }
 
-    /// Takes updates in. It may be done again after a crash at any moment; `seal` ends it.
+    /// Applies updates. It can be repeated after a crash at any point; `seal` completes it.
     package func apply(_ updates: MapUpdateReader, size: UInt64) throws(MapError) {
         let merged = try merge(updates, size: size, writing: true)
         strip = nil
@@ -290,7 +292,7 @@ package final class TagMapFile {
             return update
         }
         var update = try nextUpdate()
-        // Of a volume that shrank the last page loses entries, and may have no update.
+        // If the volume shrank, the last page loses entries even without an update.
         let last = new.pageCount - 1
         let isCut = size < shape.volumeByteCount
         let cut = try isCut ? storedPage(last) : nil
@@ -348,14 +350,14 @@ package final class TagMapFile {
         return merged
     }
 
-    /// The page, if the file holds something of its strip.
+    /// The page, if the file holds any data of its strip.
     private func storedPage(_ page: UInt64) throws(MapError) -> UInt64? {
         let strip = page / TagMapFormat.stripPages
         var stored = try storedStrips(.digests)
         return try stored.following(strip) == strip ? page : nil
     }
 
-    /// The entries of a page before an update; zeros, if the map has no such page.
+    /// The entries of a page before an update; zeros if the map has no such page.
     private func oldEntries(
         ofPage index: UInt64, isProven: Bool
     ) throws(MapError) -> [UInt8] {
@@ -364,7 +366,7 @@ package final class TagMapFile {
             ? try entries(ofPage: index) : try read(at: TagMapFormat.position(ofPage: index))
     }
 
-    /// Drops what lies behind the last page.
+    /// Cuts the file after the last page.
     private func cutFile(_ new: MapShape) throws(MapError) {
         let end = TagMapFormat.position(ofPage: new.pageCount - 1) + UInt64(TagMapFormat.unit)
         try system { () throws(SystemCallError) in
@@ -372,7 +374,7 @@ package final class TagMapFile {
         }
     }
 
-    /// Makes what was changed durable, and then says in the header whose map it is.
+    /// Syncs the changes and then records the owner of the map in its header.
     package func seal(lineage: LineageID, generation: SHA256Digest) throws(MapError) {
         header.lineage = lineage
         header.generation = generation
@@ -394,7 +396,7 @@ extension Tag {
 }
 
 extension StoredStrips {
-    /// `next`, with the error of a map.
+    /// Calls `next` and turns its error into a map's.
     fileprivate mutating func following(_ strip: UInt64) throws(MapError) -> UInt64? {
         do { return try next(from: strip) } catch { throw .failed(error) }
     }

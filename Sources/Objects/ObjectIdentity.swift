@@ -1,21 +1,23 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a source or a target is, in facts, and what these facts prove.
+/// Facts that identify a source or a target, and what they prove.
 ///
-/// - *Object* facts name the thing: two identities that agree in them mean the same thing, which may have been written
-///   in between.
-/// - *Content* facts prove more: if the object is the same and they agree as well, the bytes are equal. Where nothing
-///   proves that, there are none, and such an identity equals no other one in content, not even itself.
+/// - *Object* facts name the thing: two identities that agree in them are the same thing, which may
+///   have been written in between.
+/// - *Content* facts prove more: if the object is the same and they agree too, the bytes are equal.
+///   If nothing proves that, there are none, and such an identity equals no other in content, not
+///   even itself.
 ///
-/// A fact that could not be found out is absent, and an absent fact equals nothing. Names, paths and numbers that
-/// something else can get later are no facts.
+/// A fact that could not be determined is absent, and an absent fact equals nothing. Names, paths
+/// and numbers that may be reused are not facts.
 ///
-/// As text, for a catalog: `id2 KIND name=value … | name=value …`, object facts before the bar, content facts behind it,
-/// each part in the order of the names. Bytes of a value that are not letters, digits or one of `._:/+-,@` are written
-/// as `%` and two hexadecimal digits. There is one text for each identity.
+/// As text, for a catalog: `id2 KIND name=value … | name=value …`, object facts before the bar,
+/// content facts after it, each part sorted by name. Bytes of a value other than letters, digits
+/// and `._:/+-,@` are written as `%` and two hexadecimal digits. Each identity has exactly one
+/// text.
 package struct ObjectIdentity: Hashable, Sendable {
-    /// What sort of thing it is.
+    /// Kind of source or target.
     package enum Kind: String, CaseIterable, Sendable {
         /// A regular file.
         case file
@@ -31,14 +33,13 @@ package struct ObjectIdentity: Hashable, Sendable {
         case classicImage = "classic-image"
     }
 
-    /// Facts by their names.
+    /// Values by name.
     package typealias Facts = [String: String]
 
-    /// What sort of thing it is.
     package var kind: Kind
-    /// Which one it is.
+    /// Facts that name the thing.
     package var object: Facts
-    /// What its bytes are; empty where nothing proves that.
+    /// Facts that prove its content; empty if there are none.
     package var content: Facts
 
     package init(_ kind: Kind, object: Facts, content: Facts = [:]) {
@@ -50,22 +51,22 @@ package struct ObjectIdentity: Hashable, Sendable {
     /// Whether equal facts prove equal bytes.
     package var provesContent: Bool { !content.isEmpty }
 
-    /// Whether the other one has the same bytes, for certain.
+    /// Whether the other one is proven to have the same bytes.
     package func hasSameContent(as other: ObjectIdentity) -> Bool {
         provesContent && self == other
     }
 
-    /// What comparing the objects of two identities gives.
+    /// Result of comparing the objects of two identities.
     package enum Relation: Equatable, Sendable {
-        /// The same thing, as far as both sides know it.
+        /// The same thing, by all facts known to both.
         case same
-        /// Another thing; these facts differ, in the order of their names.
+        /// Another thing; these facts differ, sorted by name.
         case different([String])
-        /// The two have no fact in common.
+        /// The two share no fact.
         case unknown
     }
 
-    /// Compares the objects. A fact that only one side knows is not compared.
+    /// Compares the objects. A fact that only one side has is skipped.
     package func relation(to other: ObjectIdentity) -> Relation {
         guard kind == other.kind else { return .different(["kind"]) }
         let common = object.keys.filter { other.object[$0] != nil }.sorted()
@@ -79,7 +80,7 @@ package struct ObjectIdentity: Hashable, Sendable {
 
 extension ObjectIdentity: CustomStringConvertible {
     private static let version = "id2"
-    /// More than any identity needs.
+    /// Upper limit of a text in bytes; longer than any identity.
     private static let longest = 4096
 
     /// The text for a catalog.
@@ -90,7 +91,7 @@ extension ObjectIdentity: CustomStringConvertible {
         return words.joined(separator: " ")
     }
 
-    /// Reads a text that `description` has made. Nothing for any other text.
+    /// Parses a text that `description` has made; `nil` for any other text.
     package init?(_ text: String) {
         guard text.utf8.count <= Self.longest else { return nil }
         let words = text.split(separator: " ", omittingEmptySubsequences: false)
@@ -103,7 +104,7 @@ extension ObjectIdentity: CustomStringConvertible {
             let content = parts.count > 1 ? Self.facts(parts[1]) : [:]
         else { return nil }
         self.init(kind, object: object, content: content)
-        // There is one text for each identity.
+        // Each identity has exactly one text.
         guard description == text else { return nil }
     }
 

@@ -5,13 +5,13 @@ internal import Glibc
 
 /// Memory for direct I/O: page-aligned, zeroed, of fixed size.
 ///
-/// A buffer travels between threads through queues; at any time one thread uses it.
+/// A buffer travels between threads through queues; only one thread at a time uses it.
 @safe
 package final class AlignedBuffer: @unchecked Sendable {
     // SAFETY of @unchecked Sendable: a buffer is handed from thread to thread through a BoundedQueue,
     // which orders the accesses; nobody keeps using one that was handed on.
 
-    /// Alignment of the memory, which suits every logical block size up to a page.
+    /// Alignment of the memory in bytes, which suits every logical block size up to a page.
     package static let alignment = 4096
 
     /// Size in bytes.
@@ -19,7 +19,7 @@ package final class AlignedBuffer: @unchecked Sendable {
     private let base: UnsafeMutableRawPointer
     private let mappedByteCount: Int
 
-    /// Allocates `byteCount` zero bytes, which cost memory when they are first used.
+    /// Allocates `byteCount` zero bytes, which take up memory only when first used.
     package init(byteCount: Int) {
         self.byteCount = byteCount
         mappedByteCount = max(1, (byteCount + Self.alignment - 1) / Self.alignment) * Self.alignment
@@ -35,9 +35,9 @@ package final class AlignedBuffer: @unchecked Sendable {
     // SAFETY: the mapping that `init` made, which nobody uses any more.
     deinit { unsafe munmap(base, mappedByteCount) }
 
-    /// The memory from `offset`; traps if it lies outside.
+    /// The memory from `offset`; traps if the range lies outside.
     ///
-    /// The pointer is valid as long as the buffer lives.
+    /// The pointer is valid while the buffer lives.
     package func pointer(at offset: Int, count: Int) -> UnsafeMutableRawBufferPointer {
         precondition(offset >= 0 && count >= 0 && offset <= byteCount - count)
         // SAFETY: the range was checked.

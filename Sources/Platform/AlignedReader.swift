@@ -1,11 +1,12 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// Reads any range of a file through direct I/O, which by itself wants everything aligned.
+/// Reads any range of a file through direct I/O, which itself requires aligned ranges.
 ///
-/// Aligned ranges go straight into the caller's memory; ragged ones by way of a page-aligned buffer.
+/// Aligned ranges are read directly into the caller's memory, ragged ones through a page-aligned
+/// buffer.
 package final class AlignedReader {
-    /// What is read.
+    /// The file to read.
     package let file: File
     /// Size in bytes.
     package let byteCount: UInt64
@@ -17,10 +18,10 @@ package final class AlignedReader {
         byteCount = try file.status().byteCount
     }
 
-    /// The path; for messages.
+    /// Path of the file, for messages.
     package var path: String { file.path }
 
-    /// What the kernel says of the file.
+    /// The kernel's facts about the file.
     package func status() throws(SystemCallError) -> FileStatus { try file.status() }
 
     /// The next range that may hold data; see `File.nextData`.
@@ -28,7 +29,8 @@ package final class AlignedReader {
         try file.nextData(from: offset, size: byteCount)
     }
 
-    /// Fills `count` bytes of `memory` at `position` from `offset`; a range past the end is an error.
+    /// Reads `count` bytes from `offset` into `memory` at `position`; a range past the end is an
+    /// error.
     package func read(
         at offset: UInt64, into memory: AlignedBuffer, at position: Int, count: Int
     ) throws(SystemCallError) {

@@ -4,7 +4,7 @@
 internal import Glibc
 package import Objects
 
-/// The number by which the kernel knows a block device, until the device goes.
+/// The kernel's number of a block device, valid until the device is removed.
 package struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
     package var major: UInt32
     package var minor: UInt32
@@ -14,7 +14,7 @@ package struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
         self.minor = minor
     }
 
-    /// From "major:minor".
+    /// Parses "major:minor".
     package init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false)
         guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {
@@ -26,9 +26,9 @@ package struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
     package var description: String { "\(major):\(minor)" }
 }
 
-/// What sysfs tells of a block device. Needs no privilege.
+/// Facts from sysfs about a block device. Needs no privilege.
 package struct BlockDevice: Sendable {
-    /// Its number.
+    /// Number of the device.
     package let number: DeviceNumber
     private let folder: String
 
@@ -38,10 +38,10 @@ package struct BlockDevice: Sendable {
         folder = "/sys/dev/block/\(number)"
     }
 
-    /// Whether device-mapper has suspended it: whoever writes to it waits until it is resumed.
+    /// Whether device-mapper has suspended it: writers wait until it is resumed.
     package var isSuspended: Bool { Self.text(folder + "/dm/suspended") == "1" }
 
-    /// Its device-mapper name; nil if it is not a device-mapper device.
+    /// Its device-mapper name; `nil` for other devices.
     package var mapperName: String? { Self.text(folder + "/dm/name") }
 
     /// All devices of device-mapper.
@@ -52,34 +52,35 @@ package struct BlockDevice: Sendable {
         }
     }
 
-    /// Its device-mapper uuid; nothing if it is not a device-mapper device. LVM's begin with `LVM-`.
+    /// Its device-mapper UUID; `nil` for other devices. LVM's UUIDs start with `LVM-`.
     package var mapperUUID: String? { Self.text(folder + "/dm/uuid") }
 
-    /// The kernel's name of its node, below `/dev`.
+    /// The kernel's name of its node below `/dev`.
     package var nodeName: String? {
         uevent("DEVNAME")
     }
 
-    /// Whether it is a logical volume as LVM shows it to its users, and not a part of one.
+    /// Whether it is a logical volume that LVM shows to its users, not a part of one.
     package var isLogicalVolume: Bool {
         // LVM-, 32 characters for the group, 32 for the volume; parts have a suffix.
         mapperUUID.map { $0.hasPrefix("LVM-") && $0.utf8.count == 68 } ?? false
     }
 
-    /// The device-mapper uuids of the devices right below it; an empty one for what has none.
+    /// The device-mapper UUIDs of the devices directly below it; an empty one for a device without.
     package var mapperUUIDsBelow: [String] {
         let names = (try? Directory.names(in: folder + "/slaves")) ?? []
         return names.map { Self.text("\(folder)/slaves/\($0)/dm/uuid") ?? "" }
     }
 
-    /// Whether it is a thin volume that stands on nothing but its pool, as LVM makes them.
+    /// Whether it is a thin volume directly on its pool, as LVM makes them.
     package var isThin: Bool {
         let below = mapperUUIDsBelow
         return mapperUUID != nil && below.count == 1 && below[0].hasPrefix("LVM-")
             && below[0].hasSuffix("-tpool")
     }
 
-    /// The devices right below it: those of a device-mapper or RAID device, the disk of a partition.
+    /// The devices directly below it: those of a device-mapper or RAID device, the disk of a
+    /// partition.
     package var below: [BlockDevice] {
         let names = (try? Directory.names(in: folder + "/slaves")) ?? []
         let slaves = names.compactMap { name in
@@ -88,32 +89,33 @@ package struct BlockDevice: Sendable {
         return slaves.map { BlockDevice($0) } + [disk].compactMap { $0 }
     }
 
-    /// Its size.
+    /// Its size in bytes.
     package var byteCount: UInt64? {
         Self.text(folder + "/size").flatMap { UInt64($0) }.map { KernelValues.bytes($0, of: 512) }
     }
 
-    /// In which units it can give storage back, in bytes; nothing if it takes no discards.
+    /// Granularity of discards in bytes; `nil` if it does not support them.
     package var discardUnit: UInt64? {
         KernelValues.discardUnit(
             greatest: Self.text(folder + "/queue/discard_max_bytes"),
             granularity: Self.text(folder + "/queue/discard_granularity"))
     }
 
-    /// Facts that name the device, and stay what they are when the host is started anew. Empty where nothing does.
+    /// Facts that name the device and survive a reboot. Empty if there are none.
     ///
-    /// - `dm`: its device-mapper uuid, which of a logical volume holds LVM's ids of group and volume;
-    /// - `partition`: of a partition, its UUID in the table if the kernel tells it, else its number; the other facts are
-    ///   those of the disk;
-    /// - `wwid`, `serial`: what the disk says of itself;
-    /// - `backing-…`: of a loop device, what names its file, or its path if that cannot be opened; with `+` and the offset,
-    ///   if it does not begin at the file's first byte.
+    /// - `dm`: its device-mapper UUID, which for a logical volume contains LVM's ids of group and
+    ///   volume;
+    /// - `partition`: for a partition, its UUID in the table if the kernel reports it, else its
+    ///   number; the other facts are those of the disk;
+    /// - `wwid`, `serial`: what the disk reports about itself;
+    /// - `backing-…`: for a loop device, the facts that name its file, or its path if the file
+    ///   cannot be opened; with `+` and the offset if it does not start at the file's first byte.
     package var objectFacts: ObjectIdentity.Facts {
         var facts: ObjectIdentity.Facts = [:]
         if let uuid = mapperUUID { facts["dm"] = uuid }
         if let number = Self.text(folder + "/partition") {
             facts = disk?.objectFacts ?? [:]
-            // A disk without a name makes a partition's number no better.
+            // On a disk without a name, a partition's number identifies nothing.
             if let uuid = uevent("PARTUUID") ?? linkedPartitionUUID {
                 facts["partition"] = uuid
             } else if !facts.isEmpty {
@@ -128,14 +130,15 @@ package struct BlockDevice: Sendable {
         if let path = backingFile {
             let offset = Self.text(folder + "/loop/offset") ?? "0"
             let place = offset == "0" ? "" : "+" + offset
-            // Of a file that cannot be looked at there is only its path.
+            // For a file that cannot be read, only the path is known.
             let backing = (try? File(path: path).objectFacts()) ?? ["path": path]
             for (name, value) in backing { facts["backing-" + name] = value + place }
         }
         return facts
     }
 
-    /// The loop devices that are made of an open file, by whichever of its names: others are hard links and bind mounts.
+    /// The loop devices on an open file, by any of its names: others are hard links and bind
+    /// mounts.
     package static func loops(of file: File) -> [BlockDevice] {
         let real = Directory.resolved(file.path)
         let identity = try? file.status().identity
@@ -149,7 +152,7 @@ package struct BlockDevice: Sendable {
         }
     }
 
-    /// Whether it, or a part of it, is mounted, or another device or program holds it for itself.
+    /// Whether it or a part of it is mounted, or held exclusively by another device or program.
     package var isHeld: Bool {
         guard let name = nodeName else { return false }
         do throws(SystemCallError) {
@@ -160,10 +163,10 @@ package struct BlockDevice: Sendable {
         }
     }
 
-    /// The file of a loop device; one that was removed has " (deleted)" at its end.
+    /// Path of a loop device's file; a removed one ends in " (deleted)".
     package var backingFile: String? { Self.text(folder + "/loop/backing_file") }
 
-    /// The disk that a partition is a part of; nothing for what is no partition.
+    /// The disk of a partition; `nil` for other devices.
     package var disk: BlockDevice? {
         guard Self.text(folder + "/partition") != nil else { return nil }
         return Self.text(folder + "/../dev").flatMap { DeviceNumber($0) }.map { BlockDevice($0) }
@@ -171,7 +174,7 @@ package struct BlockDevice: Sendable {
 
     private static func meaningful(_ text: String) -> String? {
         let trimmed = text.split(separator: " ").joined(separator: " ")
-        // Emulated disks and bridges of USB say zeros, or nothing.
+        // Emulated disks and USB bridges report zeros or an empty string.
         return trimmed.allSatisfy { $0 == "0" || $0 == " " } ? nil : trimmed
     }
 
@@ -181,22 +184,23 @@ package struct BlockDevice: Sendable {
         return value.flatMap { $0.isEmpty ? nil : String($0) }
     }
 
-    /// The UUID of the file system on it, as udev has linked it.
+    /// The UUID of its file system, from udev's link.
     var linkedUUID: String? { link(in: "/dev/disk/by-uuid") }
 
     private var linkedPartitionUUID: String? { link(in: "/dev/disk/by-partuuid") }
 
-    /// The name of the link to its node in a directory of udev's.
+    /// The name of the link to its node in one of udev's directories.
     private func link(in directory: String) -> String? {
         guard let node = nodeName else { return nil }
         let names = (try? Directory.names(in: directory)) ?? []
         return names.sorted().first { Directory.resolved("\(directory)/\($0)") == "/dev/\(node)" }
     }
 
-    /// A mark of the mapping of a device-mapper device, or of any device's presence: it is given once while the host runs,
-    /// and gone with the device. `diskseq` where the kernel has it (since 5.15), else the inode of its folder in sysfs.
+    /// A mark of a device-mapper device's mapping, or of any device's presence: unique while the
+    /// host runs, and gone with the device. It is `diskseq` if the kernel has that (since 5.15),
+    /// else the inode of its directory in sysfs.
     ///
-    /// It says nothing together with another `Host.bootID`.
+    /// Comparable only under the same `Host.bootID`.
     package var presence: String? {
         if let sequence = Self.text(folder + "/diskseq") { return "diskseq:" + sequence }
         var raw = stat()

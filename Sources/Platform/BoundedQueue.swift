@@ -4,10 +4,10 @@
 internal import Glibc
 internal import Synchronization
 
-/// A blocking queue of limited length between threads.
+/// A blocking queue of bounded length between threads.
 ///
-/// The limit is what keeps memory bounded: a fast producer waits for a slow consumer. Closing ends both
-/// sides: producers are told at once, consumers after they have taken what is left.
+/// The bound limits memory: a fast producer waits for a slow consumer. Closing ends both sides:
+/// producers stop at once, consumers after they have taken what is left.
 @safe
 package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
     // SAFETY of @unchecked Sendable: every access to the state is under `mutex`. The mutex and the
@@ -50,9 +50,9 @@ package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
         return body()
     }
 
-    /// Adds an element, waiting for room.
+    /// Adds an element; waits while the queue is full.
     ///
-    /// - Returns: false if the queue is closed; the element was not added.
+    /// - Returns: `false` if the queue is closed and the element was not added.
     @discardableResult
     package func push(_ element: Element) -> Bool {
         locked {
@@ -64,9 +64,9 @@ package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
         }
     }
 
-    /// Takes the next element, waiting for one.
+    /// Takes the next element; waits while the queue is empty.
     ///
-    /// - Returns: nothing once the queue is closed and empty.
+    /// - Returns: `nil` once the queue is closed and empty.
     package func pop() -> Element? {
         locked {
             while elements.isEmpty && !closed { unsafe pthread_cond_wait(notEmpty, mutex) }
@@ -74,21 +74,20 @@ package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
         }
     }
 
-    /// Takes the next element if there is one now.
+    /// Takes the next element; `nil` if there is none now.
     package func tryPop() -> Element? {
         locked { takeFirst() }
     }
 
-    /// Whether the next push would have to wait.
+    /// Whether the next push would wait.
     package var isFull: Bool { locked { elements.count >= capacity } }
 
-    /// Whether there is nothing to take.
     package var isEmpty: Bool { locked { elements.isEmpty } }
 
-    /// Whether the queue was closed and nothing is left in it.
+    /// Whether the queue is closed and empty.
     package var isFinished: Bool { locked { closed && elements.isEmpty } }
 
-    /// Ends the queue; `discarding` drops what is in it.
+    /// Closes the queue; `discarding` drops its elements.
     package func close(discarding: Bool = false) {
         locked {
             closed = true
@@ -100,7 +99,7 @@ package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
 
     private func takeFirst() -> Element? {
         guard !elements.isEmpty else { return nil }
-        // The queue is short by design, so that shifting costs less than a ring would.
+        // The queue is short by design, so shifting costs less than a ring buffer would.
         let first = elements.removeFirst()
         unsafe pthread_cond_signal(notFull)
         return first

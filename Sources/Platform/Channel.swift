@@ -4,20 +4,21 @@
 internal import CLinux
 internal import Glibc
 
-/// One end of a pair that carries short messages, each whole, between two processes of this host.
+/// One end of a pair that carries short messages between two processes of this host and keeps their
+/// boundaries.
 package struct Channel: ~Copyable {
     private let descriptor: OwnedDescriptor
 
-    /// Takes over an end that was inherited.
+    /// Takes over an inherited end.
     package init(takingOwnershipOf descriptor: CInt) {
         self.descriptor = OwnedDescriptor(takingOwnershipOf: descriptor)
     }
 
-    /// Both ends of a new one; both close on exec.
+    /// Both ends of a new channel; both close on exec.
     package struct Pair: ~Copyable {
-        /// The end that is kept.
+        /// The end to keep.
         package let near: Channel
-        /// The end that a child is given.
+        /// The end for a child process.
         package let far: Channel
 
         /// Keeps one end and closes the other.
@@ -36,7 +37,7 @@ package struct Channel: ~Copyable {
             near: Channel(takingOwnershipOf: ends[0]), far: Channel(takingOwnershipOf: ends[1]))
     }
 
-    /// Connects to a socket of this host that carries messages.
+    /// Connects to a local socket that carries messages.
     package init(connectingTo path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.
         let raw = unsafe clinux_connect_to_path(path)
@@ -44,16 +45,17 @@ package struct Channel: ~Copyable {
         descriptor = OwnedDescriptor(takingOwnershipOf: raw)
     }
 
-    /// The user of the process at the other end, as it was when that connected; nothing if the kernel does not tell.
+    /// User id of the process at the other end when it connected; `nil` if the kernel does not
+    /// report it.
     package var peerUser: UInt32? {
         var user: UInt32 = 0
         // SAFETY: writes the value passed.
         return unsafe clinux_peer_user(descriptor.rawValue, &user) == 0 ? user : nil
     }
 
-    /// Waits until there is something to be received.
+    /// Waits until a message can be received.
     ///
-    /// - Returns: false if that takes longer.
+    /// - Returns: `false` after the time limit.
     package borrowing func wait(seconds: Int) -> Bool {
         let due = Clock.monotonic() + UInt64(seconds) * nanosecondsPerSecond
         while true {
@@ -66,12 +68,12 @@ package struct Channel: ~Copyable {
         }
     }
 
-    /// To be waited for, and to be passed on.
+    /// The descriptor, for poll(2) and for passing to a child.
     package var rawValue: CInt { descriptor.rawValue }
 
-    /// Sends a message, and with it a descriptor if there is one; never waits.
+    /// Sends a message, with a descriptor if given; never waits.
     ///
-    /// - Returns: false if the other side has gone or does not take what it gets.
+    /// - Returns: `false` if the other side is gone or does not read.
     @discardableResult
     package borrowing func send(_ message: [UInt8], passing passed: CInt? = nil) -> Bool {
         let descriptor = descriptor.rawValue
@@ -81,16 +83,16 @@ package struct Channel: ~Copyable {
         } == 0
     }
 
-    /// A message, and the descriptor that came with it, if one did.
+    /// A message, and the descriptor that was passed with it.
     package struct Message: ~Copyable {
         package let bytes: [UInt8]
         package let passed: OwnedDescriptor?
 
-        /// Takes the descriptor out.
+        /// Moves the descriptor out.
         package consuming func takePassed() -> OwnedDescriptor? { passed }
     }
 
-    /// Waits for a message of at most `count` bytes; nothing if the other side has gone.
+    /// Waits for a message of at most `count` bytes; `nil` if the other side is gone.
     package borrowing func receive(_ count: Int) -> Message? {
         var bytes = [UInt8](repeating: 0, count: count)
         var passed: CInt = -1

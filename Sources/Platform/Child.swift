@@ -17,14 +17,14 @@ struct Pipe: ~Copyable {
         write = OwnedDescriptor(takingOwnershipOf: ends[1])
     }
 
-    /// Keeps the end to read and closes the other.
+    /// Keeps the reading end and closes the other.
     consuming func takeReadingEnd() -> OwnedDescriptor { read }
 
-    /// Keeps the end to write and closes the other.
+    /// Keeps the writing end and closes the other.
     consuming func takeWritingEnd() -> OwnedDescriptor { write }
 }
 
-/// A started program.
+/// A program that was started.
 final class Child {
     let process: Int32
     private var ending: Process.Ending?
@@ -32,7 +32,7 @@ final class Child {
     /// Starts `program`.
     ///
     /// - Parameters:
-    ///   - input: becomes its standard input; nil gives it none.
+    ///   - input: becomes its standard input; `nil` connects it to /dev/null.
     ///   - output: becomes its standard output.
     ///   - errors: becomes its standard error.
     ///   - control: becomes its descriptor 3.
@@ -91,7 +91,7 @@ final class Child {
         process = started
     }
 
-    /// The first place of a program in a search path.
+    /// The first match for a program in a search path.
     private static func find(_ program: String, _ path: String) -> String? {
         if program.contains("/") { return program }
         // SAFETY: the path is passed as a C string for the length of the call.
@@ -102,7 +102,7 @@ final class Child {
     /// This process's environment with the C locale and the search path that was used.
     private static func environment(path: String) -> [String] {
         var result = ["PATH=\(path)", "LC_ALL=C"]
-        // LVM complains about descriptors it has not opened; those of the caller are not our doing.
+        // LVM complains about descriptors that it did not open; ours come from our caller.
         result.append("LVM_SUPPRESS_FD_WARNINGS=1")
         let replaced = ["PATH=", "LC_ALL=", "LVM_SUPPRESS_FD_WARNINGS="]
         // SAFETY: the array ends with a null pointer; each string is copied at once.
@@ -115,7 +115,7 @@ final class Child {
         return result
     }
 
-    /// How it ended; nothing if it still runs.
+    /// How it ended; `nil` if it is still running.
     func poll() -> Process.Ending? {
         if let ending { return ending }
         var status: CInt = 0
@@ -126,23 +126,23 @@ final class Child {
         return ending
     }
 
-    /// Ends the program and what it has started, and collects it.
+    /// Kills the program and what it has started, and reaps it.
     ///
-    /// A program that waits for a suspended device cannot be ended before that; it is left to itself after a
-    /// second.
+    /// A program that waits for a suspended device cannot be killed until that is resumed; it is
+    /// abandoned after a second.
     func kill() {
         _ = Glibc.kill(-process, SIGKILL)
         for _ in 0..<100 where poll() == nil { usleep(10_000) }
     }
 }
 
-/// A started program with pipes from its standard output (0) and standard error (1).
+/// A program that was started with pipes from its standard output (0) and standard error (1).
 final class PipedChild {
     let child: Child
     private let output: OwnedDescriptor
     private let errors: OwnedDescriptor
 
-    /// Starts `program`, as `Child` does.
+    /// Starts `program` as `Child` does.
     init(
         _ program: String, _ arguments: [String], control: CInt? = nil, held: CInt? = nil
     ) throws(SystemCallError) {
@@ -158,7 +158,7 @@ final class PipedChild {
     /// The descriptor of a stream: 0 output, 1 errors.
     func descriptor(_ stream: Int) -> CInt { stream == 0 ? output.rawValue : errors.rawValue }
 
-    /// Takes what a readable stream has; nothing at its end.
+    /// Reads from a readable stream; returns an empty array at its end.
     func read(_ stream: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 65536)
         let descriptor = descriptor(stream)

@@ -4,9 +4,9 @@
 internal import CLinux
 internal import Glibc
 
-/// A program of the host that did not do what it was asked to.
+/// A program of the host that failed.
 package struct CommandError: Error, Equatable, Sendable, CustomStringConvertible {
-    /// How it went wrong.
+    /// Cause of the failure.
     package enum Cause: Equatable, Sendable {
         /// It could not be started.
         case notStarted(SystemCallError)
@@ -16,15 +16,15 @@ package struct CommandError: Error, Equatable, Sendable, CustomStringConvertible
         case signalled(Int32)
         /// It did not end in time, and was killed.
         case timedOut(seconds: Int)
-        /// It printed more than anybody wants to read.
+        /// It printed more than the limit.
         case tooMuchOutput
     }
 
-    /// The command as one would type it.
+    /// The command as typed in a shell.
     package let command: String
-    /// How it went wrong.
+    /// Cause of the failure.
     package let cause: Cause
-    /// What it said on standard error, on one line.
+    /// Its standard error, joined to one line.
     package let message: String
 
     package var description: String {
@@ -40,27 +40,29 @@ package struct CommandError: Error, Equatable, Sendable, CustomStringConvertible
     }
 }
 
-/// Runs programs of the host: found by `PATH` and the system's directories for administrators, with the C
-/// locale, nothing to read on standard input, and no descriptor of ours but a lock that they are to hold.
+/// Runs programs of the host. They are found in `PATH` and the system's directories for
+/// administrators, run in the C locale with empty standard input, and inherit none of
+/// our descriptors except a lock that they must hold.
 ///
-/// Each is a process group of its own, so that a Ctrl-C meant for us does not end it half-way. A program that only
-/// asks is ended when it takes too long; one that changes something never is, neither by us nor by our end.
+/// Each is a separate process group, so a Ctrl-C for us does not interrupt it. A program that only
+/// reports is killed after a time limit; one that changes something never is, neither by us nor by
+/// our end.
 package enum Command {
-    /// What a program that ended well has printed.
+    /// Output of a program that succeeded.
     package struct Output: Sendable {
         /// Standard output.
         package let text: String
-        /// Standard error, on one line: warnings.
+        /// Standard error, joined to one line: warnings.
         package let warnings: String
     }
 
     private static let outputLimit = 64 << 20
 
-    /// Runs a program that only asks to its end.
+    /// Runs a program that only reports, and waits for its end.
     ///
     /// - Parameters:
-    ///   - settings: arguments that come first, and that errors do not tell: nobody would type them.
-    ///   - seconds: after this long it is killed, with what it has started.
+    ///   - settings: leading arguments that errors omit, because nobody would type them.
+    ///   - seconds: time limit, after which it is killed together with what it has started.
     @discardableResult
     package static func run(
         _ program: String, _ arguments: [String], settings: [String] = [], seconds: Int = 120
@@ -96,7 +98,7 @@ package enum Command {
                 throw failure(.tooMuchOutput)
             }
         }
-        // Both ends are closed; what remains is to end.
+        // Both pipes are closed; wait for its end.
         while true {
             switch child.poll() {
             case .exited(0)?:
@@ -115,16 +117,17 @@ package enum Command {
         }
     }
 
-    /// Runs a program that changes something, and waits for its end however long that takes.
+    /// Runs a program that changes something, and waits for its end without a time limit.
     ///
-    /// Killed in the middle it could leave a device suspended, on which everybody who writes then waits for ever. So
-    /// nobody kills it: there is no limit of time or output, and what it prints goes to memory of its own, so that
-    /// our end is not its. That it takes long is told on standard error.
+    /// If it were killed midway, it could leave a device suspended, on which all writers then wait
+    /// forever. So there is no limit of time or output, and its output goes to a memory file, so
+    /// that it survives our end. A long run is reported on standard error.
     ///
     /// - Parameters:
-    ///   - settings: as with `run`.
-    ///   - lock: becomes its standard input. So it holds the lock with us, and, if we end, without us: a
-    ///     second run finds what it works on busy. LVM closes every other descriptor that it did not open.
+    ///   - settings: as in `run`.
+    ///   - lock: becomes its standard input, so that it holds the lock too, even after our end: a
+    ///     second run then finds the resource busy. LVM closes every other descriptor that it did
+    ///     not open.
     @discardableResult
     package static func change(
         _ program: String, _ arguments: [String], settings: [String] = [],
@@ -162,13 +165,13 @@ package enum Command {
         }
     }
 
-    /// The words of several lines on one.
+    /// Joins the words of several lines to one line.
     static func oneLine(_ bytes: [UInt8]) -> String {
         String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isWhitespace)
             .joined(separator: " ")
     }
 
-    /// A word as a shell would take it.
+    /// Quotes a word for a shell.
     static func quoted(_ word: String) -> String {
         let plain = word.utf8.allSatisfy { byte in
             byte > 0x20 && byte < 0x7F && !"'\"\\$`*?[]{}();&|<>~#!".utf8.contains(byte)
@@ -181,7 +184,7 @@ package enum Command {
     }
 }
 
-/// Tells on standard error that something takes long, after half a minute and then every minute.
+/// Reports on standard error that something takes long: after 30 seconds, then every minute.
 struct Patience {
     private let line: String
     private let began = Clock.monotonic()
@@ -191,7 +194,7 @@ struct Patience {
         self.line = line
     }
 
-    /// Says so if it is time to.
+    /// Reports if that is due.
     mutating func tell() {
         let seconds = (Clock.monotonic() - began) / nanosecondsPerSecond
         guard seconds >= due else { return }

@@ -5,11 +5,12 @@ internal import CLinux
 internal import Glibc
 
 extension BlockDevice {
-    /// Whether another process has a device-mapper device open, and keeps it open. Programs that look at every device, as
-    /// LVM and udev do, let go of it soon.
+    /// Whether another process keeps a device-mapper device open. Programs that scan every device,
+    /// such as LVM and udev, close it soon.
     ///
-    /// - Parameter patience: how long others may have it open, in milliseconds.
-    /// - Returns: false also where that cannot be asked: of other devices, and where nobody answers (`mapperAnswer`).
+    /// - Parameter patience: how long other processes may keep it open, in milliseconds.
+    /// - Returns: `false` also if that is unknown: for other devices, and if device-mapper cannot
+    ///   be queried (`mapperAnswer`).
     package func isOpenElsewhere(patience: UInt64) -> Bool {
         let due = Clock.monotonic() + patience * (nanosecondsPerSecond / 1000)
         while let count = mapperAnswer?.openCount, Int(count) > ownDescriptors {
@@ -19,7 +20,7 @@ extension BlockDevice {
         return false
     }
 
-    /// Descriptors that this process has of it.
+    /// Number of this process's descriptors for the device.
     private var ownDescriptors: Int {
         let names = (try? Directory.names(in: "/proc/self/fd")) ?? []
         return names.compactMap { Int32($0) }.filter { descriptor in

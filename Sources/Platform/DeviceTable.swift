@@ -5,17 +5,17 @@ internal import Blocks
 internal import CLinux
 internal import Glibc
 
-/// The live table of a device-mapper device: what it is made of, from the kernel itself.
+/// The live table of a device-mapper device, from the kernel.
 package struct DeviceTable: Equatable, Sendable {
     /// One range of the device.
     package struct Line: Equatable, Sendable {
-        /// In sectors of 512 bytes.
+        /// Start in sectors of 512 bytes.
         package var start: UInt64
-        /// In sectors of 512 bytes.
+        /// Length in sectors of 512 bytes.
         package var length: UInt64
-        /// The kind of range, such as `linear` or `thin`.
+        /// Target type, such as `linear` or `thin`.
         package var type: String
-        /// The rest of the line, split at blanks.
+        /// The rest of the line, split at spaces.
         package var parameters: [String]
 
         package init(start: UInt64, length: UInt64, type: String, parameters: [String]) {
@@ -26,14 +26,14 @@ package struct DeviceTable: Equatable, Sendable {
         }
     }
 
-    /// The ranges, in order.
+    /// The ranges in order.
     package var lines: [Line]
 
     package init(lines: [Line]) {
         self.lines = lines
     }
 
-    /// Asks device-mapper. Needs the right to open `/dev/mapper/control`, and `CAP_SYS_ADMIN`.
+    /// Queries device-mapper. Needs permission to open `/dev/mapper/control`, and `CAP_SYS_ADMIN`.
     package init(of device: DeviceNumber) throws(SystemCallError) {
         let control = try File(path: "/dev/mapper/control", .write)
         let memory = AlignedBuffer(byteCount: 64 << 10)
@@ -51,8 +51,8 @@ package struct DeviceTable: Equatable, Sendable {
         self = table
     }
 
-    /// Decodes what the kernel answers: `count` of `struct dm_target_spec`, each followed by its parameters and a
-    /// zero byte. Nothing if it is not that.
+    /// Decodes the kernel's reply: `count` times `struct dm_target_spec`, each followed by its
+    /// parameters and a zero byte. Returns `nil` if it is malformed.
     ///
     /// Source: include/uapi/linux/dm-ioctl.h of Linux.
     package init?(reply bytes: RawSpan, count: Int) {
@@ -64,7 +64,7 @@ package struct DeviceTable: Equatable, Sendable {
                 let next = try? bytes.littleEndian(at: place + 20, as: UInt32.self),
                 let type = try? bytes.copyBytes(at: place + 24, count: 16),
                 Int(next) > 40, Int(next) <= bytes.byteCount,
-                // `next` counts from the beginning of the reply.
+                // `next` counts from the start of the reply.
                 let text = try? bytes.copyBytes(at: place + 40, count: Int(next) - place - 40)
             else { return nil }
             let parameters = String(decoding: text.prefix { $0 != 0 }, as: UTF8.self)

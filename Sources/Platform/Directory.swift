@@ -4,18 +4,18 @@
 internal import CLinux
 internal import Glibc
 
-/// Small durable changes of a directory of our own.
+/// Durable operations on our directories and on small files.
 package enum Directory {
-    /// Gives a file another name, in place of what has that name, and makes that durable.
+    /// Renames a file, replaces any file of the new name, and syncs the directory.
     package static func move(_ path: String, to new: String) throws(SystemCallError) {
         // SAFETY: both paths are passed as C strings for the length of the call.
         guard unsafe rename(path, new) == 0 else { throw SystemCallError("rename", path) }
         try sync(parent(of: new))
     }
 
-    /// Gives a file another name, which nothing must have yet, and makes that durable.
+    /// Renames a file, fails if the new name exists, and syncs the directory.
     ///
-    /// A file system that cannot refuse by itself is asked first.
+    /// On a file system without an atomic check, it checks first.
     package static func moveNew(_ path: String, to new: String) throws(SystemCallError) {
         // RENAME_NOREPLACE is 1. SAFETY: both paths are passed as C strings for the length of the call.
         if unsafe renameat2(AT_FDCWD, path, AT_FDCWD, new, 1) != 0 {
@@ -26,7 +26,7 @@ package enum Directory {
         try sync(parent(of: new))
     }
 
-    /// Whether this process may write a file or directory, as far as modes and the file system say.
+    /// Whether this process may write a file or directory, by its mode and the file system.
     package static func isWritable(_ path: String) -> Bool {
         // SAFETY: the path is passed as a C string for the length of the call.
         unsafe access(path, W_OK) == 0
@@ -38,8 +38,8 @@ package enum Directory {
         if unsafe mkdir(path, 0o700) != 0, errno != EEXIST { throw SystemCallError("mkdir", path) }
     }
 
-    /// Makes a directory of our own with mode 0700 if it is missing. One that is there must be no symbolic link,
-    /// belong to this user, and be closed to others.
+    /// Makes one of our directories with mode 0700 if it is missing. An existing one must not be a
+    /// symbolic link, must belong to this user, and must be closed to others.
     package static func createOwn(_ path: String) throws(SystemCallError) {
         try create(path)
         var status = stat()
@@ -53,7 +53,7 @@ package enum Directory {
         }
     }
 
-    /// Forces the names in `path` to stable storage.
+    /// Syncs the directory `path`.
     package static func sync(_ path: String) throws(SystemCallError) {
         let directory = try File(path: path)
         guard retryingInterrupted({ Int(fsync(directory.descriptor)) }) == 0 else {
@@ -78,7 +78,7 @@ package enum Directory {
         return names.sorted()
     }
 
-    /// The path without symbolic links, or as it is if it cannot be resolved.
+    /// The path without symbolic links; unchanged if it cannot be resolved.
     package static func resolved(_ path: String) -> String {
         // SAFETY: realpath returns memory that is copied and freed.
         guard let resolved = unsafe realpath(path, nil) else { return path }
@@ -86,14 +86,14 @@ package enum Directory {
         return unsafe String(cString: resolved)
     }
 
-    /// Whether something has this name.
+    /// Whether the path exists.
     package static func exists(_ path: String) -> Bool {
         // SAFETY: the path is passed as a C string for the length of the call.
         unsafe access(path, F_OK) == 0
     }
 
-    /// Refuses what this process may not read, write and, if it is a directory, enter. Opens nothing: closing a file would
-    /// let go of the locks that the process has on it.
+    /// Refuses what this process may not read, write and, if it is a directory, enter. Opens no
+    /// file: closing it would drop this process's locks on it.
     package static func checkAccess(_ path: String) throws(SystemCallError) {
         var mode = R_OK | W_OK
         var status = stat()
@@ -103,18 +103,18 @@ package enum Directory {
         guard unsafe access(path, mode) == 0 else { throw SystemCallError("access", path) }
     }
 
-    /// Removes a file if it is there; the caller syncs the directory where that matters.
+    /// Removes a file if it exists; the caller syncs the directory if that matters.
     package static func remove(_ path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.
         if unsafe unlink(path) != 0, errno != ENOENT { throw SystemCallError("unlink", path) }
     }
 
-    /// Replaces a small file as a whole: after a crash it has the old content or the new.
+    /// Replaces a small file atomically: after a crash it has the old content or the new.
     ///
-    /// 1. The temporary file is written and synced. A crash leaves it beside the old one; the next call
-    ///    replaces it.
+    /// 1. The temporary file is written and synced. A crash leaves it beside the old one; the next
+    ///    call replaces it.
     /// 2. It is renamed. A crash leaves either name binding, both complete.
-    /// 3. The directory is synced. From here on it is the new one.
+    /// 3. The directory is synced. From here on the name leads to the new one.
     package static func replace(_ path: String, with bytes: [UInt8]) throws(SystemCallError) {
         let temporary = path + ".new"
         try remove(temporary)
@@ -137,7 +137,7 @@ package enum Directory {
         path.lastIndex(of: "/").map { String(path[path.index(after: $0)...]) } ?? path
     }
 
-    /// Bytes that an unprivileged writer can still put on the file system of `path`.
+    /// Bytes that an unprivileged user can still write to the file system of `path`.
     package static func availableByteCount(at path: String) throws(SystemCallError) -> UInt64 {
         var information = statvfs()
         // SAFETY: writes the struct passed.
@@ -149,15 +149,15 @@ package enum Directory {
     }
 }
 
-/// A lock on a file of our own, held as long as the object lives, and given back by the kernel if the
-/// process dies.
+/// A lock on one of our files, held while the object lives; the kernel releases it if the process
+/// dies.
 package final class FileLock: Sendable {
     private let file: File
 
-    /// The descriptor; whoever inherits it holds the lock too.
+    /// The descriptor; a process that inherits it holds the lock too.
     package var descriptor: CInt { file.descriptor }
 
-    /// Takes the lock, or returns nothing if another process has it.
+    /// Takes the lock; `nil` if another process holds it.
     package init?(path: String) throws(SystemCallError) {
         // SAFETY: the path is passed as a C string for the length of the call.
         let descriptor = unsafe clinux_open(
@@ -168,7 +168,8 @@ package final class FileLock: Sendable {
         guard try Self.take(file) else { return nil }
     }
 
-    /// Takes the lock, and waits so long for another process that has it; nothing if it has it still.
+    /// Takes the lock and waits for another holder up to a time limit; `nil` if that one still
+    /// holds it.
     package static func waiting(
         _ nanoseconds: UInt64, path: String
     ) throws(SystemCallError) -> FileLock? {
@@ -180,13 +181,15 @@ package final class FileLock: Sendable {
         }
     }
 
-    /// Takes a lock that another user's program has made, and makes none: that program could not open it.
+    /// Takes a lock file that another user's program has made. It never makes the file, because
+    /// that program could not open it.
     package init?(existing path: String) throws(SystemCallError) {
         file = try File(path: path)
         guard try Self.take(file) else { return nil }
     }
 
-    /// Holds a lock together with the process that has passed its descriptor on; nothing if that is no regular file.
+    /// Shares a lock with the process that passed its descriptor; `nil` if that is not a regular
+    /// file.
     package init?(sharing descriptor: consuming OwnedDescriptor) {
         file = File(descriptor, path: "the lock that was passed on")
         guard let kind = try? file.status().kind, kind == .regular else { return nil }

@@ -6,33 +6,33 @@ internal import Glibc
 
 /// An open file or block device, with whole-range reads and writes.
 ///
-/// Every call carries on after signals and short transfers; an error names the path and the position.
+/// Every call continues after signals and short transfers; an error names the path and the
+/// position.
 package final class File: Sendable {
     private let owned: OwnedDescriptor
-    /// The path it was opened by; for messages.
+    /// The path that it was opened with, for messages.
     package let path: String
 
-    /// How to open.
+    /// Options for opening.
     package struct Options: OptionSet, Sendable {
         package let rawValue: Int
         package init(rawValue: Int) { self.rawValue = rawValue }
 
-        /// For writing as well as reading.
+        /// Open for writing as well as reading.
         package static let write = Options(rawValue: 1)
         /// Bypass the page cache: buffers, offsets and lengths must be aligned.
         package static let direct = Options(rawValue: 2)
-        /// Make it; fail if it exists. Mode 0600.
+        /// Make the file with mode 0600; fail if it exists.
         package static let createNew = Options(rawValue: 4)
-        /// A block device that nobody else holds: mounted and stacked ones are refused (EBUSY).
+        /// Open a block device exclusively: mounted and stacked ones are refused (EBUSY).
         package static let exclusive = Options(rawValue: 8)
-        /// A file of our own: refuse a symbolic link as the last part of the path, what is no regular file, what
-        /// belongs to another user, and what has a second name.
+        /// Accept only our own files: refuse a symbolic link as the last part of the path, anything
+        /// but a regular file, another user's file, and a file with a second name.
         package static let noFollow = Options(rawValue: 16)
     }
 
-    /// Opens `path`.
     package init(path: String, _ options: Options = []) throws(SystemCallError) {
-        // O_NONBLOCK: a FIFO must not make it wait. Files and block devices know no difference.
+        // O_NONBLOCK keeps a FIFO from blocking. It does not affect files and block devices.
         var flags = O_CLOEXEC | O_NONBLOCK | (options.contains(.write) ? O_RDWR : O_RDONLY)
         if options.contains(.direct) { flags |= clinux_o_direct }
         if options.contains(.createNew) { flags |= O_CREAT | O_EXCL }
@@ -48,14 +48,14 @@ package final class File: Sendable {
         }
     }
 
-    /// Takes over what is open already.
+    /// Takes over an open descriptor.
     init(_ descriptor: consuming OwnedDescriptor, path: String) {
         owned = descriptor
         self.path = path
     }
 
-    /// Opens `path` for direct I/O, or through the page cache on a file system that has no direct I/O; there
-    /// a flush still reports lost writes.
+    /// Opens `path` for direct I/O, or through the page cache if the file system does not support
+    /// that; a flush then still reports lost writes.
     package convenience init(
         openingDirect path: String, _ options: Options
     ) throws(SystemCallError) {
@@ -67,12 +67,12 @@ package final class File: Sendable {
         }
     }
 
-    /// The descriptor, valid as long as this object lives.
+    /// The descriptor, valid while this object lives.
     package var descriptor: CInt { owned.rawValue }
 
     /// Fills `buffer` from `offset`.
     ///
-    /// - Returns: the bytes read; fewer than asked for only at the end of the file.
+    /// - Returns: the number of bytes read; fewer than requested only at the end of the file.
     package func read(
         at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(SystemCallError) -> Int {
@@ -139,7 +139,7 @@ package final class File: Sendable {
         try result.get()
     }
 
-    /// Reads up to `count` bytes; fewer at the end of the file.
+    /// Reads up to `count` bytes; returns fewer at the end of the file.
     package func readBytes(at offset: UInt64, count: Int) throws(SystemCallError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)
         // SAFETY: the pointer is used within the call. A Result carries the typed error out.
@@ -157,17 +157,16 @@ package final class File: Sendable {
         return try readBytes(at: 0, count: Int(size))
     }
 
-    /// Forces content (and what is needed to find it) to stable storage: `fdatasync(2)`.
+    /// Flushes content and the metadata needed to find it to stable storage: `fdatasync(2)`.
     ///
-    /// An error is final: the kernel may report it once and forget it, so that a second call that
-    /// succeeds proves nothing.
+    /// An error is final: the kernel may report it only once, so a later success proves nothing.
     package func sync() throws(SystemCallError) {
         guard retryingInterrupted({ Int(fdatasync(descriptor)) }) == 0 else {
             throw SystemCallError("fdatasync", path)
         }
     }
 
-    /// The same, and everything that the file system knows of the file: `fsync(2)`.
+    /// Flushes content and all metadata: `fsync(2)`.
     package func syncAll() throws(SystemCallError) {
         guard retryingInterrupted({ Int(fsync(descriptor)) }) == 0 else {
             throw SystemCallError("fsync", path)
@@ -182,7 +181,7 @@ package final class File: Sendable {
 
     /// Reserves storage without changing the length: `fallocate(2)`.
     ///
-    /// - Returns: false if the file system cannot reserve; that is not an error.
+    /// - Returns: `false` if the file system cannot reserve; that is not an error.
     package func reserve(from offset: UInt64, count: UInt64) throws(SystemCallError) -> Bool {
         let result = retryingInterrupted {
             Int(
@@ -197,7 +196,7 @@ package final class File: Sendable {
 
     /// Makes a range of a regular file read as zeros, releasing its storage: `fallocate(2)`.
     ///
-    /// - Returns: false if the file system cannot.
+    /// - Returns: `false` if the file system cannot.
     package func punchHole(_ offset: UInt64, count: UInt64) throws(SystemCallError) -> Bool {
         let result = retryingInterrupted {
             Int(
@@ -210,17 +209,17 @@ package final class File: Sendable {
         throw SystemCallError("fallocate", "\(path) at byte \(offset)")
     }
 
-    /// Makes a range of a block device read as zeros: `BLKZEROOUT`, which the kernel does by writing
-    /// where the device cannot.
+    /// Makes a range of a block device read as zeros: `BLKZEROOUT`. The kernel writes zeros if the
+    /// device has no better way.
     package func zeroOut(_ offset: UInt64, count: UInt64) throws(SystemCallError) {
         guard retryingInterrupted({ Int(clinux_block_zero_out(descriptor, offset, count)) }) == 0
         else { throw SystemCallError("BLKZEROOUT", "\(path) at byte \(offset)") }
     }
 
-    /// Tells a block device that a range is not needed: `BLKDISCARD`. What it reads as afterwards is the device's
-    /// affair.
+    /// Tells a block device that a range is not needed: `BLKDISCARD`. The content of the range
+    /// afterwards depends on the device.
     ///
-    /// - Returns: false if the device takes no discards.
+    /// - Returns: `false` if the device does not support discards.
     package func discard(_ offset: UInt64, count: UInt64) throws(SystemCallError) -> Bool {
         if retryingInterrupted({ Int(clinux_block_discard(descriptor, offset, count)) }) == 0 {
             return true
@@ -229,14 +228,14 @@ package final class File: Sendable {
         throw SystemCallError("BLKDISCARD", "\(path) at byte \(offset)")
     }
 
-    /// Drops the kernel's cache of a block device's node, so that other readers see what was written
-    /// past it. Needs privilege; best effort.
+    /// Drops the kernel's cache of a block device's node, so that other readers see direct writes.
+    /// Needs privilege; best effort.
     package func dropDeviceCache() {
         _ = clinux_block_flush_buffers(descriptor)
     }
 
-    /// The next range at or after `offset` that may hold data, by `SEEK_DATA` and `SEEK_HOLE`; nothing
-    /// if only a hole follows. A file system that cannot tell says that all is data.
+    /// The next range at or after `offset` that may hold data, by `SEEK_DATA` and `SEEK_HOLE`;
+    /// `nil` if only a hole follows. A file system that cannot tell reports everything as data.
     package func nextData(
         from offset: UInt64, size: UInt64
     ) throws(SystemCallError) -> Range<UInt64>? {
@@ -253,26 +252,27 @@ package final class File: Sendable {
             from: Int64(start), to: Int64(end), asked: offset, size: size)
     }
 
-    /// Takes all of a regular file for writing, for as long as this object lives: by `flock(2)` against other senders and
-    /// standbys, and by a lock of the open file on all its bytes against programs that lock parts, as emulators of
-    /// virtual machines do with their images.
+    /// Locks a whole regular file for writing while this object lives: by `flock(2)` against other
+    /// senders and standbys, and by an open file description lock on all its bytes against programs
+    /// that lock ranges, as emulators do with disk images.
     ///
-    /// - Returns: false if another process holds a lock on it. A file system without locks of one kind has none that could
-    ///   be in the way.
+    /// - Returns: `false` if another process holds a lock on it. A file system without one kind of
+    ///   lock cannot have a conflicting one.
     package func takeForWriting() -> Bool {
         if flock(descriptor, LOCK_EX | LOCK_NB) != 0, errno == EWOULDBLOCK { return false }
         if clinux_lock_for_writing(descriptor) == 0 { return true }
         return errno != EAGAIN && errno != EACCES
     }
 
-    /// Whether another process has the regular file open for writing; false where the kernel does not tell, as it tells only
-    /// the file's owner and whoever has CAP_LEASE. This object must have been opened for reading alone.
+    /// Whether another process has the regular file open for writing. `false` if the kernel does
+    /// not report it, which it does only to the file's owner and with CAP_LEASE. Open this object
+    /// for reading only.
     package var hasWriter: Bool { writerProblem == EAGAIN }
 
-    /// Whether another process can have the regular file open for writing, or a mapping or loop device of it; true where the
-    /// kernel does not tell. This object must have been opened for reading alone.
+    /// Whether another process may have the regular file open for writing, or mapped or attached to
+    /// a loop device; `true` if the kernel does not report it. Open this object for reading only.
     package var mayHaveWriter: Bool { writerProblem != nil }
 
-    /// Why nobody gets a lease for reading: EAGAIN if there is a writer; nil if there is none.
+    /// Why a read lease is refused: EAGAIN if there is a writer; `nil` if it is granted.
     private var writerProblem: Int32? { clinux_has_no_writer(descriptor) == 0 ? nil : errno }
 }

@@ -4,31 +4,31 @@
 package import Blocks
 internal import Glibc
 
-/// A file or block device as a source of bytes, for the readers of stores and metadata.
+/// A file or block device as a byte source for the readers of stores and metadata.
 ///
-/// A block device is read with `O_DIRECT`: the kernel writes its metadata past the page cache, so
-/// cached reads may be stale. A regular file is read through the cache. The buffer is aligned to
-/// 4096 bytes and grows to the largest read asked for, which the readers bound at 1 MiB.
+/// It reads a block device with `O_DIRECT`, because the kernel writes its metadata past the page
+/// cache and cached reads may be stale. It reads a regular file through the cache. The buffer is
+/// aligned to 4096 bytes and grows to the largest read, which the readers bound at 1 MiB.
 @safe package final class FileBytes: ByteSource {
     /// Size in bytes.
     package let byteCount: UInt64
-    /// How many reads there were.
+    /// Number of reads.
     package private(set) var readCount = 0
 
     private let descriptor: CInt
     private var buffer: UnsafeMutableRawBufferPointer
 
-    /// Reads what is open already: a path may lead elsewhere by now.
+    /// Reads an open file: its path may lead elsewhere by now.
     package convenience init(_ file: File) throws(ByteSourceError) {
         try self.init(path: "/proc/self/fd/\(file.descriptor)")
     }
 
     /// Opens for reading.
     ///
-    /// Not exclusively: a device that device-mapper uses is always busy.
+    /// Not exclusive: a device that device-mapper uses is always busy.
     package init(path: String) throws(ByteSourceError) {
         let flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK
-        // The kind decides how to read it, so look before opening it for good.
+        // The kind decides how to open it.
         var status = stat()
         // SAFETY: the path is a C string for the call, the structure is ours.
         guard unsafe Glibc::stat(path, &status) == 0 else { throw Self.failure("stat") }
@@ -65,8 +65,8 @@ internal import Glibc
             throw ByteSourceError(
                 offset: offset, count: count, reason: .pastEnd(byteCount: byteCount))
         }
-        // The last part of a device whose size is no multiple of 4096 is asked for in whole
-        // sectors, which O_DIRECT accepts.
+        // If a device's size is not a multiple of 4096, its last part is read in whole sectors,
+        // which O_DIRECT accepts.
         if unsafe buffer.count < count {
             // SAFETY: the old buffer is not lent to anybody at this point.
             unsafe buffer.deallocate()
@@ -101,7 +101,7 @@ internal import Glibc
 }
 
 extension ByteSourceError {
-    /// The error with the system's own words for the error number.
+    /// The error with the system's text for the error number.
     package var sentence: String {
         guard case .system(let call, let number) = reason else { return description }
         // SAFETY: the text belongs to the C library and is copied at once.

@@ -6,11 +6,13 @@ internal import Glibc
 package import Objects
 
 extension File {
-    /// Facts that name a regular file, and stay what they are when the host is started anew: inode and generation
-    /// (`FS_IOC_GETVERSION`, which tells a file from an earlier one with its inode), and what names its file system.
+    /// Facts that name a regular file and survive a reboot: its inode and generation
+    /// (`FS_IOC_GETVERSION`, which distinguishes it from an earlier file with its inode), and its
+    /// file system.
     ///
-    /// Of the file system its UUID where the kernel or udev tells it, and the id of `statfs(2)` where that is made from
-    /// the UUID (ext4, btrfs, f2fs). Device numbers are left out: the next boot may give them to something else.
+    /// The file system is named by its UUID, if the kernel or udev reports that, and by the id of
+    /// `statfs(2)`, if that derives from the UUID (ext4, btrfs, f2fs). Device numbers are left out:
+    /// the next boot may assign them to something else.
     package func objectFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
         var raw = stat()
         // SAFETY: writes the struct passed.
@@ -29,16 +31,18 @@ extension File {
         return facts
     }
 
-    /// Facts that prove the content of a regular file to whoever finds them again: size and times to the nanosecond. Empty
-    /// where they would not.
+    /// Facts that prove that a regular file's content is unchanged if they are found again: size
+    /// and times to the nanosecond. Empty if they would prove nothing.
     ///
-    /// The kernel sets `ctime` with each change of content, size or times, and no call sets it to what the caller likes. A
-    /// write through a mapping is seen because the file is flushed first: the next write to a clean page sets the times
-    /// again. Times only advance with the kernel's tick, so that a change within the tick of the last one could go unseen:
-    /// such a file is waited for, and one that keeps changing proves nothing. A long write sets the times when it begins
-    /// alone: a file that a program has open for writing proves nothing. After a power cut content may be on the disk of
-    /// which the times are not: what is found holds until the host is started anew. Nor does a file prove anything on a file
-    /// system that is not known to keep these rules (tmpfs, FUSE, NFS, overlay, FAT), or one whose times lie in the future.
+    /// The kernel sets `ctime` on every change of content, size or times, and no call can set it to
+    /// a chosen value. A write through a mapping shows because the file is flushed first: the next
+    /// write to a clean page sets the times again. Times advance only with the kernel's tick, so a
+    /// change in the same tick as the last one could go unnoticed: this call waits until the tick
+    /// has passed, and a file that keeps changing proves nothing. A long write sets the times only
+    /// when it starts: a file open for writing proves nothing. After a power cut the disk may have
+    /// new content with old times: the facts are valid only until the next boot. Nor does a file
+    /// prove anything if its times lie in the future, or on a file system not known to follow these
+    /// rules (tmpfs, FUSE, NFS, overlay, FAT).
     package func contentFacts() throws(SystemCallError) -> ObjectIdentity.Facts {
         guard let system = fileSystem, Self.honestTimes.contains(system.type) else { return [:] }
         // Three times the longest tick, which is 1/100 s.
@@ -48,8 +52,9 @@ extension File {
             var raw = stat()
             // SAFETY: writes the struct passed.
             guard unsafe fstat(descriptor, &raw) == 0 else { throw SystemCallError("fstat", path) }
-            // A file system that counts whole seconds (ext4 with small inodes) hides what comes within one.
-            // Asked after the times: what began before them and is under way still has the file open.
+            // Times in whole seconds (ext4 with small inodes) hide changes within a second. Check
+            // for writers after reading the times: a write that started earlier and is still
+            // running has the file open.
             guard
                 let changed = KernelValues.time(
                     seconds: Int64(raw.st_ctim.tv_sec), nanoseconds: Int64(raw.st_ctim.tv_nsec)),
@@ -68,8 +73,8 @@ extension File {
         return [:]
     }
 
-    /// Size and times of a regular file as they are now. Two stamps that differ prove a change; two that agree prove
-    /// nothing by themselves (see `contentFacts`).
+    /// Size and times of a regular file now. Two different stamps prove a change; two equal ones
+    /// prove nothing by themselves (see `contentFacts`).
     package func stamp() throws(SystemCallError) -> ObjectIdentity.Facts {
         var raw = stat()
         // SAFETY: writes the struct passed.
@@ -100,7 +105,7 @@ extension File {
     private static let xfs: UInt64 = 0x5846_5342
     private static let btrfs: UInt64 = 0x9123_683E
     private static let f2fs: UInt64 = 0xF2F5_2010
-    /// ext2 and ext3 have ext4's number.
+    /// ext2 and ext3 share ext4's number.
     private static let honestTimes: Set = [ext4, xfs, btrfs, f2fs]
     private static let identifiedByUUID: Set = [ext4, btrfs, f2fs]
 
@@ -120,9 +125,9 @@ extension File {
     }
 }
 
-/// What tells a file from another that was put in its place, without opening it.
+/// Distinguishes a file from another one put in its place, without opening it.
 package enum BirthFacts {
-    /// Inode and time of birth, as text; nil where they cannot be asked for.
+    /// Inode and birth time as text; `nil` if they are unknown.
     package static func text(of path: String) -> String? {
         var inode: UInt64 = 0
         var seconds: Int64 = 0
@@ -138,7 +143,8 @@ package enum BirthFacts {
 // MARK: - Extended attributes
 
 extension File {
-    /// An extended attribute of the file; nothing if it has none of this name, or its file system keeps none.
+    /// An extended attribute of the file; `nil` if it has none of this name or its file system does
+    /// not support them.
     package func attribute(_ name: String, limit: Int = 4096) -> [UInt8]? {
         var value = [UInt8](repeating: 0, count: limit)
         // SAFETY: the array is passed with its length.
@@ -148,7 +154,7 @@ extension File {
 
     /// Sets an extended attribute.
     ///
-    /// - Returns: false if the file system keeps none.
+    /// - Returns: `false` if the file system does not support them.
     package func setAttribute(_ name: String, _ value: [UInt8]) throws(SystemCallError) -> Bool {
         // SAFETY: the array is passed with its length.
         if unsafe clinux_set_attribute(descriptor, name, value, value.count) == 0 { return true }

@@ -4,36 +4,36 @@
 internal import CLinux
 internal import Glibc
 
-/// What fstat(2) and the block device ioctls say about an open file.
+/// Facts of an open file from fstat(2) and the block device ioctls.
 package struct FileStatus: Equatable, Sendable {
-    /// What it is.
     package enum Kind: Sendable { case regular, blockDevice, directory, other }
 
-    /// What it is.
     package var kind: Kind
-    /// Size in bytes: of a block device, its capacity.
+    /// Size in bytes; for a block device, its capacity.
     package var byteCount: UInt64
     /// Permission bits.
     package var mode: UInt32
-    /// Owner.
+    /// User id of the owner.
     package var owner: UInt32
     /// Smallest unit of direct I/O in bytes; 4096 for a regular file, which suits every file system.
     package var logicalBlockByteCount: Int
-    /// Identifies the object on this machine: of a device its number, of a file its file system and inode.
+    /// Identifies the object on this host: a device by its number, a file by its file system and
+    /// inode.
     package var identity: String
     /// Bytes of storage a regular file occupies.
     package var allocatedByteCount: UInt64
-    /// When the content was last changed, nanoseconds since 1970-01-01 UTC; of a device, and of a file whose time is before
-    /// that or after 2554, nothing is known.
+    /// Time of the last change of content, nanoseconds since 1970-01-01 UTC; `nil` for a device,
+    /// and for a time before 1970 or after 2554.
     package var modifiedAt: UInt64?
     /// Whether the kernel has the device marked read-only.
     package var isReadOnlyDevice: Bool
-    /// The number of a block device.
+    /// Number of a block device.
     package var device: DeviceNumber?
 }
 
 extension File {
-    /// Why this is no file of our own, as a code: no regular file, of another user, with a second name.
+    /// Why this is not one of our files, as an error number: not regular, of another user, or with
+    /// a second name.
     func ownershipProblem() throws(SystemCallError) -> Int32? {
         var raw = stat()
         // SAFETY: writes the struct passed.
@@ -43,7 +43,7 @@ extension File {
         return raw.st_nlink > 1 ? EMLINK : nil
     }
 
-    /// Asks the kernel.
+    /// Queries the kernel.
     package func status() throws(SystemCallError) -> FileStatus {
         var raw = stat()
         // SAFETY: writes the struct passed.

@@ -5,22 +5,25 @@ internal import CLinux
 internal import Glibc
 
 extension File {
-    /// Takes a shared `flock(2)` that is held until the file is closed; while it is, nobody can take an exclusive one.
+    /// Takes a shared `flock(2)`, held until the file is closed; meanwhile no other process can
+    /// take an exclusive one.
     ///
-    /// - Returns: false if somebody holds an exclusive one. A file system without such locks is no obstacle.
+    /// - Returns: `false` if another process holds an exclusive one. A file system without such
+    ///   locks is no obstacle.
     package func lockShared() -> Bool {
         retryingInterrupted { Int(flock(descriptor, LOCK_SH | LOCK_NB)) } == 0
             || errno != EWOULDBLOCK
     }
 
-    /// Whether a program says by a record lock that it may write the file: by a write lock on any part of it, or as QEMU
-    /// and its tools do, which lock for reading the byte that stands for a right to write (100 + the right).
+    /// Whether a record lock shows that a program may write the file: a write lock on any part of
+    /// it, or QEMU's convention, which read-locks the byte of its write permission (100 + the
+    /// permission).
     ///
-    /// A program that locks nothing is not seen.
+    /// It cannot detect a program that takes no locks.
     package var isLockedForWriting: Bool {
         lockInTheWay(isExclusive: false, 0, 0) != nil
             || (lockInTheWay(isExclusive: true, 101, 3)).map { lock in
-                // A reader that locks all of the file begins at 0.
+                // A reader that locks the whole file starts at 0.
                 lock.start >= 100 && lock.count > 0
             } ?? false
     }

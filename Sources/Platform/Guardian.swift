@@ -3,12 +3,12 @@
 
 internal import Glibc
 
-/// A shell script that does something, and undoes it as soon as this process lets go or is gone, however it
-/// ended.
+/// A shell script that does something and undoes it as soon as this process releases it or ends in
+/// any way.
 ///
-/// The script runs in a process of its own. It does its work, prints "ready" and reads from descriptor 3, which
-/// ends when this process closes it or is killed; then it undoes its work. Only the loss of both processes at
-/// once, as in a power cut, leaves the work done.
+/// The script runs in a separate process. It does its work, prints "ready" and reads from
+/// descriptor 3, which ends when this process closes it or is killed; then the script undoes its
+/// work. The work stays done only if both processes are lost at once, as in a power cut.
 package final class Guardian {
     private let piped: PipedChild
     private let line: String
@@ -18,13 +18,14 @@ package final class Guardian {
     /// Runs the first half of a script.
     ///
     /// - Parameters:
-    ///   - script: for `sh -c`; `$1` and so on are `arguments`. It must print "ready" when the first half is
-    ///     done, then read from descriptor 3 to its end.
-    ///   - name: what it is called in errors.
-    ///   - lock: a lock that the script keeps for as long as it runs.
-    ///   - seconds: how long to wait for the first half. Then this throws, and the script undoes its work when it comes to
-    ///     that; nobody kills it. nil waits until it is done, as for everything that changes devices.
-    /// - Throws: what the script has said, if it ended before it was ready.
+    ///   - script: for `sh -c`; `$1` and so on are `arguments`. It must print "ready" after the
+    ///     first half and then read descriptor 3 to its end.
+    ///   - name: name of the script in errors.
+    ///   - lock: a lock that the script holds while it runs.
+    ///   - seconds: time limit for the first half. After it this throws, and the script undoes its
+    ///     work when it gets there; it is never killed. `nil` waits without a limit, as for
+    ///     everything that changes devices.
+    /// - Throws: the script's error output, if it ended before it was ready.
     package init(
         _ name: String, script: String, _ arguments: [String], holding lock: FileLock? = nil,
         seconds: Int?
@@ -47,15 +48,15 @@ package final class Guardian {
     }
 
     deinit {
-        // The script undoes its work now. Who let go of it does not wait for that longer than for it to be
-        // collected; a script that needs more is left to itself.
+        // The script undoes its work now. Wait only as long as reaping it usually takes; a slower
+        // script is abandoned.
         control = nil
         for _ in 0..<500 where piped.child.poll() == nil { usleep(10_000) }
     }
 
-    /// Lets go, and waits until the work is undone.
+    /// Releases the script and waits until its work is undone.
     ///
-    /// - Parameter seconds: how long to wait, nil as long as it takes. The script is never killed.
+    /// - Parameter seconds: time limit; `nil` waits without one. The script is never killed.
     package func finish(seconds: Int?) throws(CommandError) {
         guard control != nil else { return }
         control = nil
@@ -64,7 +65,7 @@ package final class Guardian {
         guard error.cause == .exited(0) else { throw error }
     }
 
-    /// Reads its output until there is enough of it, or it has ended.
+    /// Reads its output until that suffices or the script has ended.
     private func drain(
         seconds: Int?, until isEnough: ([UInt8]) -> Bool
     ) throws(CommandError) -> [UInt8] {
@@ -97,7 +98,7 @@ package final class Guardian {
         }
     }
 
-    /// How long something is waited for: until a moment, or for ever, and then it is told.
+    /// A time limit, or an unlimited wait that is reported when it takes long.
     private final class Limit {
         let seconds: Int?
         let due: UInt64

@@ -3,9 +3,10 @@
 
 internal import Synchronization
 
-/// Hands one value to one other thread.
+/// Passes one value to one other thread.
 ///
-/// For values that must not be shared, but may move: the giver stops using it, the taker takes it once.
+/// For values that must not be shared but may move: the sender stops using it, the receiver takes
+/// it once.
 package final class Handoff<Value>: @unchecked Sendable {
     // SAFETY of @unchecked Sendable: the value is written before the object is shared, and taken once, under
     // the lock.
@@ -13,7 +14,7 @@ package final class Handoff<Value>: @unchecked Sendable {
     private var value: Value?
     private let taken = Mutex(false)
 
-    /// Wraps a value, which the caller does not use again.
+    /// Wraps a value that the caller no longer uses.
     package init(_ value: Value) {
         self.value = value
     }

@@ -1,9 +1,9 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// This host.
+/// Facts of this host.
 package enum Host {
-    /// The kernel's name for this run of the host, which no other run gets; nil if it does not tell one.
+    /// The kernel's id of the current boot, unique to it; `nil` if the kernel does not report one.
     package static let bootID: String? = {
         let file = try? File(path: "/proc/sys/kernel/random/boot_id")
         guard let bytes = try? file?.readBytes(at: 0, count: 64) else { return nil }

@@ -4,14 +4,14 @@
 internal import CLinux
 internal import Synchronization
 
-/// What device-mapper alone knows of one of its devices. Needs the right to open `/dev/mapper/control`, and
-/// `CAP_SYS_ADMIN`.
+/// Facts about a device that only device-mapper knows. Needs permission to open
+/// `/dev/mapper/control`, and `CAP_SYS_ADMIN`.
 package struct MapperAnswer: Hashable, Sendable {
-    /// The id by which its pool knows a thin volume; nil for other devices.
+    /// A thin volume's id in its pool; `nil` for other devices.
     package var thinDevice: UInt32?
-    /// Whether the tables prove that what is discarded reads as zeros, now and after it is written in part.
+    /// Whether the tables prove that discarded blocks read as zeros, also after a partial write.
     package var provesDiscards: Bool
-    /// How often it is open, by all processes together.
+    /// Number of opens by all processes together.
     package var openCount: UInt32
 
     package init(thinDevice: UInt32?, provesDiscards: Bool, openCount: UInt32) {
@@ -20,7 +20,7 @@ package struct MapperAnswer: Hashable, Sendable {
         self.openCount = openCount
     }
 
-    /// Asks device-mapper; nil where this process may not, and for what is no device of device-mapper.
+    /// Queries device-mapper; `nil` if this process may not, or for other devices.
     package init?(of device: BlockDevice) {
         guard device.mapperName != nil, let control = try? File(path: "/dev/mapper/control", .write)
         else { return nil }
@@ -36,24 +36,25 @@ package struct MapperAnswer: Hashable, Sendable {
 }
 
 extension BlockDevice {
-    /// Who is asked where this process may not ask device-mapper.
+    /// Queries device-mapper for a process that may not do so itself.
     package typealias Helper = @Sendable (BlockDevice) -> MapperAnswer?
 
     private static let helper = Mutex<Helper?>(nil)
 
-    /// Names who is asked where this process may not ask device-mapper. For the start of a program.
+    /// Sets the helper for a process that may not query device-mapper. Call it when the program
+    /// starts.
     package static func setHelper(_ helper: @escaping Helper) {
         Self.helper.withLock { $0 = helper }
     }
 
-    /// What device-mapper says of the device; nil where nobody answers.
+    /// Device-mapper's facts about the device; `nil` if it cannot be queried.
     package var mapperAnswer: MapperAnswer? {
         guard mapperName != nil else { return nil }
         return MapperAnswer(of: self) ?? Self.helper.withLock { $0 }?(self)
     }
 
-    /// The id by which its pool knows a thin volume: LVM gives a volume another one when a snapshot is merged into it.
-    /// Nothing for other devices, and where nobody answers.
+    /// A thin volume's id in its pool, which LVM changes when it merges a snapshot into the volume.
+    /// `nil` for other devices, and if device-mapper cannot be queried.
     package var thinDevice: String? {
         isThin ? mapperAnswer?.thinDevice.map(String.init) : nil
     }
@@ -62,7 +63,7 @@ extension BlockDevice {
 // MARK: - Proof
 
 extension DeviceTable {
-    /// The id of a device that is one thin volume.
+    /// The id of a device that is a single thin volume.
     package var thinDevice: UInt32? {
         guard lines.count == 1, lines[0].type == "thin", lines[0].parameters.count >= 2 else {
             return nil
@@ -70,8 +71,8 @@ extension DeviceTable {
         return UInt32(lines[0].parameters[1])
     }
 
-    /// The pool of a device that is one thin volume, as a whole and without an external origin: where such a volume
-    /// has no block of its own, it shows the origin's, and not zeros.
+    /// The pool of a device that is a single, whole thin volume without external origin. With an
+    /// external origin, an unmapped block shows the origin's content, not zeros.
     package func thinPool(ofWhole byteCount: UInt64) -> DeviceNumber? {
         guard lines.count == 1, lines[0].type == "thin", lines[0].start == 0,
             lines[0].length == byteCount / 512, lines[0].parameters.count == 2
@@ -79,11 +80,11 @@ extension DeviceTable {
         return DeviceNumber(lines[0].parameters[0])
     }
 
-    /// Whether it is a pool's, whose discarded blocks read as zeros.
+    /// Whether this is the table of a pool whose discarded blocks read as zeros.
     ///
-    /// Every feature must be one that is known to be harmless. `ignore_discard` keeps the content. With
-    /// `skip_block_zeroing` a block that was given back reads as zeros only until a part of it is written: the rest
-    /// then shows what the pool's disk held.
+    /// Every feature must be known to be harmless. `ignore_discard` keeps the content. With
+    /// `skip_block_zeroing`, a discarded block reads as zeros only until it is written in part: the
+    /// rest then shows old content of the pool's disk.
     package var zeroesDiscarded: Bool {
         let harmless: Set<String> = ["no_discard_passdown", "error_if_no_space"]
         guard lines.count == 1, lines[0].type == "thin-pool" else { return false }

@@ -4,8 +4,8 @@
 internal import CLinux
 internal import Glibc
 
-/// A file without a name, in memory. Unlike a pipe it needs no reader: who writes to it does not notice that we have
-/// ended.
+/// A nameless file in memory. Unlike a pipe it needs no reader, so a writer does not notice our
+/// end.
 final class MemoryFile {
     private let file: OwnedDescriptor
 
@@ -17,7 +17,7 @@ final class MemoryFile {
 
     var descriptor: CInt { file.rawValue }
 
-    /// What was written, up to 64 KiB from its beginning: more than anybody wants to read.
+    /// The first 64 KiB of what was written.
     func bytes() -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 65536)
         let descriptor = descriptor

@@ -1,16 +1,16 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// Where files lie, as a process sees it: two processes in different namespaces, as a shell and a service in its sandbox, may
-/// see different files under one path.
+/// The mounts that a process sees: two processes in different namespaces, such as a shell and a
+/// sandboxed service, may see different files at one path.
 package struct MountTable {
-    /// What a path leads to.
+    /// The location that a path leads to.
     package struct Place: Equatable, Sendable {
-        /// Of the file system: numbers of its device.
+        /// Device numbers of the file system.
         package let device: String
-        /// The path within that file system.
+        /// Path within the file system.
         package let path: String
-        /// Whether nothing can be written there by this way.
+        /// Whether this mount is read-only.
         package let isReadOnly: Bool
     }
 
@@ -23,7 +23,7 @@ package struct MountTable {
 
     private let mounts: [Mount]
 
-    /// Reads lines of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). A line that is none is left out.
+    /// Parses `/proc/PID/mountinfo` (proc_pid_mountinfo(5)); skips malformed lines.
     package init(_ text: String) {
         mounts = text.split(separator: "\n").compactMap { line in
             let words = line.split(separator: " ", omittingEmptySubsequences: false)
@@ -34,15 +34,15 @@ package struct MountTable {
         }
     }
 
-    /// That of this process; nil if the kernel tells none.
+    /// The table of this process; `nil` if the kernel does not provide it.
     package static var own: [UInt8]? {
         let file = try? File(path: "/proc/self/mountinfo")
         return try? file?.readBytes(at: 0, count: 1 << 20)
     }
 
-    /// Where an absolute path without symbolic links lies; nil if no mount holds it.
+    /// Location of an absolute path without symbolic links; `nil` if no mount contains it.
     package func place(of path: String) -> Place? {
-        // What was mounted later lies above.
+        // A later mount covers earlier ones.
         var best: Mount?
         for mount in mounts where Self.rest(of: path, below: mount.point) != nil {
             if mount.point.utf8.count >= best?.point.utf8.count ?? 0 { best = mount }
@@ -53,7 +53,7 @@ package struct MountTable {
             device: best.device, path: root + rest, isReadOnly: best.isReadOnly)
     }
 
-    /// The end of a path, with its first slash; nil if it is not below `point`.
+    /// The rest of a path below `point`, with its leading slash; `nil` if it is not below.
     private static func rest(of path: String, below point: String) -> String? {
         let prefix = point == "/" ? "" : point
         guard path.hasPrefix(prefix) else { return nil }
@@ -61,7 +61,7 @@ package struct MountTable {
         return rest.isEmpty || rest.hasPrefix("/") ? String(rest) : nil
     }
 
-    /// Undoes the kernel's escapes: three octal digits behind a backslash.
+    /// Decodes the kernel's escapes: a backslash and three octal digits.
     private static func plain(_ word: Substring) -> String {
         var bytes: [UInt8] = []
         var rest = Array(word.utf8)[...]

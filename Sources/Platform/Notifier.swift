@@ -8,14 +8,13 @@ internal import Glibc
 package final class Notifier: Sendable {
     private let event: OwnedDescriptor
 
-    /// Makes one.
     package init() throws(SystemCallError) {
         let descriptor = clinux_eventfd()
         guard descriptor >= 0 else { throw SystemCallError("eventfd", "for a wake-up") }
         event = OwnedDescriptor(takingOwnershipOf: descriptor)
     }
 
-    /// Readable after a notification, until it is cleared.
+    /// Readable from a notification until `clear`.
     package var descriptor: CInt { event.rawValue }
 
     /// Wakes the waiter, now or at its next wait.
@@ -25,7 +24,7 @@ package final class Notifier: Sendable {
         _ = unsafe write(event.rawValue, &one, 8)
     }
 
-    /// Takes the notifications so far.
+    /// Consumes the notifications so far.
     package func clear() {
         var count: UInt64 = 0
         // SAFETY: eight bytes are written to `count`.

@@ -3,9 +3,9 @@
 
 internal import Glibc
 
-/// A file descriptor with one owner, closed when the owner goes away.
+/// A file descriptor with one owner; closed together with it.
 package struct OwnedDescriptor: ~Copyable, Sendable {
-    /// The descriptor; valid as long as this value lives.
+    /// The descriptor, valid while this value lives.
     package let rawValue: CInt
 
     /// Takes over an open descriptor.
@@ -14,12 +14,11 @@ package struct OwnedDescriptor: ~Copyable, Sendable {
     }
 
     deinit {
-        // The last resort: an error of close(2) has nobody left to hear it. What must be durable was
-        // synced before.
+        // An error of close(2) cannot be handled here. What must be durable was synced before.
         _ = Glibc.close(rawValue)
     }
 
-    /// Gives the descriptor up without closing it.
+    /// Returns the descriptor without closing it.
     package consuming func release() -> CInt {
         let raw = rawValue
         discard self

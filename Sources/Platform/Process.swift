@@ -6,58 +6,60 @@ internal import Glibc
 
 /// Facts and settings of this process.
 package enum Process {
-    /// Number of this process.
+    /// Process id.
     package static var identifier: Int32 { getpid() }
 
-    /// Numeric id of the user it runs as.
+    /// Effective user id.
     package static var effectiveUser: UInt32 { geteuid() }
 
-    /// The numeric id of a user of this host; nothing if there is none of that name.
+    /// The user id of a user of this host; `nil` if the name is unknown.
     package static func user(named name: String) -> UInt32? {
         // SAFETY: the name is passed as a C string; the entry is read at once.
         unsafe getpwnam(name).map { unsafe $0.pointee.pw_uid }
     }
 
-    /// The words after the program's name with which it was started; nothing if there is no list of them. Asks no `/proc`.
+    /// The arguments after the program's name; `nil` if there is no argument list. Does not read
+    /// `/proc`.
     package static var arguments: [String]? {
         let count = clinux_argument_count()
         // SAFETY: the C library keeps the strings as long as the process lives; they are copied.
         let words = (0..<max(count, 0)).map { index in
             unsafe clinux_argument(index).map { unsafe String(cString: $0) }
         }
-        // Kernels that start no program without a name give it an empty one in place of none.
+        // Newer kernels replace an empty argument list by one empty name.
         guard let name = words.first, name != nil, count > 1 || name != "" else { return nil }
         return words.dropFirst().compactMap { $0 }
     }
 
-    /// Prepares a program: writing to a closed socket, or past the greatest size of a file, becomes an error instead of a
-    /// signal, files are made for the owner only, and no core dump shows keys.
+    /// Prepares a program: writing to a closed socket or past the largest file size becomes an
+    /// error instead of a signal, files are made for the owner only, and no core dump exposes keys.
     package static func harden() {
         signal(SIGPIPE, SIG_IGN)
         signal(SIGXFSZ, SIG_IGN)
         umask(0o077)
-        // The catalog's library lets libdispatch start threads, which would like a priority that a unit's sandbox does not
-        // give, and which do without; it says so on standard error each time.
+        // Silences libdispatch: the catalog's library makes it start threads, for which it requests
+        // a priority that a unit's sandbox denies. It works without, but reports that on standard
+        // error each time.
         // SAFETY: both are constant C strings, and no other thread runs yet.
         _ = unsafe setenv("LIBDISPATCH_LOG", "NO", 0)
         _ = clinux_set_not_dumpable()
     }
 
-    /// Asks for `signal` when the parent ends.
+    /// Requests `signal` for this process when its parent ends.
     ///
-    /// - Returns: false if the parent is not `parent` any more: it had ended before.
+    /// - Returns: `false` if `parent` had already ended.
     package static func endWithParent(_ parent: Int32, _ signal: Int32) -> Bool {
         _ = clinux_set_parent_death_signal(signal)
         return getppid() == parent
     }
 
-    /// Keeps a descriptor that was inherited from the programs that are started from here.
+    /// Keeps an inherited descriptor from being inherited by programs started here.
     package static func closeOnExec(_ descriptor: CInt) {
         _ = clinux_set_close_on_exec(descriptor)
     }
 
-    /// Ends the program with a sentence and exit code 1, where nobody could go on: no memory, no thread. What is on
-    /// disk is what a crash leaves.
+    /// Ends the program with a message and exit code 1 if it cannot continue: no memory, no thread.
+    /// The disk is left as after a crash.
     static func giveUp(_ sentence: String) -> Never {
         say(sentence)
         _exit(1)
@@ -86,7 +88,8 @@ package enum Process {
         return OwnedDescriptor(takingOwnershipOf: descriptor)
     }
 
-    /// Takes one signal from a descriptor made by `descriptor(forSignals:)`, if there is one.
+    /// Takes one signal from a descriptor made by `descriptor(forSignals:)`; `nil` if there is
+    /// none.
     package static func takeSignal(from descriptor: CInt) -> Int32? {
         var information = [UInt8](repeating: 0, count: 128)
         // SAFETY: 128 bytes are sizeof(struct signalfd_siginfo); the array has that many.
@@ -94,7 +97,7 @@ package enum Process {
         return got == 128 ? Int32(information[0]) : nil
     }
 
-    /// Ends this process by a signal that it has taken from a descriptor.
+    /// Ends this process by a signal that it has read from a descriptor.
     package static func end(bySignal number: Int32) -> Never {
         signal(number, SIG_DFL)
         var set = sigset_t()
@@ -106,7 +109,7 @@ package enum Process {
         _exit(128 + number)
     }
 
-    /// The path of the program that runs in this process.
+    /// Path of the program that runs in this process.
     package static var executablePath: String {
         get throws(SystemCallError) {
             var path = [CChar](repeating: 0, count: 4096)
@@ -120,8 +123,8 @@ package enum Process {
         }
     }
 
-    /// Starts a program with `descriptor` as its number 3 (if given) and nothing else inherited but the
-    /// standard three.
+    /// Starts a program that inherits only the three standard descriptors and `descriptor`, if
+    /// given, as number 3.
     package static func spawn(
         _ path: String, _ arguments: [String], passing descriptor: CInt? = nil
     ) throws(SystemCallError) -> Int32 {
@@ -135,7 +138,7 @@ package enum Process {
             unsafe posix_spawnattr_destroy(&attributes)
         }
         if let descriptor { unsafe posix_spawn_file_actions_adddup2(&actions, descriptor, 3) }
-        // The child starts with no signal blocked: the parent blocks those it reads from a descriptor.
+        // Unblock all signals for the child: the parent blocks those it reads from a descriptor.
         var none = sigset_t()
         unsafe sigemptyset(&none)
         unsafe posix_spawnattr_setsigmask(&attributes, &none)
@@ -155,7 +158,7 @@ package enum Process {
         case signalled(Int32)
     }
 
-    /// Collects one ended child without waiting.
+    /// Reaps one ended child without waiting.
     package static func reap() -> (process: Int32, ending: Ending)? {
         var status: CInt = 0
         // SAFETY: writes the value passed.
@@ -165,7 +168,7 @@ package enum Process {
         return (process, code >= 0 ? .exited(code) : .signalled(clinux_wait_signal(status)))
     }
 
-    /// Sends a signal to a child that was started here and not yet collected.
+    /// Sends a signal to a child that was started here and not yet reaped.
     package static func send(_ signal: Int32, to process: Int32) {
         _ = kill(process, signal)
     }

@@ -6,12 +6,12 @@ internal import Glibc
 
 /// TCP sockets: connecting, listening, accepting.
 package enum Socket {
-    /// Ends a connection both ways: `shutdown(2)`.
+    /// Shuts down a connection in both directions: `shutdown(2)`.
     package static func shutDown(_ descriptor: CInt) {
         _ = shutdown(descriptor, CInt(SHUT_RDWR))
     }
 
-    /// An address in text did not name a host that can be reached.
+    /// An address did not name a reachable host.
     package struct ResolveError: Error, Equatable, Sendable, CustomStringConvertible {
         package let address: String
         package let reason: String
@@ -30,7 +30,7 @@ package enum Socket {
         if host.hasPrefix("["), host.hasSuffix("]") {
             host = String(host.dropFirst().dropLast())
         } else if host.contains(":") {
-            // Its last part would be taken for the port.
+            // Otherwise its last part would count as the port.
             throw ResolveError(
                 address: address,
                 reason:
@@ -42,7 +42,8 @@ package enum Socket {
         return (host, port)
     }
 
-    /// Connects to the first reachable address of `host:port` within `seconds` for each one tried.
+    /// Connects to the first reachable address of `host:port`, with a limit of `seconds` for each
+    /// address.
     ///
     /// The socket is non-blocking, without Nagle's delay.
     package static func connect(to address: String, seconds: Int) throws -> OwnedDescriptor {
@@ -90,20 +91,21 @@ package enum Socket {
         throw failure
     }
 
-    /// A connection that was accepted.
+    /// An accepted connection.
     package struct Connection: ~Copyable {
-        /// The socket, non-blocking.
+        /// Its socket, non-blocking.
         package let descriptor: OwnedDescriptor
-        /// The address it comes from, without the port.
+        /// The remote address, without the port.
         package let from: String
-        /// What one host can choose addresses from: an IPv4 address, or the first 64 bits of an IPv6 address.
+        /// The network that one host can choose addresses from: an IPv4 address, or the first 64
+        /// bits of an IPv6 address.
         package let network: String
 
-        /// Takes the socket out.
+        /// Moves the socket out.
         package consuming func takeDescriptor() -> OwnedDescriptor { descriptor }
     }
 
-    /// The next connection, or nothing if there is none.
+    /// The next connection; `nil` if there is none.
     package static func accept(_ listener: CInt) -> Connection? {
         var storage = sockaddr_storage()
         var length = UInt32(MemoryLayout<sockaddr_storage>.size)
@@ -116,7 +118,7 @@ package enum Socket {
         return Connection(descriptor: owned, from: from, network: network(of: storage) ?? from)
     }
 
-    /// The port a listening socket has.
+    /// The port of a listening socket.
     package static func localPort(of socket: CInt) -> UInt16? {
         var storage = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
@@ -205,7 +207,7 @@ package enum Socket {
         return (string(host), string(port))
     }
 
-    /// The first 64 bits of an IPv6 address that is no IPv4 address in another form.
+    /// The first 64 bits of an IPv6 address; `nil` for an IPv4-mapped one.
     private static func network(of storage: sockaddr_storage) -> String? {
         guard CInt(storage.ss_family) == AF_INET6 else { return nil }
         // SAFETY: the storage is larger than any address of its family, which is copied out of it.

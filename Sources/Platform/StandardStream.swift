@@ -3,9 +3,9 @@
 
 internal import Glibc
 
-/// Standard input and standard output, as streams of bytes.
+/// Standard input and standard output as byte streams.
 package enum StandardStream {
-    /// What standard output is.
+    /// Kind of standard output.
     package enum Kind: Sendable { case terminal, file, other }
 
     package static var outputKind: Kind {
@@ -18,7 +18,7 @@ package enum StandardStream {
 
     package static var isInputTerminal: Bool { isatty(STDIN_FILENO) == 1 }
 
-    /// Writes part of a buffer to standard output, all of it.
+    /// Writes all of a buffer's first `count` bytes to standard output.
     package static func write(_ buffer: AlignedBuffer, count: Int) throws(SystemCallError) {
         var done = 0
         while done < count {
@@ -36,7 +36,7 @@ package enum StandardStream {
         }
     }
 
-    /// Makes what was written durable, if standard output is a file.
+    /// Syncs standard output if it is a file.
     package static func syncOutput() throws(SystemCallError) {
         guard outputKind == .file else { return }
         guard retryingInterrupted({ Int(fsync(STDOUT_FILENO)) }) == 0 else {
@@ -46,7 +46,7 @@ package enum StandardStream {
 
     /// Fills part of a buffer from standard input.
     ///
-    /// - Returns: the bytes read; fewer than asked for only at the end.
+    /// - Returns: the number of bytes read; fewer than requested only at the end.
     package static func read(
         into buffer: AlignedBuffer, at position: Int, count: Int
     ) throws(SystemCallError) -> Int {
@@ -68,7 +68,7 @@ package enum StandardStream {
         return done
     }
 
-    /// Waits for a stream that somebody has made non-blocking.
+    /// Waits for a stream that its other user has made non-blocking.
     private static func waitFor(_ descriptor: CInt, _ event: CInt) {
         var polled = pollfd(fd: descriptor, events: Int16(event), revents: 0)
         // SAFETY: one structure is passed, with its count.

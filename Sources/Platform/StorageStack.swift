@@ -4,10 +4,10 @@
 internal import CLinux
 internal import Glibc
 
-/// A file or device and everything that its bytes lie on: the devices below a device-mapper device, the disk of a
+/// A file or device with everything below it: the devices of a device-mapper device, the disk of a
 /// partition, the file of a loop device, the device of a file's file system.
 ///
-/// Numbers are the kernel's of this moment; a stack is compared with others at once, and not kept.
+/// The kernel's numbers are valid only now: compare stacks at once and do not store them.
 package struct StorageStack: Sendable {
     /// One layer.
     package enum Layer: Hashable, Sendable {
@@ -17,12 +17,12 @@ package struct StorageStack: Sendable {
 
     /// The file or device itself.
     package let itself: Layer
-    /// With `itself`.
+    /// All layers, including `itself`.
     package let layers: Set<Layer>
-    /// Paths of the files among the layers that loop devices are made of.
+    /// Paths of the files behind loop devices among the layers.
     package let backingFiles: [String]
 
-    /// Of an open file.
+    /// Makes the stack of an open file.
     package init(_ file: File) throws(SystemCallError) {
         var raw = stat()
         // SAFETY: writes the struct passed.
@@ -56,7 +56,7 @@ package struct StorageStack: Sendable {
         files += [path] + stack.backingFiles
     }
 
-    /// What a path leads to, found out without opening it; nil if nothing is there.
+    /// The layer that a path leads to, without opening it; `nil` if the path does not exist.
     package static func layer(at path: String) -> Layer? {
         var raw = stat()
         // SAFETY: writes the struct passed; the path is a C string for the length of the call.
@@ -71,7 +71,7 @@ package struct StorageStack: Sendable {
         return isDevice ? .device(device) : .file(system: device, inode: UInt64(raw.st_ino))
     }
 
-    /// Whether both are the same thing, or one lies on the other.
+    /// Whether both are the same, or one lies above the other.
     package func overlaps(_ other: StorageStack) -> Bool {
         layers.contains(other.itself) || other.layers.contains(itself)
     }

@@ -3,28 +3,28 @@
 
 internal import Glibc
 
-/// A failed system call: what was called, on what, and why it failed.
+/// A failed system call with its subject and error number.
 package struct SystemCallError: Error, Equatable, Sendable, CustomStringConvertible {
     /// Name of the call, such as "pwrite".
     package let call: String
     /// The value of `errno`.
     package let code: Int32
-    /// What it was about, such as "/dev/vg0/standby at byte 1048576".
+    /// Subject of the call, such as "/dev/vg0/standby at byte 1048576".
     package let subject: String
 
-    /// Makes the error from a code.
+    /// Makes the error from an error number.
     package init(_ call: String, _ subject: String, code: Int32) {
         self.call = call
         self.code = code
         self.subject = subject
     }
 
-    /// Makes the error from `errno`, which must not have been touched since the call.
+    /// Makes the error from `errno`; no other call may come in between.
     package init(_ call: String, _ subject: String) {
         self.init(call, subject, code: errno)
     }
 
-    /// The system's words for the code.
+    /// The system's text for the error number.
     package var reason: String {
         // SAFETY: strerror returns a C string that stays valid until the next call on this thread.
         unsafe String(cString: strerror(code))
@@ -32,19 +32,19 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
 
     package var description: String { "\(call) \(subject): \(reason)" }
 
-    /// Whether there is something under the name already.
+    /// Whether the name already exists.
     package var isExisting: Bool { code == EEXIST }
 
-    /// Whether somebody else has the device.
+    /// Whether the device is in use.
     package var isBusy: Bool { code == EBUSY }
 
-    /// Whether the file system or device has no room left, or a file may not become as large: by a limit of the process
-    /// or of the file system.
+    /// Whether the file system or device is full, or a limit of the process or the file system
+    /// keeps a file from growing.
     package var isNoSpace: Bool {
         code == ENOSPC || code == EDQUOT || code == EFBIG && call != "read"
     }
 
-    /// The error, and whose room is missing where that is it.
+    /// The error, with a hint whose space is lacking if that is the cause.
     package var sentence: String {
         let path = subject.prefix { $0 != " " }
         guard isNoSpace, path.hasPrefix("/") else { return description }
@@ -55,11 +55,11 @@ package struct SystemCallError: Error, Equatable, Sendable, CustomStringConverti
     /// Whether the file system is read-only.
     package var isReadOnly: Bool { code == EROFS }
 
-    /// Whether there is nothing of this name.
+    /// Whether the name does not exist.
     package var isNotFound: Bool { code == ENOENT }
 }
 
-/// Repeats a call as long as a signal interrupts it.
+/// Repeats a call while a signal interrupts it.
 package func retryingInterrupted(_ body: () -> Int) -> Int {
     while true {
         let result = body()

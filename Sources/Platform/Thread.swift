@@ -4,9 +4,9 @@
 internal import Glibc
 internal import Synchronization
 
-/// A thread of one's own, for work that blocks: disks, sockets, long loops.
+/// A dedicated thread for work that blocks: disks, sockets, long loops.
 ///
-/// Nothing that blocks runs on Swift's cooperative pool, whose width is the number of cores.
+/// Blocking work never runs on Swift's cooperative pool, which has only as many threads as cores.
 @safe
 package final class Thread: @unchecked Sendable {
     // SAFETY of @unchecked Sendable: `handle` is set before the object is shared and used once, by join.
@@ -31,7 +31,7 @@ package final class Thread: @unchecked Sendable {
         }
     }
 
-    /// Waits for the thread's end. To be called once.
+    /// Waits for the thread's end. Call it once.
     package func join() {
         pthread_join(handle, nil)
     }
@@ -47,17 +47,16 @@ package final class Thread: @unchecked Sendable {
     }
 }
 
-/// The first failure of a group of threads, and whether there was one.
+/// The first failure in a group of threads.
 ///
-/// When one stage of a pipeline fails, the others are stopped by closing their queues; their own errors
-/// are consequences and are dropped.
+/// When one stage of a pipeline fails, closing the queues stops the others; their own errors are
+/// consequences and are dropped.
 package final class FirstFailure: Sendable {
     private let stored = Mutex<(any Error)?>(nil)
 
-    /// Makes an empty one.
     package init() {}
 
-    /// Keeps `error` if it is the first.
+    /// Records `error` if it is the first.
     package func record(_ error: any Error) {
         stored.withLock { if $0 == nil { $0 = error } }
     }

@@ -5,7 +5,7 @@ internal import CLinux
 internal import Glibc
 
 extension Socket {
-    /// Copies what has come in without taking it, up to `count` bytes; nothing once the stream has ended.
+    /// Copies up to `count` received bytes without consuming them; `nil` once the stream has ended.
     package static func peek(_ socket: CInt, count: Int) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: count)
         // SAFETY: the buffer is passed with its length.
@@ -15,14 +15,14 @@ extension Socket {
         return Array(bytes.prefix(got))
     }
 
-    /// Makes the socket count as readable only when `count` bytes are there, or the stream has ended.
+    /// Makes the socket readable only when `count` bytes have arrived or the stream has ended.
     package static func setLowWater(_ socket: CInt, _ count: Int) {
         _ = clinux_set_low_water(socket, CInt(clamping: count))
     }
 
     /// Waits until one of `descriptors` is readable or has ended.
     ///
-    /// - Returns: their positions; none after the time-out or a signal.
+    /// - Returns: their indices; none after the time-out or a signal.
     package static func waitReadable(_ descriptors: [CInt], milliseconds: Int) -> [Int] {
         var polled = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         // SAFETY: the array is passed with its count.

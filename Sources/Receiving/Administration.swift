@@ -12,35 +12,35 @@ package import Wire
 package enum AdministrationError: RuledError, CustomStringConvertible {
     /// No volume has this name.
     case unknownVolume(VolumeName)
-    /// A session has the volume.
+    /// A session or another command holds the volume.
     case busy(VolumeName)
-    /// There is no complete generation to hand over.
+    /// The volume has no complete generation to promote.
     case nothingToPromote(VolumeName, VolumeState)
-    /// The committed generation is not on its target yet, and cannot be brought there now.
+    /// The committed generation is not on its target yet and cannot be applied now.
     case notApplied(VolumeName, number: UInt64, TargetError)
-    /// The target does not hold the generation that would be handed over; the text says why.
+    /// The target does not hold the generation to promote, for this reason.
     case notTheCopy(VolumeName, String)
-    /// The target is lost, but a kept snapshot holds the generation before; the text says what is wrong with the target.
+    /// The target is lost, for this reason, but a kept snapshot holds the previous generation.
     case targetLost(VolumeName, String, KeptGeneration)
-    /// Only the staging log holds the committed generation as a whole.
+    /// Only the staging log holds the complete committed generation.
     case onlyInLog(VolumeName)
-    /// A generation waits for the others of its group.
+    /// A generation waits for the other members of its group.
     case waitsForGroup(VolumeName)
-    /// Nothing is coming in.
+    /// The volume has no unfinished transfer.
     case noTransfer(VolumeName, VolumeState)
-    /// The new target is not proven to hold the generation; the text says why.
+    /// The new target is not proven to hold the generation, for this reason.
     case notRetargeted(VolumeName, String, String)
-    /// There is no complete generation to compare the target with.
+    /// The volume has no complete generation to compare the target with.
     case nothingToScrub(VolumeName, VolumeState)
-    /// A promoted copy is the operator's until he says otherwise.
+    /// A promoted copy belongs to the operator until the volume is demoted.
     case notDemoted(VolumeName)
-    /// A volume that was not promoted needs no demotion.
+    /// Only a promoted volume can be demoted.
     case notPromoted(VolumeName, VolumeState)
-    /// Generations cannot be kept on this target.
+    /// This target cannot keep generations.
     case cannotKeep(String)
-    /// The daemon runs, and may not write this file.
+    /// The daemon is running and may not write this file.
     case readOnlyForService(String)
-    /// The daemon runs, and sees something else under this path.
+    /// The daemon is running and sees a different file at this path.
     case hiddenFromService(String)
 
     package var description: String {
@@ -127,7 +127,7 @@ package enum AdministrationError: RuledError, CustomStringConvertible {
     }
 }
 
-/// What an operator does on the standby itself.
+/// Operations for the standby's operator.
 package struct Administration {
     let home: StandbyHome
 
@@ -135,14 +135,14 @@ package struct Administration {
         self.home = home
     }
 
-    /// Registers a volume if it is new, and makes an invitation for it.
+    /// Registers a volume if it is new and makes an invitation for it.
     ///
     /// - Parameters:
-    ///   - targetPath: where the copy goes; for a volume that is registered, nothing or the same path.
-    ///   - createFile: makes an empty file if nothing is there.
-    ///   - mayOverwrite: says that what the target holds may be replaced, and accepts another standby's mark.
-    ///   - retention: which generations to keep; nothing changes nothing.
-    ///   - address: what the sender is to connect to.
+    ///   - targetPath: path of the target; for a registered volume, `nil` or the same path.
+    ///   - createFile: make an empty file if the path does not exist.
+    ///   - mayOverwrite: allow replacing the target's content, and accept another standby's mark.
+    ///   - retention: the generations to keep; `nil` changes nothing.
+    ///   - address: address for the sender to connect to.
     package func invite(
         _ name: VolumeName, targetPath: String?, createFile: Bool, mayOverwrite: Bool,
         retention: Retention?,
@@ -157,7 +157,7 @@ package struct Administration {
                 try Directory.sync(Directory.parent(of: targetPath))
             }
             try TargetOwner.checkOwnState(home, targetPath)
-            // Opened as a writer would, so that what is mounted or read-only is found now.
+            // Open it as a writer does, to find a mounted or read-only target now.
             let target = try Target(path: targetPath, registered: nil)
             if retention != nil { try checkKeeping(on: targetPath) }
             try register(name, target, mayOverwrite: mayOverwrite)
@@ -179,7 +179,7 @@ package struct Administration {
             receiver: try home.identity().keyID, secret: secret, volume: name, address: address)
     }
 
-    /// Enters a volume with a target that is held open.
+    /// Registers a volume whose target is open.
     private func register(
         _ name: VolumeName, _ target: Target, mayOverwrite: Bool
     ) throws {
@@ -204,7 +204,7 @@ package struct Administration {
         }
     }
 
-    /// Runs a transaction of the catalog in which a target is taken; what refuses that comes out as it is.
+    /// Runs a catalog transaction that takes a target; its refusals are thrown unchanged.
     func claiming<Value>(
         _ body: ((() throws -> String) throws -> String) throws -> Value
     ) throws -> Value {
@@ -237,15 +237,16 @@ package struct Administration {
         }
     }
 
-    /// How many snapshots the thin pool of a target can still take; nil for other targets, and where that cannot be asked.
+    /// Number of snapshots that the target's thin pool can still take; `nil` for other targets, or
+    /// if unknown.
     package func snapshotsLeft(_ volume: StandbyVolume) -> UInt64? {
         Keeper.snapshotsLeft(home, below: volume.targetPath)
     }
 
-    /// Changes which generations of a volume are kept, and does at once what that asks for, unless a session has the
-    /// volume: then the session's own end does.
+    /// Changes which generations of a volume are kept, and applies that at once unless a session
+    /// holds the volume; then the end of the session does it.
     ///
-    /// - Returns: what could not be done at once.
+    /// - Returns: what could not be done at once, or `nil`.
     package func keep(_ name: VolumeName, _ retention: Retention) throws -> String? {
         try setRetention(name, retention)
         guard let writer = try VolumeWriter.soon(home, name) else {
@@ -254,10 +255,10 @@ package struct Administration {
         return try writer.keepNow()
     }
 
-    /// Says that the clock of this host is right, although it has gone further than time can have passed: what is too old by
-    /// it is released.
+    /// Confirms that this host's clock is right although it advanced more than the elapsed time.
+    /// Generations that are too old by it are released.
     ///
-    /// - Returns: what could not be done at once.
+    /// - Returns: what could not be done at once, or `nil`.
     package func trustClock(_ name: VolumeName) throws -> String? {
         try home.catalog.trustClock(name, .now)
         guard let writer = try VolumeWriter.soon(home, name) else {
@@ -276,13 +277,14 @@ package struct Administration {
         return writer
     }
 
-    /// Finishes or drops what is pending, and hands the target over to the operator.
+    /// Finishes or drops what is pending and hands the target over to the operator.
     ///
-    /// A generation whose group is complete is finished; one that waits for its group is dropped, so that the
-    /// group cannot become complete any more. Other members of the group are finished when they are promoted.
+    /// A generation whose group is complete is finished; one that waits for its group is dropped,
+    /// so the group can no longer complete. Other members of the group are finished when they are
+    /// promoted.
     ///
-    /// - Parameter isChecked: whether the target must be there, be the registered one, have the size of the generation and
-    ///   hold it where some blocks are compared.
+    /// - Parameter isChecked: require that the target exists, is the registered one, has the
+    ///   generation's size, and holds the generation in a sample of blocks.
     package func promote(
         _ name: VolumeName, isChecked: Bool, _ progress: (Progress) throws -> Void = { _ in }
     ) throws -> StandbyVolume {
@@ -298,7 +300,7 @@ package struct Administration {
         }
         if writer.volume.state == .prepared {
             do { try writer.abandon() } catch let error as CatalogError {
-                // The last member came in meanwhile.
+                // The last member arrived meanwhile.
                 guard case .conflict = error.kind else { throw error }
                 try writer.refresh()
                 try writer.recover()
@@ -314,7 +316,7 @@ package struct Administration {
         }
         if isChecked {
             do {
-                // What another program has open, it may be writing.
+                // A program that has the target open may be writing it.
                 _ = try writer.openTarget()
                 try writer.checkTarget(progress)
             } catch let error as TargetError {
@@ -330,8 +332,9 @@ package struct Administration {
         return writer.volume
     }
 
-    /// Why a volume is not promoted: with the snapshot that leads on, where the target is lost and its committed generation
-    /// was kept. Whether that is still there is for LVM to say, and what it holds for `retarget`, which reads all of it.
+    /// The error for a volume that is not promoted. If the target is lost and its committed
+    /// generation was kept, it names the snapshot to continue with. LVM knows whether the snapshot
+    /// still exists; `retarget` reads and verifies all of it.
     private func orKept(
         _ plain: AdministrationError, _ volume: StandbyVolume, isLost: Bool = true
     ) -> AdministrationError {
@@ -346,11 +349,12 @@ package struct Administration {
         return .targetLost(volume.name, reason, kept)
     }
 
-    /// Lets one resync overwrite a promoted copy. Refused while anything has the target open or mounted. Taken back, it
-    /// drops what a resync has brought meanwhile, none of which is on the target.
+    /// Lets one resync overwrite a promoted copy. It is refused while the target is open or
+    /// mounted. Taking it back drops what a resync has brought meanwhile, none of which is on the
+    /// target.
     ///
-    /// - Parameter isTakenBack: whether no resync may overwrite it any more.
-    /// - Parameter isDryRun: checks, and changes nothing.
+    /// - Parameter isTakenBack: forbid the overwrite again.
+    /// - Parameter isDryRun: check, and change nothing.
     package func demote(_ name: VolumeName, isTakenBack: Bool, isDryRun: Bool) throws {
         let writer = try writer(name)
         guard writer.volume.state == .promoted else {
@@ -363,7 +367,7 @@ package struct Administration {
         if !isDryRun { try writer.demote(!isTakenBack) }
     }
 
-    /// Forgets every generation of a volume, so that a full copy may replace what its target holds.
+    /// Forgets every generation of a volume, so that a full copy may replace the target's content.
     package func reset(_ name: VolumeName) throws {
         let writer = try writer(name)
         guard writer.volume.state != .promoted || writer.volume.isDemoted else {

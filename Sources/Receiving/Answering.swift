@@ -4,10 +4,10 @@
 package import Session
 package import Wire
 
-// Between the session's states and the work that they ask for.
+// Connects the session's state machine with the work that it requests.
 
 extension IncomingTransfer {
-    /// Does what a frame other than a record asks for, and reports what came of it.
+    /// Performs the action of a frame other than a record and reports the result.
     package func perform(_ action: ReceiverSession.Action) throws {
         switch action {
         case .open(let name): try open(name)
@@ -25,9 +25,9 @@ extension IncomingTransfer {
 }
 
 extension ReceiverSession {
-    /// Notes what was done.
+    /// Updates the session with a result.
     ///
-    /// - Returns: what the sender is to hear of it; of some things nothing.
+    /// - Returns: the message for the sender, or `nil` if there is none.
     package mutating func answer(to outcome: IncomingTransfer.Outcome) -> (any Message)? {
         switch outcome {
         case .opened(let state):
@@ -41,7 +41,7 @@ extension ReceiverSession {
             return ready
         case .ack(let ack): return ack
         case .progress(let progress):
-            // Recovery at OPEN reports progress too, for which the sender has no use.
+            // Recovery at OPEN also reports progress, but the sender does not expect any then.
             return isCommitting || isComparing && progress.phase == .reading ? progress : nil
         case .compared(let compared):
             self.compared()

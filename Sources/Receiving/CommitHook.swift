@@ -4,20 +4,22 @@
 internal import Platform
 internal import Wire
 
-/// What the standby's operator wants done after each commit, before anything else can be written to the target.
+/// A command of the standby's operator, run after each commit before the target can be written
+/// again.
 package struct CommitHook: Sendable {
     private let command: String
     private let seconds: Int
 
     /// - Parameters:
-    ///   - command: for `sh -c`; the volume's name is its argument.
-    ///   - seconds: how long it may take.
+    ///   - command: for `sh -c`; its argument is the name of the volume.
+    ///   - seconds: time limit.
     package init(_ command: String, seconds: Int) {
         self.command = command
         self.seconds = seconds
     }
 
-    /// Runs it, as the caller still holds the volume. A process that ends between the commit and this does not make up for it.
+    /// Runs the hook while the caller still holds the volume. If the process dies between the
+    /// commit and this call, the hook is not run later.
     func run(_ volume: VolumeName, _ record: GenerationRecord, target: String) throws(CommandError)
     {
         try Command.run(

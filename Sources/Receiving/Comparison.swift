@@ -9,9 +9,10 @@ internal import Staging
 internal import TagMap
 internal import Wire
 
-/// The answer to COMPARE: the map of a target, made by reading it, or kept.
+/// The answer to COMPARE: the target's map, either stored or made by reading the target.
 final class Comparison {
-    /// Of mode read: the target, which nobody else may write as long as this session lasts.
+    /// In mode read: the target, held open so that no other program can write it during the
+    /// session.
     let target: Target?
     /// Bytes of the target that were read.
     let read: UInt64
@@ -65,11 +66,11 @@ final class Comparison {
     }
 
     deinit {
-        // A transfer that has begun has taken it.
+        // A transfer that has begun has moved the file away.
         try? Directory.remove(foundPath)
     }
 
-    /// What lies below pages or nodes.
+    /// The content below pages or nodes.
     func nodes(_ range: NodeRange) throws -> [UInt8] {
         guard map.shape.has(level: Int(range.level), index: range.index, count: UInt64(range.count))
         else { throw Refusal(.malformed, "the map has no such nodes") }

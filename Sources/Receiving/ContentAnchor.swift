@@ -8,26 +8,28 @@ internal import Platform
 internal import Staging
 internal import TagMap
 
-/// Whether a target holds what its map says, found out by reading a few blocks: names and numbers of files and devices
-/// lead elsewhere after a restart, a merge or a restore, and only the content proves that they do not.
+/// Checks with a few blocks whether a target holds what its map says. After a reboot, a merge or a
+/// restore, the names and numbers of files and devices may lead elsewhere; only the content proves
+/// that they do not.
 ///
-/// It is no proof of the whole: `scrub` and `verify` are.
+/// It does not prove the whole target; `scrub` and `verify` do.
 struct ContentAnchor {
-    /// Blocks that are compared each time.
+    /// Number of blocks to compare.
     static let blockCount = 64
-    /// From so many blocks that are not zeros on it is told whether almost all of them differ.
+    /// Smallest number of compared blocks with content that can prove a replaced target.
     private static let enough = 4
 
-    /// Blocks compared that are not zeros, and how many of those differ.
+    /// Number of compared blocks that are not zeros, and how many of those differ.
     private(set) var comparedWithContent = 0
     private(set) var differingWithContent = 0
     private(set) var divergence: TargetDivergence?
 
-    /// Compares.
+    /// Compares a random sample.
     ///
     /// - Parameters:
-    ///   - touched: of the blocks that were chosen, those that may hold something else; they are left out.
-    ///   - read: fills memory from an offset; gives how many bytes there were.
+    ///   - touched: returns the blocks of the sample that may hold something else; they are
+    ///     skipped.
+    ///   - read: fills memory from an offset and returns the number of bytes read.
     init(
         _ map: TagMapFile, _ tagger: Tagger,
         without touched: (Set<UInt64>) throws -> Set<UInt64> = { _ in [] },
@@ -40,7 +42,7 @@ struct ContentAnchor {
         for sample in samples where !left.contains(sample.block) {
             guard let extent = map.shape.extent(ofBlock: sample.block) else { continue }
             let length = Int(extent.length)
-            // Direct I/O reads whole units; what the target has behind the volume's end is not compared.
+            // Direct I/O reads whole units; bytes past the volume's end are not compared.
             let unit = AlignedBuffer.alignment
             let got = try read(extent.offset, memory, (length + unit - 1) / unit * unit)
             if got < length { memory.zero(at: got, count: length - got) }
@@ -54,12 +56,12 @@ struct ContentAnchor {
         }
     }
 
-    /// Whether the target holds something else, rather than a copy that was written here and there.
+    /// Whether the target holds something else, rather than a copy with scattered writes.
     var isReplaced: Bool {
         comparedWithContent >= Self.enough && differingWithContent * 10 >= comparedWithContent * 9
     }
 
-    /// Refuses a target that holds something else, or was written by somebody else.
+    /// Refuses a target that holds something else or was written by another program.
     func check(_ path: String) throws {
         if isReplaced {
             throw TargetError.replaced(

@@ -6,29 +6,29 @@ internal import Platform
 internal import Session
 internal import Wire
 
-/// What a supervisor and one of its workers say to each other.
+/// The messages between a supervisor and one of its workers.
 ///
-/// The supervisor sends a connection with its socket. The worker answers with the key that was proved, and hears whether the
-/// peer has a session; or that nobody proved one, and waits for the next connection. A worker whose channel ends has
-/// no work any more.
+/// The supervisor sends a connection with its socket. The worker answers with the proved key and
+/// learns whether the peer has a session; or it answers that no key was proved and waits for the
+/// next connection. A worker whose channel ends has no more work.
 enum Doorkeeper {
-    /// A connection that a worker is given.
+    /// A connection passed to a worker.
     struct Visit: ~Copyable {
         let socket: OwnedDescriptor
-        /// The address of the other side, for the journal.
+        /// Address of the other side, for the journal.
         let address: String
-        /// Whether what a stranger does is kept from the journal.
+        /// Whether the journal omits what a stranger does.
         let isQuiet: Bool
 
-        /// Takes the socket out.
+        /// Moves the socket out.
         consuming func takeSocket() -> OwnedDescriptor { socket }
     }
 
-    /// What a worker has found.
+    /// A worker's result for a connection.
     enum Finding {
-        /// The other side has proved this key, which is pinned.
+        /// The other side has proved this pinned key.
         case peer(KeyID)
-        /// It has proved none, and is gone.
+        /// The other side proved no key and is gone.
         case stranger
     }
 
@@ -37,7 +37,7 @@ enum Doorkeeper {
 
     // MARK: The supervisor's side
 
-    /// Gives a worker a connection.
+    /// Passes a connection to a worker.
     ///
     /// - Returns: false if the worker is gone.
     static func send(
@@ -47,26 +47,26 @@ enum Doorkeeper {
         return channel.send([isQuiet ? 1 : 0] + words, passing: socket)
     }
 
-    /// What the worker has found; nothing if it is gone.
+    /// The worker's result; `nil` if the worker is gone.
     static func finding(on channel: borrowing Channel) -> Finding? {
         guard let message = channel.receive(longest) else { return nil }
         if message.bytes == strangerFound { return .stranger }
         return SHA256Digest(bytes: message.bytes).map { .peer(KeyID($0)) }
     }
 
-    /// Tells the worker whether its peer has a session.
+    /// Answers the worker whether its peer has a session.
     static func answer(_ answer: Admission.Answer, on channel: borrowing Channel) {
         switch answer {
         case .session: channel.send([0, 0])
         case .busy(let seconds): channel.send([UInt8(seconds & 0xFF), UInt8(seconds >> 8)])
-        // Its connection has been ended.
+        // The connection has been ended.
         case .gone: channel.send([1, 0])
         }
     }
 
     // MARK: The worker's side
 
-    /// The next connection; nothing if there will be none.
+    /// The next connection; `nil` if there will be no more.
     static func visit(on channel: borrowing Channel) -> Visit? {
         guard let message = channel.receive(longest) else { return nil }
         let bytes = message.bytes
@@ -76,12 +76,12 @@ enum Doorkeeper {
             isQuiet: bytes.first == 1)
     }
 
-    /// Says that nobody has proved a key.
+    /// Reports that no key was proved.
     static func foundStranger(on channel: borrowing Channel) { channel.send(strangerFound) }
 
-    /// Says that the other side has proved this key.
+    /// Reports that the other side has proved this key.
     ///
-    /// - Returns: how to refuse it; nothing if it has a session.
+    /// - Returns: the refusal to send; `nil` if the peer has a session.
     static func found(_ key: KeyID, on channel: borrowing Channel) -> Refusal? {
         channel.send(key.digest.bytes)
         guard let answer = channel.receive(2)?.bytes, answer.count == 2 else {

@@ -7,15 +7,15 @@ internal import HPKE
 internal import Platform
 internal import Wire
 
-/// The bytes of an export: of a file from any place on, of standard input once.
+/// The bytes of an export: a file can be read from any position, standard input only once.
 final class ExportInput {
     let source: ExportSource
-    /// Bytes that were read.
+    /// Number of bytes read.
     private(set) var position: UInt64 = 0
     private let file: File?
     private let size: UInt64
 
-    /// All bytes of a file; of standard input those that were read.
+    /// Size of a file in bytes; for standard input, the bytes read so far.
     var byteCount: UInt64 { file == nil ? position : size }
 
     init(_ source: ExportSource) throws {
@@ -39,7 +39,7 @@ final class ExportInput {
         (self.file, size) = (file, status.byteCount)
     }
 
-    /// Fills part of a buffer; fewer bytes only at the end.
+    /// Fills part of a buffer; returns fewer bytes only at the end.
     func read(into buffer: AlignedBuffer, at offset: Int, count: Int) throws -> Int {
         let got: Int
         if let file {
@@ -51,20 +51,21 @@ final class ExportInput {
         return got
     }
 
-    /// The chunks, from the first one on.
+    /// The chunks, starting with the first.
     func chunks(_ opener: Opener) throws -> ExportChunks {
         if file != nil { position = UInt64(ExportFormat.headerByteCount) }
         return try ExportChunks(self, opener)
     }
 }
 
-/// Opens the chunks of an export, one after the other.
+/// Decrypts the chunks of an export in order.
 final class ExportChunks {
     private static let byteCount = ExportFormat.chunkByteCount + HPKE.tagByteCount
 
     private let input: ExportInput
     private let opener: Opener
-    /// The chunk that is opened next is read already: whether it is the last one shows by what follows it.
+    /// The next chunk is already read: only the bytes after a chunk show whether it is the last
+    /// one.
     private var next: AlignedBuffer
     private var nextCount: Int
     private(set) var current = AlignedBuffer(byteCount: byteCount)
@@ -77,9 +78,9 @@ final class ExportChunks {
         nextCount = try input.read(into: next, at: 0, count: Self.byteCount)
     }
 
-    /// Opens the next chunk into `current`.
+    /// Decrypts the next chunk into `current`.
     ///
-    /// - Returns: how many bytes it has.
+    /// - Returns: its number of bytes.
     func open() throws -> Int {
         let count = nextCount
         swap(&next, &current)
@@ -101,11 +102,11 @@ final class ExportChunks {
     }
 }
 
-/// The content of the chunks, as one.
+/// The content of all chunks as one stream.
 final class ExportContent {
-    /// Over what was read.
+    /// Hash of the content read so far.
     var hasher = SHA256Hasher()
-    /// Bytes that were read.
+    /// Number of bytes read.
     private(set) var byteCount: UInt64 = 0
     private let chunks: ExportChunks
     private let source: ExportSource
@@ -132,7 +133,7 @@ final class ExportContent {
         }
     }
 
-    /// Whether all content was read.
+    /// Whether all content has been read.
     func isAtEnd() throws -> Bool { position == end && chunks.isLast }
 
     private func take(_ count: Int, _ body: (RawSpan) -> Void) throws {

@@ -9,7 +9,7 @@ internal import Platform
 internal import TLS
 internal import Wire
 
-/// Where an export comes from.
+/// Origin of an export.
 package enum ExportSource: Equatable, Sendable, CustomStringConvertible {
     case file(String)
     case standardInput
@@ -22,24 +22,24 @@ package enum ExportSource: Equatable, Sendable, CustomStringConvertible {
     }
 }
 
-/// Reads an export file (Protocol/ExportFile.md): its header, and then, any number of times if it is a file, its content,
-/// of which nothing is handed out before it is proven to be the sender's.
+/// Reads an export file (Protocol/ExportFile.md): its header, then its content, any number of times
+/// if it is a file. It returns no content before that is proven to be the sender's.
 final class ExportFileReader {
     let header: ExportFormat.Header
     private let headerBytes: [UInt8]
     private let input: ExportInput
     private var source: ExportSource { input.source }
 
-    /// What stands in the content.
+    /// A frame of the content.
     enum Frame {
         case begin(Begin)
         case record(RecordHeader, RecordMemory, start: Int)
         case seal(Seal)
-        /// Comes only when all bytes are those that the sender has signed, and nothing follows them.
+        /// Follows only if all bytes are those that the sender signed, and nothing follows them.
         case commit(GenerationRecord)
     }
 
-    /// Opens a file, or begins to read standard input, and checks the header.
+    /// Opens a file or starts reading standard input, and checks the header.
     init(_ source: ExportSource) throws {
         input = try ExportInput(source)
         let memory = AlignedBuffer(byteCount: ExportFormat.headerByteCount)
@@ -62,17 +62,17 @@ final class ExportFileReader {
         headerBytes = bytes
     }
 
-    /// Whether the content can be read more than once.
+    /// Whether the content can be read again.
     var isRepeatable: Bool { source != .standardInput }
 
-    /// Bytes of the file; of standard input those that were read.
+    /// Size of a file in bytes; for standard input, the bytes read so far.
     var byteCount: UInt64 { input.byteCount }
 
-    /// Whose file it is, if its key is one that an identity can have.
+    /// The sender's key id; `nil` if the key in the header cannot be an identity's.
     var sender: KeyID? { KeyID(ofPublicKeyInfo: header.envelope.publicKeyInfo) }
 
-    /// Checks that the owner of the key in the header has signed it, and so that only it and the standby can have made
-    /// the chunks. The key itself is judged by the caller before.
+    /// Checks that the owner of the key in the header has signed it, so only the owner and the
+    /// standby can have made the chunks. The caller checks the key itself first.
     func checkSignature() throws {
         try check(header.signature, of: header.envelope.signed)
     }
@@ -84,9 +84,9 @@ final class ExportFileReader {
         else { throw ImportError.badSignature(source) }
     }
 
-    /// Calls back with each frame in order.
+    /// Passes each frame to the closure, in order.
     ///
-    /// - Parameter progress: bytes of the file that were read.
+    /// - Parameter progress: receives the bytes of the file read so far.
     func forEach(
         _ key: RecipientKey, _ progress: (UInt64) -> Void = { _ in },
         _ body: (Frame) throws -> Void
@@ -135,7 +135,7 @@ final class ExportFileReader {
         }
     }
 
-    /// Checks the trailer, and that it is the end.
+    /// Checks the trailer, and that nothing follows it.
     private func checkEnd(_ content: ExportContent, _ record: GenerationRecord) throws {
         let length = content.byteCount
         let digest = content.hasher.finish()
@@ -170,14 +170,14 @@ final class ExportFileReader {
         }
     }
 
-    /// Reads a record so that its stored bytes begin where direct I/O wants them.
+    /// Reads a record so that its stored bytes start at an offset suitable for direct I/O.
     ///
-    /// - Returns: where the record begins in the memory.
+    /// - Returns: start of the record in the memory.
     private func readRecord(
         _ frame: FrameHeader, _ memory: RecordMemory, _ content: ExportContent
     ) throws -> Int {
         let first = try content.bytes(min(frame.payloadLength, Limits.recordHeader))
-        // Not checked yet; a wrong count of tags only moves the bytes, within the memory.
+        // Not checked yet; a wrong count of tags only shifts the bytes within the memory.
         let tags = first.withRawSpan { (try? $0.littleEndian(at: 2, as: UInt16.self)) ?? 0 }
         let start =
             RecordMemory.contentStart - Limits.recordHeader - min(Int(tags), Limits.recordTags) * 16

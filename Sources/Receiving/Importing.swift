@@ -13,23 +13,23 @@ package import Wire
 
 /// Why a file was not imported.
 package enum ImportError: RuledError, CustomStringConvertible {
-    /// It is no export file, or not a whole one.
+    /// The file is not an export file, or is incomplete.
     case damaged(ExportSource, String)
-    /// It is of another format than this version reads.
+    /// The file has a format that this version cannot read.
     case otherFormat(ExportSource, UInt32)
-    /// No source host may send this volume yet.
+    /// No source host is paired for this volume yet.
     case noPeer(VolumeName)
-    /// It is signed by another key than the volume's.
+    /// The file is signed by a key other than the volume's.
     case otherPeer(ExportSource, KeyID, VolumeName)
     /// It is for another volume.
     case otherVolume(ExportSource, VolumeName, VolumeName)
     /// It is for another standby.
     case otherStandby(ExportSource)
-    /// It is encrypted to a key that this standby does not have.
+    /// The file is encrypted to a key that this standby does not have.
     case otherKey(ExportSource)
-    /// The owner of the key has not signed it.
+    /// The signature is not that of the key's owner.
     case badSignature(ExportSource)
-    /// The generation does not follow, or could not be written.
+    /// The generation does not follow the standby's, or could not be written.
     case refused(ExportSource, GenerationHead, VolumeName, Refusal)
 
     package var description: String {
@@ -71,22 +71,22 @@ package enum ImportError: RuledError, CustomStringConvertible {
     }
 }
 
-/// How far an import is.
+/// Progress of an import.
 package enum ImportProgress: Sendable {
-    /// Bytes of the file that were checked, and all of them.
+    /// Bytes of the file checked so far, and the total.
     case checking(UInt64, UInt64)
-    /// Bytes of content that are durable, and all of them.
+    /// Bytes of content that are durable, and the total.
     case reading(UInt64, UInt64)
-    /// What the standby does in a session too.
+    /// Progress that also occurs in a session.
     case session(Progress)
 }
 
-/// What came of an import.
+/// Result of an import.
 package struct ImportResult: Sendable {
     package enum Kind: Equatable, Sendable {
         case full
         case delta(from: UInt64)
-        /// Nothing: the volume has this generation.
+        /// The volume already has this generation.
         case upToDate
     }
     package var kind: Kind
@@ -96,11 +96,11 @@ package struct ImportResult: Sendable {
     /// Bytes of data in the change list.
     package var changedByteCount: UInt64
     package var fileByteCount: UInt64
-    /// Segments that an earlier import had brought already.
+    /// Segments that an earlier import had already brought.
     package var resumedSegments: UInt64 = 0
     package var plannedSegments: UInt64
     package var nanoseconds: UInt64 = 0
-    /// What the operator should know although it went well.
+    /// What the operator should know despite the success.
     package var notes: [String] = []
 
     fileprivate init(_ begin: Begin, _ id: SHA256Digest) {
@@ -114,14 +114,16 @@ package struct ImportResult: Sendable {
 }
 
 extension Administration {
-    /// Brings the generation in a file to a volume, as a session with the source host would.
+    /// Imports the generation in a file into a volume, as a session with the source host does.
     ///
-    /// 1. The header is checked: its key is that of the volume's peer, which has signed it; so only this peer can have
-    ///    made the chunks. A file is read as a whole, and every byte is proven. *Nothing of the volume was changed.*
-    /// 2. From here on it is a session (`IncomingTransfer`), and a crash leaves what one leaves: also the end of standard
-    ///    input before that of the export. The file can be imported again: what is durable is not written again.
+    /// 1. The header is checked: its key is that of the volume's peer, which has signed it; so only
+    ///    this peer can have made the chunks. A file is read as a whole, and every byte is proven.
+    ///    *The volume is unchanged.*
+    /// 2. From here on it is a session (`IncomingTransfer`), and a crash leaves what one leaves; so
+    ///    does an early end of standard input. The file can be imported again: durable segments are
+    ///    not written again.
     ///
-    /// - Parameter isDryRun: ends after 1, and after asking whether the generation would be admitted.
+    /// - Parameter isDryRun: stop after 1 and a check whether the generation would be admitted.
     package func importFile(
         _ source: ExportSource, into name: VolumeName, isDryRun: Bool,
         _ progress: @escaping (ImportProgress) -> Void
@@ -163,7 +165,7 @@ extension Administration {
         return result
     }
 
-    /// Asks whether the generation would be taken, of the catalog and of the target.
+    /// Asks the catalog and the target whether the generation would be accepted.
     private func admit(_ result: inout ImportResult, _ writer: VolumeWriter) throws {
         try writer.checkTargetUnchanged()
         let volume = writer.volume
@@ -186,7 +188,7 @@ extension Administration {
     }
 }
 
-/// One file on its way into its volume.
+/// The import of one file into its volume.
 private final class FileTransfer {
     private let home: StandbyHome
     private let peer: KeyID
@@ -194,9 +196,9 @@ private final class FileTransfer {
     private let key: RecipientKey
     private let source: ExportSource
     private let progress: (ImportProgress) -> Void
-    /// The announcement, as soon as it was read.
+    /// The announcement, once it has been read.
     private(set) var begun: Begin?
-    /// The id of the generation, once all of the file was read.
+    /// The id of the generation, once the whole file has been read.
     private var generation: SHA256Digest?
 
     init(
@@ -211,12 +213,12 @@ private final class FileTransfer {
         self.progress = progress
     }
 
-    /// Whether the volume has a generation, and nothing is wrong with it.
+    /// Whether the volume has a generation and is in a sound state.
     static func has(_ state: StandbyState, _ generation: SHA256Digest?) -> Bool {
         [.consistent, .staging, .prepared].contains(state.state) && state.committedID == generation
     }
 
-    /// Reads all of the file, and changes nothing.
+    /// Reads the whole file and changes nothing.
     func check() throws -> ImportResult {
         try file.forEach(key, { progress(.checking($0, file.byteCount)) }) { frame in
             if case .begin(let begin) = frame { begun = begin }
@@ -232,7 +234,7 @@ private final class FileTransfer {
         return ImportResult(begun, generation)
     }
 
-    /// Does what a session with the file's frames would do.
+    /// Performs the session that the file's frames describe.
     func run() throws -> ImportResult {
         let answers = Answers(progress)
         let transfer = IncomingTransfer(home, peer: peer) { answers.take($0) }
@@ -243,16 +245,16 @@ private final class FileTransfer {
             result.notes = answers.notes
             return result
         }
-        // The session checks what it gets; what it has already is checked here.
+        // The session checks new segments; the ones it already has are checked here.
         var checker: TransferChecker?
-        // Of standard input it shows only at the end whether it is the generation that the volume has.
+        // With standard input, only the end shows whether the volume already has the generation.
         var refused: Refusal?
         try file.forEach(key) { frame in
             switch frame {
             case .begin(var begin):
                 begun = begin
                 checker = TransferChecker(begin)
-                // All of them are in the file.
+                // The file contains all segments.
                 begin.heldSegments = begin.plannedSegments
                 do { try transfer.begin(begin) } catch let refusal as Refusal
                     where !file.isRepeatable
@@ -300,7 +302,7 @@ private final class FileTransfer {
     }
 }
 
-/// What a session has answered.
+/// Collects the session's answers.
 private final class Answers {
     private let progress: (ImportProgress) -> Void
     private(set) var state: StandbyState?

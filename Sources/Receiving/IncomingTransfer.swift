@@ -10,10 +10,10 @@ internal import Session
 internal import Staging
 package import Wire
 
-/// What one session does to its volume, in the order in which frames came in.
+/// The work of one session on its volume, in the order of the incoming frames.
 ///
-/// It runs on a thread of its own, since every step may wait for a disk, while the network's thread keeps
-/// the connection alive.
+/// It runs on a separate thread, because every step may wait for a disk while the network's thread
+/// keeps the connection alive.
 package final class IncomingTransfer {
     let home: StandbyHome
     private let peer: KeyID
@@ -23,10 +23,10 @@ package final class IncomingTransfer {
     var staged: StagedTransfer?
     private var active: Active?
     private var comparison: Comparison?
-    /// Why the target of a volume cannot be used that is answered without it.
+    /// Why the target cannot be used, for a volume whose state is reported without it.
     var targetProblem: TargetError?
 
-    /// What the network's thread is to tell the sender.
+    /// Results that the network's thread reports to the sender.
     package enum Outcome: Sendable {
         case opened(StandbyState)
         case paired(VolumeName)
@@ -38,20 +38,20 @@ package final class IncomingTransfer {
         case committed(Committed)
         case prepared(Prepared)
         case refuse(Refusal)
-        /// For the journal, not for the sender.
+        /// A line for the journal, not for the sender.
         case note(String)
-        /// Memory was given back; reading may go on.
+        /// A buffer was returned; reading may continue.
         case memory
     }
 
-    /// A transfer that was admitted.
+    /// An admitted transfer.
     private final class Active {
         let target: Target
         let log: StagingLogWriter
         let mode: StagingLogFormat.Mode
         let proof: ContentProof
         var checker: TransferChecker
-        /// In mode in place, as long as everything has come in by this session.
+        /// In mode in place, while this session has brought the whole transfer.
         var collection: UpdateCollection?
 
         init(
@@ -66,7 +66,8 @@ package final class IncomingTransfer {
         }
     }
 
-    /// - Parameter poll: called while a step takes long; what it throws ends the step, unless that applies a generation.
+    /// - Parameter poll: called during long steps; throwing ends the step, unless it is applying a
+    ///   generation.
     package init(
         _ home: StandbyHome, peer: KeyID, poll: @escaping () throws -> Void = {},
         report: @escaping (Outcome) -> Void
@@ -78,7 +79,7 @@ package final class IncomingTransfer {
     }
 
     deinit {
-        // Whoever finds the volume free finds its target free too.
+        // Release the target before the volume's lock, so that both are free together.
         comparison = nil
         active = nil
     }
@@ -90,7 +91,7 @@ package final class IncomingTransfer {
         let volume = try home.catalog.redeem(
             secretHash: hash, peerKey: peer, peerName: pair.name, now: Clock.wall())
         guard let volume else {
-            // Only who has the secret is told who used it.
+            // Reveal who redeemed the secret only to a peer that knows it.
             if let redeemer = try home.catalog.redeemer(of: hash), redeemer != peer {
                 report(
                     .note(
@@ -125,7 +126,7 @@ package final class IncomingTransfer {
 
     // MARK: Comparing
 
-    /// Makes the map of the target, or takes the one that is kept.
+    /// Makes the map of the target, or uses the stored one.
     func compare(_ compare: Compare) throws {
         guard let writer else { return }
         try checkTargetProblem()
@@ -165,7 +166,7 @@ package final class IncomingTransfer {
             comparedRoot: comparison?.root ?? knownRoot(begin, writer),
             isDemoted: writer.volume.isDemoted)
         if case .refuse(let refusal) = Lineage.admit(begin, memory), refusal.code == .target {
-            // The target itself says the same, and how to mend it, unless it grows.
+            // The target itself reports this with a remedy, unless it can grow.
             _ = try openTarget(writer, begin)
             memory.state = try standbyState(writer)
         }
@@ -211,7 +212,7 @@ package final class IncomingTransfer {
                 base: begin.comparedRoot.flatMap { writer.map.compared($0) },
                 target: writer.volume.targetPath, isChecked: false, poll: poll)
         }
-        // From here on the catalog says that a target in mode in place is not usable.
+        // From here on the catalog marks a target in mode in place as unusable.
         try home.catalog.beginTransfer(
             writer.volume.name, fence: writer.fence,
             StandbyTransfer(
@@ -241,7 +242,7 @@ package final class IncomingTransfer {
             throw refusal(error)
         }
         if staged.header.mode == .inPlace {
-            // The crash may have come before the file had its size.
+            // The crash may have come before the file got its size.
             do { try target.prepare(for: begin.head.volumeSize) } catch { try fail(error) }
         }
         active = Active(
@@ -251,13 +252,13 @@ package final class IncomingTransfer {
         report(.ready(Ready(nextSegment: UInt64(count))))
     }
 
-    /// The root that an interrupted transfer was compared with, if this is that transfer.
+    /// The root that an interrupted transfer was compared with; `nil` if this is another transfer.
     private func knownRoot(_ begin: Begin, _ writer: VolumeWriter) -> SHA256Digest? {
         guard writer.volume.transfer?.begin.transfer == begin.transfer else { return nil }
         return writer.map.compared(begin.comparedRoot)?.root
     }
 
-    /// Opens the target before the first byte comes in, so that nobody can mount it meanwhile.
+    /// Opens the target before the first byte arrives, so that it cannot be mounted meanwhile.
     private func openTarget(_ writer: VolumeWriter, _ begin: Begin) throws -> Target {
         try checkTargetProblem()
         return try targeting {
@@ -272,7 +273,7 @@ package final class IncomingTransfer {
     package func record(_ record: RecordHeader, _ bytes: RecordMemory, start: Int) throws {
         guard let active else { return }
         do { try active.checker.add(record) } catch { throw Refusal(.malformed, "\(error)") }
-        // The standby was asked for room for what was announced.
+        // The standby checked its space only for the announced content.
         guard active.checker.content <= active.checker.begin.plannedContent else {
             throw Refusal(.limit, "more content than was announced")
         }
@@ -294,7 +295,7 @@ package final class IncomingTransfer {
                 try fail(error)
             }
         case .inPlace:
-            // Without the entries the target is read at the end.
+            // Without the updates the target is read at the end.
             do { try active.collection?.add(record, content) } catch { active.collection = nil }
             do {
                 if let content {
@@ -309,7 +310,7 @@ package final class IncomingTransfer {
             } catch {
                 try fail(error)
             }
-            // Zeros that were not written to their end are of a session that is gone.
+            // An unfinished run of zeros belongs to a session that is gone.
             try poll()
         }
     }
@@ -347,7 +348,7 @@ package final class IncomingTransfer {
         } catch let divergence as TargetDivergence {
             throw try refusal(divergence, writer)
         } catch let refusal as Refusal where refusal.rule == "root-mismatch" {
-            // What came in is of no use: the same segments would give the same root again.
+            // The received segments are useless: they would give the same root again.
             try writer.abandon()
             throw refusal
         }
@@ -360,15 +361,16 @@ package final class IncomingTransfer {
 
     // MARK: Failing
 
-    /// A log that cannot be written is dropped: the target was not touched. Lack of room leaves what is durable.
+    /// Drops a log that cannot be written: the target is unchanged. If only space is lacking, what
+    /// is durable stays.
     private func fail(_ error: StagingLogError) throws {
         active = nil
         if case .failed = error { try writer?.abandon() }
         throw refusal(error)
     }
 
-    /// A target that cannot be written in place makes the volume suspect, but for lack of room: what is durable stays,
-    /// and the next send goes on from there.
+    /// Marks the volume suspect if the target cannot be written in place. If only space is lacking,
+    /// what is durable stays, and the next send continues from there.
     private func fail(_ error: TargetError) throws {
         active = nil
         if !error.isLackOfRoom { try writer?.suspect("\(error)") }
@@ -384,7 +386,7 @@ package final class IncomingTransfer {
         }
     }
 
-    /// The target is not what it should be: what is staged does not fit it.
+    /// Drops the staged transfer, because the target is not what it should be.
     private func refusal(
         _ divergence: TargetDivergence, _ writer: VolumeWriter
     ) throws -> Refusal {
@@ -406,7 +408,7 @@ package final class IncomingTransfer {
         return Refusal(.target, rule: error.refusalRule, "\(error)")
     }
 
-    /// What a target that is full has led to.
+    /// Effect of a full target, for the message.
     private var consequence: String {
         switch writer?.volume.state {
         case .applying:

@@ -7,31 +7,33 @@ internal import Platform
 internal import Session
 package import Wire
 
-/// One line of the daemon's journal: a session, an event of the catalog, or something else in words.
+/// One line of the daemon's journal: a session, an event of the catalog, or other text.
 package struct JournalEntry: Sendable, ExpressibleByStringInterpolation {
-    /// What a session was for and what came of it.
+    /// The purpose and the result of a session.
     package struct Session: Sendable {
-        /// `send`, `group send`, `resync`, `verify` (compared and no more), `question` (asked where the volume stands and no more:
-        /// explain, a dry run, or a send that reads its source first) or `pairing`.
+        /// `send`, `group send`, `resync`, `verify` (compared only), `question` (asked for the
+        /// volume's state only: explain, a dry run, or a send that reads its source first) or
+        /// `pairing`.
         package var kind: String
         package var volume: VolumeName?
-        /// The address and, as the peer is called here, the name of the other side.
+        /// The other side's address and its name on this host.
         package var address: String
         package var peer: String
-        /// The generations that it was to bring the copy from and to; nothing if there is none.
+        /// Number of the generation before and after the session; `nil` if there is none.
         package var from: UInt64?
         package var to: UInt64?
-        /// Bytes on the wire, both ways.
+        /// Bytes on the wire in both directions.
         package var byteCount: UInt64 = 0
         package var nanoseconds: UInt64 = 0
-        /// `committed`, `prepared`, `up to date`, `done`, `refused`, `stopped` (by the sender's word), or `interrupted`.
+        /// `committed`, `prepared`, `up to date`, `done`, `refused`, `stopped` (by the sender), or
+        /// `interrupted`.
         package var outcome: String
         package var rule: String?
-        /// Why, if it did not do what it was for.
+        /// Reason, if the session did not achieve its purpose.
         package var reason: String?
     }
 
-    /// The line for people.
+    /// The line as text.
     package let text: String
     package let session: Session?
     package let event: StandbyEvent?
@@ -63,7 +65,7 @@ package struct JournalEntry: Sendable, ExpressibleByStringInterpolation {
     }
 }
 
-/// What a session comes to, as its frames come in and answers go out.
+/// Collects the result of a session from its incoming frames and outgoing answers.
 struct SessionStory {
     private(set) var session: JournalEntry.Session
     private let began = Clock.monotonic()
@@ -105,13 +107,13 @@ struct SessionStory {
         }
     }
 
-    /// The sender has closed.
+    /// Notes that the sender has closed.
     mutating func closed(isIdle: Bool) {
         guard session.outcome == "interrupted" else { return }
         if isIdle { session.outcome = "done" } else { session.reason = "the sender closed early" }
     }
 
-    /// A side has refused to go on.
+    /// Notes that a side has refused to continue.
     mutating func ended(_ outcome: String, _ refusal: Refusal) {
         session.outcome = outcome
         session.rule = refusal.rule
@@ -131,7 +133,8 @@ struct SessionStory {
     }
 }
 
-/// Says in the journal what the catalog records: what sessions, commands and the daemon itself have done.
+/// Writes the catalog's events to the journal: those of sessions, of commands and of the daemon
+/// itself.
 package struct EventTeller: Sendable {
     private let home: StandbyHome
     private let log: @Sendable (JournalEntry) -> Void
@@ -141,8 +144,8 @@ package struct EventTeller: Sendable {
         self.log = log
     }
 
-    /// Tells for ever, from the first event that was not told yet, also by an earlier run. A catalog that cannot be read now
-    /// is read later: a session that meets it says so.
+    /// Runs forever, from the first event not written yet, including those of earlier runs. If the
+    /// catalog cannot be read now, it is read later; a session that meets the error reports it.
     package func run() {
         while true {
             if let events = try? home.catalog.untoldEvents(), let last = events.last {
@@ -155,6 +158,6 @@ package struct EventTeller: Sendable {
         }
     }
 
-    /// Steps of a session, which has a line of its own.
+    /// Steps of a session, whose own line covers them.
     private static let steps: [StandbyEvent.Kind] = [.begun, .applying, .prepared, .refused]
 }

@@ -10,15 +10,15 @@ internal import Wire
 
 /// Keeps committed generations of a volume as read-only thin snapshots of its target.
 ///
-/// Whoever uses one holds the volume's lock, so that the target does not change meanwhile. What a crash leaves:
+/// Its user holds the volume's lock, so the target does not change meanwhile. After a crash:
 ///
-/// 1. *Committed, no snapshot:* the snapshot is due. It is made when the volume is opened next.
-/// 2. *Snapshot made, not in the catalog:* its tags say what it is. It is entered.
-/// 3. *Snapshot removed, still in the catalog:* it is struck out.
+/// 1. *Committed, no snapshot:* the snapshot is due. It is made when the volume is next opened.
+/// 2. *Snapshot made, not in the catalog:* its tags identify it. It is entered.
+/// 3. *Snapshot removed, still in the catalog:* its entry is removed.
 struct Keeper {
     let home: StandbyHome
     let volume: StandbyVolume
-    /// The volume's; what changes LVM holds it to its end.
+    /// The volume's lock; a running LVM command holds it until its end.
     let lock: FileLock
 
     init(_ home: StandbyHome, _ volume: StandbyVolume, holding lock: FileLock) {
@@ -32,27 +32,27 @@ struct Keeper {
         let description: String
     }
 
-    /// Whether the target is a volume of which snapshots can be kept.
+    /// Whether the target is a volume whose snapshots can be kept.
     static func isPossible(on status: FileStatus) -> Bool {
         status.device.map { BlockDevice($0).isThin } ?? false
     }
 
-    /// The target, if it is an active thin volume.
+    /// LVM's id of the target if it is an active thin volume, otherwise `nil`.
     static func thinVolume(at path: String) -> LogicalVolumeID? {
         guard let number = try? File(path: path).status().device else { return nil }
         let device = BlockDevice(number)
         return device.isThin ? device.logicalVolume : nil
     }
 
-    /// How many snapshots the pool of a thin target can still take, by its clock; nil for other targets, and where
-    /// that cannot be asked.
+    /// Number of snapshots that the pool of a thin target can still take, by its clock; `nil` for
+    /// other targets, or if unknown.
     static func snapshotsLeft(_ home: StandbyHome, below path: String) -> UInt64? {
         guard let target = thinVolume(at: path) else { return nil }
         return (try? home.volumes.room(of: target)).map { UInt64($0.snapshotsLeft) }
     }
 
-    /// Whether LVM has a snapshot of the committed generation. It shares every block of the target, which was not written
-    /// since, so that each block that is written now needs a new one.
+    /// Whether LVM has a snapshot of the committed generation. It shares every block of the target,
+    /// which was not written since, so each block that is written now needs a new one.
     var sharesEveryBlock: Bool {
         guard let target = Self.thinVolume(at: volume.targetPath), let owner = try? owner(),
             let kept = try? home.volumes.kept(of: target, by: owner)
@@ -64,27 +64,27 @@ struct Keeper {
         try home.catalog.keptOwner(volume.name, of: try home.identity().keyID)
     }
 
-    /// Whether the target holds its committed generation as a whole, and is this standby's.
+    /// Whether the target holds its complete committed generation and belongs to this standby.
     static func isWhole(_ volume: StandbyVolume) -> Bool {
-        // What a restored catalog says of the target is out of date until that was read.
+        // A restored catalog's facts about the target are out of date until the target is read.
         if volume.isRestored { return false }
         switch volume.state {
         case .consistent, .staging: return true
-        // A member of a group that is not complete: a delta waits in its log, a full copy is on the target.
+        // A member of an incomplete group: a delta waits in its log, a full copy is on the target.
         case .prepared: return volume.committed != nil
         case .empty, .initialising, .applying, .promoted, .diverged, .suspect: return false
         }
     }
 
-    /// Does what is due, if anything is, and remembers what went wrong.
+    /// Keeps and releases what is due, if anything, and records any problem.
     ///
     /// - Parameters:
-    ///   - gaveWay: what is to be told of those that gave way to the generation.
-    ///   - check: proves that the target holds the generation, if a snapshot is to be made.
-    /// - Returns: what went wrong.
+    ///   - gaveWay: warning about generations released to make room for this one.
+    ///   - check: proves that the target holds the generation, before a snapshot is made.
+    /// - Returns: the problem, or `nil`.
     func keepDue(telling gaveWay: String? = nil, check: () throws -> Void) -> String? {
         do {
-            // While the copy is in question, and when it was handed over, every generation stays.
+            // Every generation stays while the copy is in question or promoted.
             guard Self.isWhole(volume), let retention = try home.catalog.retention(volume.name)
             else { return nil }
             let kept = try home.catalog.kept(volume.name)
@@ -95,9 +95,9 @@ struct Keeper {
         }
     }
 
-    /// Compares with what LVM has and does what is due.
+    /// Compares the catalog with LVM and does what is due.
     ///
-    /// - Returns: what went wrong.
+    /// - Returns: the problem, or `nil`.
     func keepNow(check: () throws -> Void) throws -> String? {
         guard let retention = try home.catalog.retention(volume.name) else { return nil }
         return try attempt(retention, telling: nil, check)
@@ -106,7 +106,7 @@ struct Keeper {
     private func attempt(
         _ retention: Retention, telling gaveWay: String?, _ check: () throws -> Void
     ) throws -> String? {
-        // Room is looked at first: a snapshot that cannot be made may say something else.
+        // Check the space first: a failed snapshot may report a different error.
         let warnings = try [gaveWay].compactMap { $0 } + roomWarnings(retention)
         var problem: String?
         do { try keep(retention, check) } catch { problem = "\(error)" }
@@ -116,17 +116,19 @@ struct Keeper {
         return problem
     }
 
-    /// Whether the target holds a whole generation of which there is no snapshot.
+    /// Whether the target holds a complete generation without a snapshot.
     private func isDue(_ kept: [KeptGeneration]) -> Bool {
         guard Self.isWhole(volume), let committed = volume.committed else { return false }
         return !kept.contains { $0.id == committed.id }
     }
 
-    /// Releases what is beyond the limits, and keeps what is due. What frees room comes before what needs it, and a failure of
-    /// the one leaves nothing of the other undone. Only the newest that there is stays until there is a newer one.
+    /// Releases what exceeds the limits and keeps what is due. It frees space before it uses any,
+    /// and a failure of one step does not stop the other. The newest snapshot stays until there is
+    /// a newer one.
     ///
-    /// - Parameter check: proves that the target holds the generation, before anything is made or released for it. Whether one
-    ///   is due is for LVM to say: the catalog may know a snapshot that somebody has removed or renamed.
+    /// - Parameter check: proves that the target holds the generation, before anything is made or
+    ///   released for it. LVM decides whether a snapshot is due: the catalog may name one that was
+    ///   removed or renamed.
     private func keep(_ retention: Retention, _ check: () throws -> Void) throws {
         guard let target = Self.thinVolume(at: volume.targetPath) else {
             throw Problem(description: "\(volume.targetPath) is no active thin volume")
@@ -157,7 +159,8 @@ struct Keeper {
                         generation.snapshotUUID, of: target, by: owner, holding: lock)
                     try home.catalog.removeKept(volume.name, generation)
                 } catch {
-                    // In use, say, or written; the others may go.
+                    // A snapshot in use, for example, or one that was written; others may still be
+                    // released.
                     problems.append(error)
                 }
             }
@@ -188,8 +191,8 @@ struct Keeper {
         }
     }
 
-    /// Whether the operator still wants what these limits say, and the owner's snapshots still are ours. To release some may
-    /// take minutes.
+    /// Whether the operator has not changed these limits and the owner's snapshots are still ours.
+    /// Releasing several may take minutes.
     func mayRelease(_ owner: KeptOwner, _ retention: Retention? = nil) throws -> Bool {
         guard let now = try home.catalog.retention(volume.name), try self.owner() == owner else {
             return false
@@ -197,7 +200,7 @@ struct Keeper {
         return retention.map { now == $0 } ?? true
     }
 
-    /// The committed generation, for a snapshot.
+    /// The committed generation as the mark of a snapshot.
     private var dueMark: GenerationMark? {
         guard let committed = volume.committed, let committedAt = volume.committedAt else {
             return nil
@@ -207,7 +210,7 @@ struct Keeper {
             sourceTime: committed.head.sourceTime, committedAt: committedAt)
     }
 
-    /// Those that are to go.
+    /// The kept generations to release.
     private func expired(
         _ kept: [KeptGeneration], _ retention: Retention
     ) throws -> [KeptGeneration] {
@@ -217,7 +220,7 @@ struct Keeper {
         return retention.expired(of: kept, now: now ?? Clock.wall())
     }
 
-    /// Brings the catalog to what LVM has.
+    /// Updates the catalog to the snapshots that LVM has.
     ///
     /// - Returns: the snapshots, newest first.
     func compare(_ found: [KeptGeneration]) throws -> [KeptGeneration] {
@@ -227,7 +230,7 @@ struct Keeper {
 }
 
 extension KeptGeneration {
-    /// One of which there is no snapshot yet.
+    /// A generation that has no snapshot yet.
     fileprivate init(due mark: GenerationMark) {
         self.init(
             number: mark.number, id: mark.id, sourceTime: mark.sourceTime,
@@ -236,7 +239,7 @@ extension KeptGeneration {
 }
 
 extension RetentionClock {
-    /// What the clocks of this host say.
+    /// Reads the clocks of this host.
     static var now: RetentionClock {
         RetentionClock(
             time: Clock.wall(), boot: Host.bootID ?? "", sinceBoot: Clock.sinceBoot())

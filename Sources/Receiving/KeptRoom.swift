@@ -7,12 +7,13 @@ internal import Platform
 internal import Volumes
 internal import Wire
 
-/// What kept generations need room for, and how they give way to the copy.
+/// The space that kept generations need, and how they give way to the copy.
 extension Keeper {
-    /// Bytes that a kept generation takes of LVM's text, about: 461 were measured with short names (docs/OPERATIONS.md 3).
+    /// Approximate size of a kept generation in LVM's text, in bytes: 461 were measured with short
+    /// names (docs/OPERATIONS.md 3).
     static let textByteCount: UInt64 = 500
 
-    /// What the pool of a target with kept generations can still take; nil where that cannot be asked.
+    /// Remaining capacity of the pool of a target with kept generations; `nil` if unknown.
     var room: ThinRoom? {
         guard (try? home.catalog.kept(volume.name))?.isEmpty == false,
             let target = Self.thinVolume(at: volume.targetPath)
@@ -20,7 +21,7 @@ extension Keeper {
         return try? home.volumes.room(of: target)
     }
 
-    /// What is to be told of the room for kept generations; nothing where it cannot be asked.
+    /// Warnings about the space for kept generations; empty if it is unknown.
     func roomWarnings(_ retention: Retention) throws -> [String] {
         guard let target = Self.thinVolume(at: volume.targetPath),
             let room = try? home.volumes.room(of: target)
@@ -50,16 +51,18 @@ extension Keeper {
         all == 0 ? nil : 100 - Double(free) / Double(all) * 100
     }
 
-    /// Releases kept generations, the oldest first and one by one, until the pool has room for a generation. The copy needs it
-    /// more than the past. What proves that a snapshot may go is asked as ever, and one that may not go stays.
+    /// Releases kept generations, one by one from the oldest, until the pool has space for a
+    /// generation: the copy needs it more than the past does. The usual proofs apply, and a
+    /// snapshot that may not be removed stays.
     ///
-    /// The newest never goes: until the next one is on the target, it is the copy where the target is lost. None goes while the
-    /// copy is in question, nor where the pool is too small for the generation beside the target. How much one frees is not
-    /// known before it went, since what older and newer ones share stays; when that gives no hope, no more go, nor at the next
-    /// attempt.
+    /// The newest always stays: if the target is lost, it is the copy until the next one is on the
+    /// target. None is released while the copy is in question, or if the pool is too small for the
+    /// generation beside the target. How much a release frees is known only afterwards, because
+    /// older and newer generations share blocks; when the rest cannot suffice, releasing stops, and
+    /// the next attempt does not resume it.
     ///
-    /// - Parameter blocks: how many of the pool the generation needs.
-    /// - Returns: those that went; none where it cannot be known.
+    /// - Parameter blocks: number of blocks of the pool that the generation needs.
+    /// - Returns: the released generations; none if the space is unknown.
     func giveWay(to number: UInt64, needing blocks: UInt64) -> [KeptGeneration] {
         guard let target = Self.thinVolume(at: volume.targetPath),
             let room = try? home.volumes.room(of: target),
@@ -70,7 +73,7 @@ extension Keeper {
         let released = giveWay(to: number, target) { released, candidates in
             guard let free = free() else { return true }
             let freed = free - min(room.freeBlocks, free)
-            // As much as so far with each of the others.
+            // Assume that each of the others frees as much as those so far.
             let expected = freed.multipliedReportingOverflow(by: candidates)
             let missing = (blocks - min(room.freeBlocks, blocks))
                 .multipliedReportingOverflow(by: UInt64(released.count))
@@ -83,10 +86,10 @@ extension Keeper {
         return released
     }
 
-    /// The same for a committed generation, of which a part is written and nobody knows how much room the rest needs: the
-    /// oldest one goes.
+    /// Releases the oldest kept generation for a committed one that is partly written, so that the
+    /// space for its rest is unknown.
     ///
-    /// - Returns: also whether that has freed anything.
+    /// - Returns: also whether that freed any space.
     func giveWay(toWaiting number: UInt64) -> (released: [KeptGeneration], hasHelped: Bool) {
         guard let target = Self.thinVolume(at: volume.targetPath),
             let before = try? home.volumes.room(of: target).freeBlocks,
@@ -103,7 +106,7 @@ extension Keeper {
         to number: UInt64, _ target: LogicalVolumeID,
         until isEnough: (_ released: [KeptGeneration], _ candidates: UInt64) -> Bool
     ) -> [KeptGeneration] {
-        // Without limits the snapshots are the operator's.
+        // Without limits the snapshots belong to the operator.
         guard (try? home.catalog.retention(volume.name)) != nil,
             Self.isWhole(volume) || volume.state == .applying,
             let owner = try? owner(),
@@ -114,24 +117,24 @@ extension Keeper {
         for oldest in candidates.reversed() {
             if isEnough(released, UInt64(candidates.count)) { break }
             guard (try? mayRelease(owner)) == true else { break }
-            // One in use, say, stays; others may go.
+            // A snapshot in use, for example, stays; others may go.
             guard
                 (try? home.volumes.release(
                     oldest.snapshotUUID, of: target, by: owner, holding: lock)) != nil
             else { continue }
-            // What the catalog does not take now it strikes out later.
+            // If the catalog refuses this now, it removes the entry later.
             try? home.catalog.removeKept(
                 volume.name, oldest, because: "the thin pool has no room for generation \(number)")
             released.append(oldest)
         }
-        // Also where the generation is refused in the end.
+        // Record this even if the generation is refused in the end.
         if let warning = Self.sentence(released, for: number) {
             try? home.catalog.setRetentionWarning(volume.name, warning)
         }
         return released
     }
 
-    /// What is told of generations that gave way.
+    /// The warning about released generations, or `nil` if there are none.
     static func sentence(_ released: [KeptGeneration], for number: UInt64) -> String? {
         guard !released.isEmpty else { return nil }
         let numbers = released.map { "\($0.number)" }.joined(separator: ", ")
@@ -141,7 +144,7 @@ extension Keeper {
 }
 
 extension ThinRoom {
-    /// The room for LVM's text of the group.
+    /// The space for LVM's text of the group.
     fileprivate var text: GroupText {
         GroupText(areaByteCount: textAreaByteCount, freeByteCount: freeTextByteCount)
     }

@@ -5,8 +5,8 @@ internal import Catalog
 internal import Platform
 package import Wire
 
-/// Finishes what earlier processes left behind: brings volumes to a complete generation (`VolumeWriter.recover`), and
-/// says in the journal what that came to.
+/// Finishes what earlier processes left behind: brings volumes to a complete generation
+/// (`VolumeWriter.recover`) and reports the result in the journal.
 package struct Recovery {
     private let home: StandbyHome
     private let log: (JournalEntry) -> Void
@@ -16,9 +16,9 @@ package struct Recovery {
         self.log = log
     }
 
-    /// Recovers every volume that no other process has.
+    /// Recovers every volume that no other process holds.
     ///
-    /// - Returns: the others.
+    /// - Returns: the volumes that are held.
     package func recoverAll() throws -> [VolumeName] {
         try home.catalog.volumes().map(\.name).filter { name in
             let isHeld = !recover(name)
@@ -29,7 +29,7 @@ package struct Recovery {
         }
     }
 
-    /// Recovers each of the volumes as soon as no other process has it.
+    /// Recovers each of the volumes once no other process holds it.
     package func recover(held: [VolumeName]) {
         let pauseMilliseconds = 500
         var held = held
@@ -39,16 +39,16 @@ package struct Recovery {
         }
     }
 
-    /// The volumes with a committed generation that is not on its target, and that no process has.
+    /// The volumes with a committed generation that is not on its target and that no process holds.
     package func interrupted() -> [VolumeName] {
         let applying = (try? home.catalog.volumes(in: .applying)) ?? []
-        // Whoever applies one now holds its lock.
+        // A process that is applying one holds its lock.
         return applying.filter { ((try? home.lock($0)) ?? nil) != nil }
     }
 
-    /// What goes wrong with one volume keeps no other one from being served.
+    /// Recovers one volume; its failure does not keep others from being served.
     ///
-    /// - Returns: whether no other process had it.
+    /// - Returns: whether no other process held it.
     private func recover(_ name: VolumeName) -> Bool {
         do {
             guard let writer = try VolumeWriter(home, name) else { return false }
@@ -62,7 +62,7 @@ package struct Recovery {
                 log("volume \(name): --post-commit: \(problem)")
             }
         } catch {
-            // What is not recovered here is when the volume is opened next.
+            // A volume that is not recovered here is recovered when it is next opened.
             log("volume \(name): \(error)")
         }
         return true

@@ -4,15 +4,15 @@
 internal import Platform
 internal import Wire
 
-/// When the volumes are tried again whose committed generation is not on its target: the disk gave an error, there was no
-/// room, or the worker was killed.
+/// Schedules retries for volumes whose committed generation is not on its target, after a disk
+/// error, a lack of space, or the death of the worker.
 ///
-/// Each is tried soon, then after twice as long each time, up to ten minutes. What a session or `promote` does meanwhile
-/// does not wait for that.
+/// The delay starts short and doubles up to ten minutes. A session or `promote` does not wait for
+/// it.
 struct Retries {
     private static let first = 2 * nanosecondsPerSecond
     private static let longest = 600 * nanosecondsPerSecond
-    /// How often the catalog is asked although no worker has ended.
+    /// How often to query the catalog when no worker has ended.
     private static let interval = 30 * nanosecondsPerSecond
 
     private let interrupted: () -> [VolumeName]
@@ -21,12 +21,12 @@ struct Retries {
 
     init(_ interrupted: @escaping () -> [VolumeName]) { self.interrupted = interrupted }
 
-    /// A worker has ended, whose volume may be one of these.
+    /// Notes that a worker has ended, whose volume may need a retry.
     mutating func lookSoon(now: UInt64) { lookAt = min(lookAt, now) }
 
-    /// The volumes that are to be tried now.
+    /// The volumes to retry now.
     ///
-    /// - Parameter now: of the monotonic clock, in nanoseconds.
+    /// - Parameter now: nanoseconds of the monotonic clock.
     mutating func due(now: UInt64) -> [VolumeName] {
         guard now >= lookAt || attempts.values.contains(where: { $0.due <= now }) else {
             return []

@@ -8,15 +8,15 @@ internal import Platform
 internal import Staging
 internal import Wire
 
-/// Room for a generation.
+/// Space on the target for a generation.
 ///
-/// After the commit point there is no way back, so that what can be reserved on a target is reserved before: storage of a file.
-/// Of a thin pool nothing can be reserved, but asked.
+/// After the commit point there is no way back, so storage that can be reserved is reserved before:
+/// that of a file. A thin pool offers no reservation, only its free space.
 final class Room {
     private let target: Target
     private let keeper: Keeper
     private var pool: ThinRoom?
-    /// What is to be told of kept generations that gave way.
+    /// Warning about kept generations that gave way, or `nil`.
     private(set) var gaveWay: String?
     private var needed: PoolBlockCounter?
     private var shortage: SystemCallError?
@@ -33,13 +33,13 @@ final class Room {
         guard record.kind == .data, shortage == nil else { return }
         if let extent = Extent(offset: record.offset, length: record.length) { needed?.add(extent) }
         do { try target.reserve(record.offset, count: record.length) } catch {
-            // What else goes wrong here is found when it is written, and is told then.
+            // Other errors recur when the record is written, and are reported then.
             if error.isNoSpace { shortage = error }
         }
     }
 
-    /// Refuses a generation for which there is no room, not even after kept ones gave way. What was reserved is given back,
-    /// and what has come in stays, so that the next send goes on.
+    /// Refuses a generation if space is lacking even after kept generations gave way. It returns
+    /// the reserved space; what has arrived stays, so the next send continues.
     func check(_ record: GenerationRecord, _ volume: StandbyVolume) throws {
         let number = record.head.number
         if shortage == nil, let needed, poolShortage != nil {
@@ -57,10 +57,11 @@ final class Room {
                 + "Make room, then send again")
     }
 
-    /// Refuses a generation for which the staging log may have no room.
+    /// Refuses a generation for which the staging log may lack space.
     static func checkStaging(_ home: StandbyHome, _ begin: Begin) throws {
         let available = try Directory.availableByteCount(at: home.stagingPath)
-        // Five parts in a hundred stay free, so that the catalog can always be written, if it is on the same file system.
+        // 5 % stay free, so that the catalog can always be written, should it be on the same file
+        // system.
         guard begin.plannedContent <= available / 20 * 19 else {
             throw Refusal(
                 .space,
@@ -69,7 +70,8 @@ final class Room {
         }
     }
 
-    /// Refuses to give a copy up for a generation in place that may not fit: what it will write where is not known yet.
+    /// Refuses to give up a copy for a generation in place that may not fit; where that will write
+    /// is not known yet.
     func checkInPlace(_ begin: Begin, _ volume: StandbyVolume) throws {
         guard let committed = volume.committed else { return }
         if let content = Extent(offset: 0, length: begin.plannedContent) { needed?.add(content) }
@@ -90,7 +92,7 @@ final class Room {
     private var reason: String? { shortage.map { "\($0)" } ?? poolShortage }
 
     private var poolShortage: String? {
-        // A block that is the target's alone needs no other one.
+        // A block that only the target uses is overwritten without allocation.
         guard let pool, let needed, needed.count > pool.freeBlocks, keeper.sharesEveryBlock,
             !pool.growsByItself
         else { return nil }

@@ -10,40 +10,41 @@ internal import Staging
 internal import TagMap
 package import Wire
 
-/// What a target and its tag map have in common.
+/// Result of comparing a target with its tag map.
 package struct ScrubResult: Sendable {
-    /// The committed generation.
+    /// The committed generation that the target was compared with.
     package var generation: GenerationRecord
-    /// Whether there was no map, so that the one that was made by reading proves the root alone.
+    /// Whether the map was missing, so that the one made by reading proves only the root.
     package var wasMapMissing: Bool
-    /// Whether the target has the root of the generation; nothing, if that has none.
+    /// Whether the target has the generation's root; `nil` if the generation has none.
     package var rootMatches: Bool?
     /// Bytes of the target that were read.
     package var readByteCount: UInt64
-    /// Bytes that the target lacks at the end of the volume; the volume's last block differs then.
+    /// Bytes missing on the target at the end of the volume; the volume's last block differs then.
     package var missingByteCount: UInt64
-    /// Bytes that a target file has behind the end of the volume.
+    /// Bytes of a target file past the end of the volume.
     package var excessByteCount: UInt64
-    /// Blocks of 64 KiB that are not what the map says.
+    /// Number of 64 KiB blocks that differ from the map.
     package var differingBlocks: UInt64 = 0
-    /// Where they begin, in bytes; not more than 1000.
+    /// Offsets of those blocks in bytes; at most 1000.
     package var offsets: [UInt64] = []
 
-    /// Whether the target was found to be something else than what was committed.
+    /// Whether the target differs from what was committed.
     package var isDifferent: Bool {
         differingBlocks > 0 || rootMatches == false || excessByteCount > 0
     }
 
-    /// Whether there was something to compare the target with.
+    /// Whether there was a map or a root to compare with.
     package var isProof: Bool { !wasMapMissing || rootMatches != nil }
 
-    /// Whether the target is what was committed.
+    /// Whether the target is proven to be what was committed.
     package var isClean: Bool { isProof && !isDifferent }
 }
 
 extension Administration {
-    /// Reads the whole target and compares it with the tag map of the committed generation. A difference makes the
-    /// volume *diverged*, and so does a target for which there is neither a map nor a root. One that is diverged stays so.
+    /// Reads the whole target and compares it with the tag map of the committed generation. A
+    /// difference makes the volume *diverged*, and so does a target without map and root. A
+    /// diverged volume stays diverged.
     package func scrub(
         _ name: VolumeName, _ progress: (Progress) throws -> Void = { _ in }
     ) throws -> ScrubResult {

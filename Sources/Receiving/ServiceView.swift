@@ -3,10 +3,11 @@
 
 internal import Platform
 
-/// What the running daemon sees of the host's files, for commands that are run beside it: a unit's sandbox leaves it less than a
-/// shell has.
+/// The running daemon's view of the host's files, for commands that run beside it: the daemon's
+/// sandbox sees less than a shell.
 ///
-/// The daemon writes its mounts down when it starts and when they have changed, and holds a lock for as long as it runs.
+/// The daemon records its mounts when it starts and when they change, and holds a lock while it
+/// runs.
 package final class ServiceView {
     private static func lockPath(_ home: StandbyHome) -> String { home.path + "/locks/@daemon" }
     private static func mountsPath(_ home: StandbyHome) -> String { home.path + "/locks/@mounts" }
@@ -14,16 +15,17 @@ package final class ServiceView {
     private let home: StandbyHome
     private var lock: FileLock?
     private var written: [UInt8]?
-    /// How long a mount may take until the daemon has written it down, in nanoseconds.
+    /// How long the daemon may take to record a mount, in nanoseconds.
     private static let patience = 3 * nanosecondsPerSecond
 
-    /// Writes down what this process sees. Two daemons of one state directory leave it to the first, for as long as that runs.
+    /// Records what this process sees. With two daemons on one state directory, the first does it
+    /// while it runs.
     package init(writing home: StandbyHome) throws {
         self.home = home
         try refresh()
     }
 
-    /// Writes down what has changed; to be called every second.
+    /// Records changes; call it every second.
     package func refresh() throws {
         let mounts = MountTable.own ?? []
         if lock == nil { lock = try FileLock(path: Self.lockPath(home)) }
@@ -32,9 +34,9 @@ package final class ServiceView {
         written = mounts
     }
 
-    /// Refuses a file that the running daemon could not write, or would not find.
+    /// Refuses a file that the running daemon could not write or find.
     ///
-    /// - Parameter path: of a file that may not be there yet.
+    /// - Parameter path: path of the file, which may not exist yet.
     static func check(_ path: String, for home: StandbyHome) throws {
         let due = Clock.monotonic() + patience
         while let problem = try problem(path, home) {

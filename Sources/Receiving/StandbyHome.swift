@@ -11,18 +11,18 @@ package import Wire
 
 /// The state directory of the standby: identity, catalog, staging logs and locks.
 package struct StandbyHome: Sendable {
-    /// The directory.
+    /// Path of the directory.
     package let path: String
-    /// What is registered, and where each volume stands.
+    /// The registered volumes and their states.
     package let catalog: StandbyCatalog
-    /// Who works on logical volumes for this process.
+    /// Operations on logical volumes for this process.
     let volumes: any StandbyVolumes
-    /// What is run after each commit by this process.
+    /// The hook that this process runs after each commit; `nil` for none.
     package var commitHook: CommitHook?
-    /// Whether the fences that are taken leave marks, by which a catalog that was restored is known.
+    /// Whether new fences leave marks that reveal a restored catalog.
     private let marksFences: Bool
 
-    /// Opens the directory, making what is missing.
+    /// Opens the directory and makes what is missing.
     package init(path: String, marksFences: Bool = false) throws {
         self.path = path
         volumes = Volumes.volumes(recordIn: path)
@@ -34,7 +34,8 @@ package struct StandbyHome: Sendable {
         try Directory.createOwn(path + "/maps")
     }
 
-    /// Opens the directory to look at it: where it cannot be written, only the catalog is read, and nothing is made.
+    /// Opens the directory for inspection: if it cannot be written, only the catalog is read, and
+    /// nothing is made.
     package init(forReading path: String) throws {
         guard CatalogReading.isNeeded(in: path) else {
             try self.init(path: path)
@@ -52,7 +53,8 @@ package struct StandbyHome: Sendable {
 
     private static let reserveByteCount: UInt64 = 2 << 20
 
-    /// Takes room that `promote` can give up if the file system is full by then. Without it everything else works.
+    /// Reserves space that `promote` can release if the file system is full by then. Without the
+    /// reserve, everything else works.
     package func keepReserve() {
         let reserve = path + "/reserve"
         guard !Directory.exists(reserve),
@@ -68,9 +70,9 @@ package struct StandbyHome: Sendable {
         }
     }
 
-    /// Gives that room up, if the file system has none.
+    /// Releases the reserve if the file system is full.
     ///
-    /// - Returns: whether there is more of it now.
+    /// - Returns: whether that freed space.
     package static func giveUpReserve(_ path: String) -> Bool {
         let reserve = path + "/reserve"
         guard Directory.exists(reserve), let room = try? Directory.availableByteCount(at: path),
@@ -79,61 +81,61 @@ package struct StandbyHome: Sendable {
         return (try? Directory.remove(reserve)) != nil
     }
 
-    /// Finds out whether the state was restored from a backup, or moved to another file system.
+    /// Checks whether the state was restored from a backup or moved to another file system.
     ///
-    /// - Returns: the volumes whose targets will be read as a whole for that, before anything else is done with them.
+    /// - Returns: the volumes whose targets must be read in full before any other operation.
     package func checkPlace() throws -> [VolumeName] {
         try catalog.checkPlace(marks: path + "/locks")
     }
 
-    /// Refuses a state that this process can use no more, such as one that has another owner by now.
+    /// Refuses a state that this process can no longer use, for example after a change of owner.
     package func checkAccess() throws {
         for name in ["", "/catalog.sqlite", "/identity.pem"] {
             try Directory.checkAccess(path + name)
         }
-        // Those that are missing are made anew.
+        // Missing directories are made again.
         for name in ["/locks", "/maps"] where Directory.exists(path + name) {
             try Directory.checkAccess(path + name)
         }
     }
 
-    /// Takes a volume over from whoever wrote to it.
+    /// Takes a volume over from its previous writer.
     ///
-    /// - Returns: the number to present.
+    /// - Returns: the fencing number to present.
     func takeFence(_ volume: VolumeName) throws -> UInt64 {
         let fence = try catalog.takeFence(volume)
         if marksFences { StandbyCatalog.mark(fence: fence, in: path + "/locks") }
         return fence
     }
 
-    /// This standby's identity, made at first use.
+    /// This standby's identity; made at first use.
     package func identity() throws -> Identity {
         try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
-    /// This standby's identity in a process that the daemon has started: one that was lost since then is not made anew
-    /// behind the daemon's back, which ends for it.
+    /// This standby's identity in a process started by the daemon. A missing identity is not made
+    /// again here: the daemon ends because of it.
     func presentIdentity() throws -> Identity {
         try IdentityFile.read(path + "/identity.pem")
     }
 
-    /// The directory of the staging logs, which may be a file system of its own.
+    /// Directory of the staging logs, which may be a separate file system.
     package var stagingPath: String { path + "/staging" }
-    /// The key to which export files for this standby are encrypted, made at first use.
+    /// The key to which export files for this standby are encrypted; made at first use.
     package func exportKey() throws -> RecipientKey {
         try ExportKeyFile.readOrCreate(path + "/export-key.pem")
     }
 
-    /// Where the staging log of a volume is, while it has an unfinished generation.
+    /// Path of a volume's staging log, which exists while a generation is unfinished.
     package func logPath(_ volume: VolumeName) -> String { "\(stagingPath)/\(volume).log" }
 
-    /// What there is of the staging log of a volume; nothing if there is none, or if this process may not see it.
+    /// Facts of a volume's staging log; `nil` if there is none or this process may not see it.
     package func stagedLog(_ volume: VolumeName) -> StagedLog? {
         guard let status = try? File(path: logPath(volume)).status() else { return nil }
         return StagedLog(byteCount: status.byteCount, writtenAt: status.modifiedAt)
     }
 
-    /// Takes the right to write a volume; nothing if another process has it.
+    /// Locks a volume for writing; `nil` if another process holds the lock.
     func lock(_ volume: VolumeName) throws -> FileLock? {
         try FileLock(path: "\(path)/locks/\(volume)")
     }
@@ -145,9 +147,9 @@ package struct StandbyHome: Sendable {
     }
 }
 
-/// The staging log of an unfinished generation, from outside.
+/// Visible facts of an unfinished generation's staging log.
 package struct StagedLog: Equatable, Sendable {
     package var byteCount: UInt64
-    /// When something came in last, by the clock of this host: nanoseconds since 1970-01-01 UTC.
+    /// Time of the last write by this host's clock, in nanoseconds since 1970-01-01 UTC.
     package var writtenAt: UInt64?
 }

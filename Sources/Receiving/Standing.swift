@@ -6,12 +6,12 @@ internal import Digests
 internal import Staging
 internal import Wire
 
-// Where a volume stands, once what was left behind is finished: what OPEN and ABANDON are answered.
+// Answers OPEN and ABANDON with the volume's state, after finishing what was left behind.
 
 extension IncomingTransfer {
-    /// Drops the unfinished transfer if it is the one named; then says where the volume stands.
+    /// Drops the unfinished transfer if it is the named one, then reports the volume's state.
     ///
-    /// A group that has become complete since STATE was sent cannot be dropped any more: it is applied.
+    /// A group that has completed since STATE was sent can no longer be dropped: it is applied.
     func abandon(_ transfer: TransferID) throws {
         guard let writer else { return }
         try writer.refresh()
@@ -28,7 +28,7 @@ extension IncomingTransfer {
         try stand(writer)
     }
 
-    /// Finishes what was left behind, and says where the volume stands.
+    /// Finishes what was left behind and reports the volume's state.
     func stand(_ writer: VolumeWriter) throws {
         try storing {
             try writer.recover(tell)
@@ -48,7 +48,7 @@ extension IncomingTransfer {
         let volume = writer.volume
         let target: TargetObject?
         do { target = try TargetObject(path: volume.targetPath) } catch {
-            // It was handed over, or is to be replaced: only a resync needs it.
+            // The volume is promoted or will be replaced: only a resync needs the target.
             guard volume.isGivenUp else { throw refusal(error) }
             targetProblem = targetProblem ?? error
             target = nil
@@ -62,7 +62,8 @@ extension IncomingTransfer {
             durableSegments: UInt64(staged?.seals.count ?? 0))
     }
 
-    /// Notes that the committed generation, whose target was looked at for STATE, is what the source holds now.
+    /// Records that the source still holds the committed generation, whose target was checked for
+    /// STATE.
     func confirm(_ current: Current) throws {
         guard let writer else { return }
         let volume = writer.volume
@@ -76,7 +77,8 @@ extension IncomingTransfer {
         report(.committed(Committed(number: current.number, id: current.id)))
     }
 
-    /// Finds out how much of the unfinished transfer is durable; a log that does not belong to it is dropped.
+    /// Finds how much of the unfinished transfer is durable; drops a log that belongs to another
+    /// one.
     private func loadStaged(_ writer: VolumeWriter) throws {
         guard let transfer = writer.volume.transfer else { return }
         guard let key = transfer.begin.tagKey ?? writer.volume.tagKey else {
@@ -86,7 +88,7 @@ extension IncomingTransfer {
             let found = try StagedTransfer(
                 reading: writer.logPath, algorithm: transfer.begin.head.tagAlgorithm, key: key,
                 poll: poll)
-            // Of a prepared generation no segment may be missing.
+            // A prepared generation needs all its segments.
             let isWhole =
                 writer.volume.state != .prepared
                 || UInt64(found.seals.count) == writer.volume.applying?.segmentCount

@@ -6,19 +6,20 @@ package import Platform
 internal import Session
 package import Wire
 
-/// Accepts connections, and gives each that `Admission` has a place for to a worker process.
+/// Accepts connections and passes each that gets a place from `Admission` to a worker process.
 ///
-/// A worker that traps, leaks or is held up ends one session and nothing else. Nobody gets a worker before a whole
-/// ClientHello is there: a silent or trickling connection costs a descriptor, for a few seconds. A worker whose connection
-/// turned out to be a stranger's is given the next one, so that strangers do not cost the start of a process each.
+/// A worker that traps, leaks or hangs ends only its session. A connection gets a worker only once
+/// its ClientHello is complete: a silent or trickling connection costs one descriptor for a few
+/// seconds. A worker whose peer proved to be a stranger gets the next connection, so strangers do
+/// not each cost a process start.
 package final class Supervisor {
-    /// The greatest ClientHello: one TLS record.
+    /// Largest ClientHello in bytes: one TLS record.
     private static let helloLimit = 5 + 16_384
-    /// How long nothing is looked at while nothing happens, and while somebody waits for another's place.
+    /// Poll interval while idle, and while a connection waits for another's place.
     private static let pauseMilliseconds = (calm: 500, contended: 20)
-    /// How long a worker may wait for a connection, and one whose connection was ended may take to say so.
+    /// How long a worker may wait for a connection, or take to report one that was ended.
     private static let idleLimit = nanosecondsPerSecond
-    /// How many strangers a worker meets: what one of them may have spoilt does not last.
+    /// Number of strangers that a worker serves; this limits any damage that one of them caused.
     private static let strangerLimit = 1000
 
     private let listener: OwnedDescriptor
@@ -30,23 +31,24 @@ package final class Supervisor {
     private var admission = Admission()
     private var lastConnection = 0
     private var waiting: [Int: Waiting] = [:]
-    /// By process.
+    /// Workers by process id.
     private var workers: [Int32: Started] = [:]
     private var recovery: Int32?
     private var strangers = Strangers()
     private var manager = ServiceManager()
 
-    /// Where a connection comes from.
+    /// Origin of a connection.
     private struct Origin {
         let address: String
         let network: String
     }
 
-    /// A connection that has no worker yet.
+    /// A connection without a worker.
     private final class Waiting {
         let socket: OwnedDescriptor
         let from: Origin
-        /// Bytes that must be there before it is looked at again; nil once its ClientHello is whole.
+        /// Number of bytes that must arrive before the next look; `nil` once the ClientHello is
+        /// complete.
         var wanted: Int? = 5
 
         init(_ socket: consuming OwnedDescriptor, from: Origin) {
@@ -58,17 +60,18 @@ package final class Supervisor {
     /// A worker.
     private final class Started {
         enum Work {
-            /// It waits for a connection since then; later than `idleLimit` it has none.
+            /// Idle since this time; it ends after `idleLimit`.
             case idle(since: UInt64)
-            /// It serves a connection whose peer has proved nothing yet, of which this is another descriptor.
+            /// Serves a connection without a proved key; `Waiting` holds another descriptor of that
+            /// connection.
             case stranger(Waiting, connection: Int)
-            /// The same, of a connection that was ended then to make room.
+            /// Serves such a connection, which was ended at this time to make room.
             case ended(Waiting, at: UInt64)
-            /// Its peer has proved a key; what comes of it is told by its end.
+            /// Serves a peer with a proved key; the end of the process reports the result.
             case peer(Origin, connection: Int)
         }
 
-        /// Nothing once the worker is to end.
+        /// `nil` once the worker must end.
         var channel: Channel?
         var work: Work
         var strangers = 0
@@ -112,14 +115,14 @@ package final class Supervisor {
             }
         }
 
-        /// Waits for the next connection, unless it has met enough strangers.
+        /// Makes the worker idle, unless it has served enough strangers.
         func rest(after limit: Int) {
             strangers += 1
             work = .idle(since: Clock.monotonic())
             if strangers >= limit { channel = nil }
         }
 
-        /// Of the connection that it serves.
+        /// Origin of the connection that it serves.
         var origin: Origin? {
             switch work {
             case .idle: nil
@@ -128,7 +131,7 @@ package final class Supervisor {
             }
         }
 
-        /// Whether something is to be heard from it.
+        /// Whether a message from it is expected.
         var isHeard: Bool {
             switch work {
             case .idle, .peer: false
@@ -139,10 +142,11 @@ package final class Supervisor {
 
     /// - Parameters:
     ///   - listener: a listening socket.
-    ///   - arguments: what this program is told, beside its command, when it is started as `worker`, which serves
-    ///     descriptor 3, or as `recover`.
-    ///   - checkState: throws if the state can be used no more.
-    ///   - interrupted: the volumes with a committed generation that is not on its target, and that no process has.
+    ///   - arguments: arguments for this program, beside the command, when it is started as
+    ///     `worker`, which serves descriptor 3, or as `recover`.
+    ///   - checkState: throws if the state can no longer be used.
+    ///   - interrupted: the volumes with a committed generation that is not on its target and that
+    ///     no process holds.
     package init(
         listener: consuming OwnedDescriptor, arguments: [String],
         checkState: @escaping () throws -> Void, interrupted: @escaping () -> [VolumeName],
@@ -155,11 +159,11 @@ package final class Supervisor {
         self.log = log
     }
 
-    /// Serves until SIGTERM or SIGINT comes in on `signals`. The service manager hears that it can be used, that it still goes
-    /// round, and that it stops.
+    /// Serves until SIGTERM or SIGINT arrives on `signals`. It reports readiness, liveness and the
+    /// stop to the service manager.
     ///
-    /// - Parameter held: volumes that another process had when they were to be recovered, such as a worker of an
-    ///   earlier run that has not ended yet. A process of their own waits for that.
+    /// - Parameter held: volumes that another process held at recovery, such as a worker of an
+    ///   earlier run. A separate process waits for them.
     package func run(signals: CInt, held: [VolumeName]) throws {
         let program = try Process.executablePath
         if !held.isEmpty { recover(program, held) }
@@ -170,7 +174,7 @@ package final class Supervisor {
             let heard = workers.filter { $0.value.isHeard }
             let connections = Array(hellos.keys)
             let processes = Array(heard.keys)
-            // poll(2) passes over what is no descriptor.
+            // poll(2) ignores negative descriptors.
             let descriptors =
                 [signals, listener.rawValue] + processes.map { heard[$0]?.descriptor ?? -1 }
                 + connections.map { hellos[$0]?.socket.rawValue ?? -1 }
@@ -200,8 +204,8 @@ package final class Supervisor {
         }
     }
 
-    /// Ends the service where no worker could open the state any more: whoever has started it is to see that, instead of
-    /// connections that are reset.
+    /// Ends the service if no worker could open the state: the service manager should see that,
+    /// rather than clients see resets.
     private func checkNow() throws {
         guard Clock.monotonic() >= checked + nanosecondsPerSecond else { return }
         checked = Clock.monotonic()
@@ -229,10 +233,11 @@ package final class Supervisor {
         admission.leave(connection)
     }
 
-    /// Lets a connection wait for a place if its ClientHello is whole.
+    /// Adds a connection to those waiting for a place once its ClientHello is complete.
     private func look(at connection: Int) {
         guard let new = waiting[connection], let wanted = new.wanted else { return }
-        // Readable without what is waited for: the stream has ended, and would be readable for ever.
+        // Readable without the wanted bytes means that the stream has ended; it would stay readable
+        // forever.
         guard let bytes = Socket.peek(new.socket.rawValue, count: Self.helloLimit),
             bytes.count >= wanted, wanted >= 5
         else { return drop(connection) }
@@ -260,7 +265,7 @@ package final class Supervisor {
         case .end(let connection):
             for worker in workers.values {
                 guard case .stranger(let socket, connection) = worker.work else { continue }
-                // The worker sees its connection end, and says so.
+                // The worker sees the end of its connection and reports it.
                 Socket.shutDown(socket.socket.rawValue)
                 worker.work = .ended(socket, at: now)
                 noteStranger(socket.from)
@@ -268,7 +273,7 @@ package final class Supervisor {
         }
     }
 
-    /// Gives a connection to a worker, one that waits for it or a new one.
+    /// Passes a connection to an idle worker or a new one.
     private func start(_ program: String, _ connection: Int, _ new: Waiting) {
         let isQuiet = strangers.isQuiet(
             new.from.network, open: admission.unauthenticated(from: new.from.network) - 1,
@@ -277,7 +282,7 @@ package final class Supervisor {
             let worker = try workers.values.first(where: \.isIdle) ?? spawn(program)
             worker.work = .stranger(new, connection: connection)
             let isTaken = worker.send(new.socket.rawValue, from: new.from.address, isQuiet: isQuiet)
-            // One that is gone is collected soon.
+            // A worker that is gone is reaped soon.
             if !isTaken { worker.channel = nil }
         } catch {
             admission.leave(connection)
@@ -294,7 +299,8 @@ package final class Supervisor {
         return worker
     }
 
-    /// Ends the workers that have had no work for a while, and those that hold on to a connection that was ended.
+    /// Ends workers that have been idle too long, and those that cling to a connection that was
+    /// ended.
     private func tidy(_ now: UInt64) {
         for (process, worker) in workers {
             switch worker.work {
@@ -306,7 +312,7 @@ package final class Supervisor {
         }
     }
 
-    /// Hears what a worker has found.
+    /// Receives a worker's result.
     private func hear(_ process: Int32) {
         guard let worker = workers[process] else { return }
         let finding = worker.finding()
@@ -314,7 +320,7 @@ package final class Supervisor {
         case (.peer(let key), .stranger(let socket, let connection)):
             let answer = admission.authenticate(connection, as: key, now: Clock.monotonic())
             worker.answer(answer)
-            // One that is told to come back keeps its place until it is gone, and may lose it.
+            // A peer with a busy answer keeps its place until it leaves, and may lose it.
             if answer == .session { worker.work = .peer(socket.from, connection: connection) }
         case (.peer, _): worker.answer(.gone)
         case (.stranger, .stranger(let socket, let connection)):
@@ -322,7 +328,7 @@ package final class Supervisor {
             noteStranger(socket.from)
             worker.rest(after: Self.strangerLimit)
         case (.stranger, _): worker.rest(after: Self.strangerLimit)
-        // It is gone, and collected soon.
+        // It is gone and is reaped soon.
         case (nil, _): worker.channel = nil
         }
     }
@@ -336,7 +342,7 @@ package final class Supervisor {
         }
     }
 
-    /// - Returns: whether one has ended.
+    /// - Returns: whether a worker has ended.
     private func reap() -> Bool {
         var hasEnded = false
         while let (process, ending) = Process.reap() {
@@ -371,7 +377,7 @@ package final class Supervisor {
         }
     }
 
-    /// Ends the workers: what they have acknowledged is durable, and what they have not is sent again.
+    /// Ends the workers: what they acknowledged is durable, the rest is sent again.
     private func stop() {
         manager.tell(.stopping)
         log("stopping")

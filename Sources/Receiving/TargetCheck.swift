@@ -11,18 +11,19 @@ internal import Staging
 internal import TagMap
 internal import Wire
 
-/// Whether the target is the one that was registered, and holds what the catalog says: looked at before anybody hears
-/// where the volume stands.
+/// Checks that the target is the registered one and holds what the catalog says, before the
+/// volume's state is reported.
 extension VolumeWriter {
-    /// Looks at the target, which must be free of unfinished applying (`recover`).
+    /// Checks the target; `recover` must have finished any apply.
     ///
-    /// 1. It is there, is the registered object, and nobody else's: `TargetError` if not, and nothing has changed.
-    /// 2. Where a whole generation should be on it, it has the size for it, and some blocks hold what the map says
-    ///    (`ContentAnchor`). If not, the volume becomes *diverged*; if almost nothing fits, `TargetError.replaced`, and
-    ///    nothing has changed.
-    /// 3. What names the object is brought up to date in the catalog.
+    /// 1. It exists, is the registered object, and no other volume's or standby's: otherwise
+    ///    `TargetError`, and nothing has changed.
+    /// 2. If a complete generation should be on it, it has the required size, and some blocks hold
+    ///    what the map says (`ContentAnchor`). If not, the volume becomes *diverged*; if almost no
+    ///    block matches, `TargetError.replaced`, and nothing has changed.
+    /// 3. The catalog gets the object's current names.
     ///
-    /// A promoted target is its operator's, and is not looked at, unless it was demoted.
+    /// A promoted target belongs to the operator and is not checked, unless it was demoted.
     func checkTarget(_ progress: (Progress) throws -> Void = { _ in }) throws {
         guard let (object, owner, problem) = try examineTarget(progress) else { return }
         if let problem { return try diverge(problem) }
@@ -38,13 +39,14 @@ extension VolumeWriter {
         }
     }
 
-    /// The same for a dry run: what is found is refused, and not written down.
+    /// Does the same for a dry run: refuses what it finds and records nothing.
     func checkTargetUnchanged() throws {
         guard let problem = try examineTarget({ _ in })?.problem else { return }
         throw Refusal(.lineage, rule: .diverged, problem)
     }
 
-    /// - Returns: the target, and why it does not hold what the catalog says; nil if it is not looked at.
+    /// - Returns: the target, and why it does not hold what the catalog says; `nil` if that was not
+    ///   checked.
     private func examineTarget(
         _ progress: (Progress) throws -> Void
     ) throws -> (TargetObject, TargetOwner, problem: String?)? {
@@ -64,12 +66,12 @@ extension VolumeWriter {
         return (object, owner, problem)
     }
 
-    /// Refuses a device without any name that outlives a restart, if it may be another one by now, and there is no content
-    /// that would tell.
+    /// Refuses a device without a persistent name if it may be another one by now and no content
+    /// can show that.
     func checkPresence(_ object: TargetObject) throws(TargetError) {
         guard isUnnamed(object) else { return }
         switch volume.state {
-        // Their content is compared.
+        // For these, the content is compared.
         case .consistent, .staging, .applying, .prepared: return
         case .empty where !volume.mayOverwrite: return
         case .empty, .initialising, .promoted, .diverged, .suspect: break
@@ -79,8 +81,8 @@ extension VolumeWriter {
             found: "no serial number, and so no name that outlives a restart")
     }
 
-    /// Whether a target is a device without any name that outlives a restart, and was attached anew since it was known to be
-    /// the one.
+    /// Whether a target is a device without a persistent name that was attached again since it was
+    /// last known to be the right one.
     private func isUnnamed(_ object: TargetObject) -> Bool {
         guard let device = object.device, object.identity.object.isEmpty,
             let registered = volume.targetPresence
@@ -92,16 +94,16 @@ extension VolumeWriter {
         isUnnamed(try TargetObject(path: path))
     }
 
-    /// How long a target may be suspended, in milliseconds.
+    /// How long a target may stay suspended, in milliseconds.
     private static let suspensionPatience: UInt64 = 10_000
 
-    /// Refuses a first copy onto what nobody has said may be replaced.
+    /// Refuses a first copy onto content that the operator has not allowed to be replaced.
     func checkUnoccupied(_ object: TargetObject) throws {
         guard !volume.mayOverwrite, let content = try TargetContent.describe(object) else { return }
         throw TargetError.occupied(object.path, by: content, volume: volume.name)
     }
 
-    /// Compares what a target holds with the committed generation.
+    /// Compares the target's content with the committed generation.
     private func findProblem(
         _ object: TargetObject, _ progress: (Progress) throws -> Void
     ) throws -> String? {
@@ -146,8 +148,8 @@ extension VolumeWriter {
         return key
     }
 
-    /// Whether a snapshot could have been merged into a thin volume without anybody having seen it: LVM's name and UUID
-    /// stay, and device-mapper could not be asked for the id in the pool.
+    /// Whether a snapshot may have been merged unnoticed into a thin volume: LVM's name and UUID
+    /// stay the same, and device-mapper could not report the id in the pool.
     private func isMergeUnseen(_ object: TargetObject) -> Bool {
         guard let device = object.device, device.isThin,
             let registered = ObjectIdentity(volume.targetIdentity)
@@ -161,11 +163,11 @@ extension VolumeWriter {
         return "\(boot) \(presence)"
     }
 
-    /// Writes down what names the target, once it is known to be the right one.
+    /// Records the names of the target, once it is known to be the right one.
     private func adopt(_ object: TargetObject, _ owner: TargetOwner) throws {
         var identity = try owner.refreshMark(for: volume.name)
         if identity.kind == .device, let registered = ObjectIdentity(volume.targetIdentity) {
-            // What could not be asked this time stays known.
+            // Keep facts that could not be determined this time.
             identity.object.merge(registered.object) { found, _ in found }
         }
         let presence = object.device.flatMap {
@@ -178,19 +180,21 @@ extension VolumeWriter {
         try refresh()
     }
 
-    /// Declares that the target was written by somebody else. What was staged does not fit it.
+    /// Records that another program wrote to the target. The staged transfer does not fit it any
+    /// more.
     func diverge(_ reason: String) throws {
         if volume.state == .staging { try abandon() }
         try home.catalog.markDiverged(volume.name, reason: reason)
         try refresh()
     }
 
-    /// The same look at the target that a generation is about to be applied to, while nobody else can write it.
+    /// Checks the target's sample blocks before a generation is applied, while no other program can
+    /// write it.
     ///
-    /// What a resync was compared with in an earlier session proves nothing any more: nobody has held the target since. It
-    /// is read as a whole once more.
+    /// A comparison from an earlier session proves nothing, because the target was not held since:
+    /// a resync's target is read in full again.
     ///
-    /// - Parameter isHeld: whether the target was held since it was compared.
+    /// - Parameter isHeld: whether the target was held since the comparison.
     func checkAnchor(
         on target: Target, isHeld: Bool, _ progress: (Progress) throws -> Void
     ) throws {
@@ -203,7 +207,7 @@ extension VolumeWriter {
             if let divergence = found.divergence { throw divergence }
         }
         do { try compareAnchor(on: target, progress) } catch MapError.damaged {
-            // It is made anew from the target, and its root tells whether that is what it should be.
+            // The map is made again from the target, and its root shows whether that is right.
             try map.removeCommitted()
             try compareAnchor(on: target, progress)
         }
@@ -216,17 +220,17 @@ extension VolumeWriter {
         let anchor = try ContentAnchor(known, tagger) { offset, memory, count in
             try target.read(at: offset, into: memory, count: count)
         }
-        // Of a resync, what was compared is out of date.
+        // For a resync, the comparison is out of date.
         if begin.head.kind == .resync, let divergence = anchor.divergence { throw divergence }
         try anchor.check(target.path)
     }
 
-    /// The same before a committed generation is written to its target again, which may be torn by now: of the blocks that
-    /// the generation does not touch.
+    /// Checks the blocks that a committed generation does not touch, before it is applied again to
+    /// a target that may be torn.
     ///
-    /// - Returns: whether they are what they should be, as far as that is known. If not, the target is to be read as a whole
-    ///   before the generation counts.
-    /// - Throws: `TargetError.replaced` if almost nothing is.
+    /// - Returns: whether they are right, as far as known. If not, read the whole target before the
+    ///   generation counts.
+    /// - Throws: `TargetError.replaced` if almost no block matches.
     func checkUntouched(on target: Target, _ begin: Begin, size: UInt64) throws -> Bool {
         let known =
             begin.head.kind == .resync
@@ -240,7 +244,7 @@ extension VolumeWriter {
                 known, Tagger(begin.head.tagAlgorithm, key: try tagKey()),
                 without: { samples in
                     var touched = samples.filter {
-                        // What is cut off may be gone.
+                        // Blocks that were cut off may be gone.
                         known.shape.extent(ofBlock: $0).map { $0.end > size } ?? true
                     }
                     while let page = try updates.nextPage() {
@@ -250,7 +254,7 @@ extension VolumeWriter {
                 },
                 read: { try target.read(at: $0, into: $1, count: $2) })
         } catch is MapError {
-            // A map that is damaged tells nothing.
+            // A damaged map proves nothing.
             return false
         }
         if anchor.isReplaced { try anchor.check(target.path) }

@@ -7,12 +7,13 @@ internal import Signatures
 internal import Staging
 internal import Wire
 
-/// What a target holds that is not a copy of ours, as far as a quick look shows.
+/// Foreign content on a target, as far as a quick look shows.
 enum TargetContent {
     private static let edge: UInt64 = 1 << 20
     private static let places: UInt64 = 64
 
-    /// In words; nil if it looks unused: no signature, and zeros at the beginning, at the end and at 64 places in between.
+    /// Describes the content; `nil` if the target looks unused: no signature, and zeros at the
+    /// start, at the end and at 64 places in between.
     static func describe(_ object: TargetObject) throws(TargetError) -> String? {
         do {
             let found = try Signatures.found(on: try File(path: object.path))
@@ -24,7 +25,7 @@ enum TargetContent {
         return nil
     }
 
-    /// The places that are read, of which a file may have holes.
+    /// The ranges to read; those in holes of a file are skipped.
     private static func ranges(of object: TargetObject) throws(TargetError) -> [Range<UInt64>] {
         let size = object.byteCount
         let unit = UInt64(AlignedBuffer.alignment)

@@ -6,17 +6,18 @@ internal import Platform
 internal import Staging
 internal import Wire
 
-/// What can be seen of a volume's target without reading it.
+/// Facts of a volume's target that need no read.
 package struct TargetLook: Equatable, Sendable {
-    /// Whether something is at its path.
+    /// Whether its path exists.
     package let isPresent: Bool
-    /// Why it cannot be what the catalog says; nil if nothing speaks against it.
+    /// Why it cannot be what the catalog says; `nil` if there is no sign of that.
     package let problem: String?
-    /// Whether zeros take storage on a thin volume, since nothing proves that what is given back reads as zeros; nil for what is
-    /// no thin volume.
+    /// Whether zeros take up storage on a thin volume, because discarded blocks are not proven to
+    /// read as zeros; `nil` for other targets.
     package let wastesStorage: Bool?
 
-    /// Looks. A promoted target is its operator's: only its presence is told.
+    /// Looks at the target. A promoted target belongs to the operator: only its presence is
+    /// checked.
     package init(_ volume: StandbyVolume) {
         var isPresent = true
         var problem: String?

@@ -10,19 +10,19 @@ internal import Staging
 internal import TagMap
 internal import Wire
 
-/// The target was written by somebody else since the committed generation.
+/// Another program wrote to the target after the committed generation.
 struct TargetDivergence: Error, CustomStringConvertible {
-    /// First bytes of the blocks that differ; not more than are told.
+    /// Offsets of the first blocks that differ; at most `told`.
     var offsets: [UInt64]
-    /// How many differ.
+    /// Number of blocks that differ.
     var count: UInt64
-    /// What it is instead, if no block is known to differ.
+    /// Another cause, if no block is known to differ.
     var cause: String?
 
-    /// Offsets that are told.
+    /// Largest number of offsets in a message.
     static let told = 8
 
-    /// There is neither a map nor a root to compare the target with.
+    /// The target has neither a map nor a root to compare with.
     static var unproven: TargetDivergence {
         TargetDivergence(
             offsets: [], count: 0,
@@ -40,14 +40,14 @@ struct TargetDivergence: Error, CustomStringConvertible {
     }
 }
 
-/// The tag map of a volume on the standby (Protocol/TagMap.md, 5): that of the committed generation, that of a comparison, and
-/// what an unfinished generation changes.
+/// The tag maps of a volume on the standby (Protocol/TagMap.md, 5): that of the committed
+/// generation, that of a comparison, and the changes of an unfinished generation.
 struct TargetMap {
-    /// Of the committed generation.
+    /// Path of the committed generation's map.
     let path: String
-    /// Of the target as COMPARE found it; a resync changes it.
+    /// Path of the map that COMPARE made of the target; a resync changes it.
     let comparedPath: String
-    /// The same, before a transfer has begun that it is for.
+    /// Path of the same map before its transfer begins.
     let foundPath: String
     let updatesPath: String
 
@@ -58,7 +58,7 @@ struct TargetMap {
         updatesPath = "\(home.path)/maps/\(volume).updates"
     }
 
-    /// The map of the committed generation, if it is there and right.
+    /// The map of the committed generation; `nil` if it is missing or wrong.
     func committed(_ volume: StandbyVolume) -> TagMapFile? {
         guard let record = volume.committed, let map = try? TagMapFile(opening: path),
             map.header.generation == record.id, map.header.algorithm == record.head.tagAlgorithm,
@@ -68,7 +68,7 @@ struct TargetMap {
         return map
     }
 
-    /// Keeps the map that COMPARE has made for the transfer that begins now.
+    /// Moves the map that COMPARE made to the transfer that begins now.
     func keepFound() throws(SystemCallError) {
         if Directory.exists(foundPath) { try Directory.move(foundPath, to: comparedPath) }
     }
@@ -81,10 +81,10 @@ struct TargetMap {
         return map
     }
 
-    /// Makes a map by reading a target. What lies past its end counts as zeros, but for the volume's last block, which is
-    /// missing then.
+    /// Makes a map by reading a target. What lies past the target's end counts as zeros, except the
+    /// volume's last block, which is then marked missing.
     ///
-    /// - Parameter progress: told what was read; what it throws ends the reading, and leaves no map.
+    /// - Parameter progress: receives the bytes read; throwing ends the read and leaves no map.
     /// - Returns: also the bytes read.
     static func scan(
         _ target: String, into path: String, _ tagger: Tagger, volumeByteCount: UInt64,
@@ -103,7 +103,7 @@ struct TargetMap {
         let end = min(wanted.upperBound, reader.byteCount)
         var position = wanted.lowerBound
         while position < end {
-            // Holes of a file are zeros without being read.
+            // Holes of a file are zeros and need no read.
             let data: Range<UInt64>?
             do { data = try reader.nextData(from: position) } catch {
                 throw TargetError.failed(error)
@@ -112,7 +112,8 @@ struct TargetMap {
             position = max(position, data.lowerBound / unit * unit)
             let stop = min(end, (data.upperBound - 1) / unit * unit + unit)
             while position < stop {
-                // Blocks are whole but for the volume's last; what the target lacks of one is zeros.
+                // Only the volume's last block may be short; what the target lacks of a block is
+                // zeros.
                 let block = min(UInt64(memory.byteCount), stop - position)
                 let wholeEnd = min((position + block - 1) / unit * unit + unit, wanted.upperBound)
                 let wholeCount = Int(wholeEnd - position)
@@ -135,10 +136,10 @@ struct TargetMap {
         return (map, builder.byteCount)
     }
 
-    /// Makes the map the committed generation's, with the updates of a transfer taken in.
+    /// Turns the map into the committed generation's by applying a transfer's updates.
     ///
-    /// - Throws: if the updates are not there, or what comes out does not have the record's root. Then the map is
-    ///   to be made anew by reading the target.
+    /// - Throws: if the updates are missing, or the result does not have the record's root. Then
+    ///   make the map again by reading the target.
     func apply(_ record: GenerationRecord, _ begin: Begin) throws {
         let updates = try MapUpdateReader(path: updatesPath)
         guard updates.header.transfer == begin.transfer else {
@@ -159,8 +160,8 @@ struct TargetMap {
         try seal(map, record)
     }
 
-    /// Makes the map of a generation that is on the target by reading that. A generation without a root is not proven by
-    /// it, and gets none.
+    /// Makes the map of a generation on the target by reading that. A generation without a root is
+    /// not proven by this and gets no map.
     func rebuild(
         _ record: GenerationRecord, _ target: String, _ key: TagKey,
         _ progress: (Progress) throws -> Void
@@ -174,7 +175,7 @@ struct TargetMap {
         try seal(map, record)
     }
 
-    /// The same for a committed generation: the target must be what was committed.
+    /// Does the same for a committed generation: the target must match what was committed.
     ///
     /// - Throws: `TargetDivergence`.
     func rebuildProven(
@@ -189,11 +190,11 @@ struct TargetMap {
         }
     }
 
-    /// Reads a target as a whole, into a map of its own.
+    /// Reads the whole target into a separate map.
     ///
     /// - Parameters:
-    ///   - known: what it should hold; nil if there is no map.
-    ///   - keep: is given the map and its path, which is removed afterwards.
+    ///   - known: the expected content; `nil` if there is no map.
+    ///   - keep: receives the map and its path, which is removed afterwards.
     func compareAll(
         _ target: String, _ known: TagMapFile?, _ tagger: Tagger, volumeByteCount: UInt64,
         _ progress: (Progress) throws -> Void,
@@ -220,19 +221,19 @@ struct TargetMap {
         try map.seal(lineage: record.head.lineage, generation: record.id)
     }
 
-    /// Forgets what an unfinished generation has collected.
+    /// Removes the draft of an unfinished generation.
     func discard() throws(SystemCallError) {
         for path in [updatesPath, comparedPath, foundPath] where Directory.exists(path) {
             try Directory.remove(path)
         }
     }
 
-    /// Forgets the committed generation's.
+    /// Removes the committed generation's map.
     func removeCommitted() throws(SystemCallError) {
         if Directory.exists(path) { try Directory.remove(path) }
     }
 
-    /// Gives everything the names of another volume.
+    /// Renames all files for another volume.
     func move(to new: TargetMap) throws(SystemCallError) {
         let names = [
             (path, new.path), (comparedPath, new.comparedPath), (updatesPath, new.updatesPath),
@@ -240,22 +241,22 @@ struct TargetMap {
         for (old, new) in names where Directory.exists(old) { try Directory.move(old, to: new) }
     }
 
-    /// Forgets everything.
+    /// Removes all files.
     func remove() throws(SystemCallError) {
         try discard()
         try removeCommitted()
     }
 }
 
-/// What reading a whole target has shown.
+/// Result of reading a whole target.
 struct WholeComparison {
-    /// Of what it holds.
+    /// Root of the target's content.
     var root: SHA256Digest
     /// Bytes of the target that were read.
     var readByteCount: UInt64
-    /// Blocks of 64 KiB that are not what the map says.
+    /// Number of 64 KiB blocks that differ from the map.
     var differingBlocks: UInt64 = 0
-    /// Where they begin, in bytes; not more than 1000.
+    /// Offsets of those blocks in bytes; at most 1000.
     var offsets: [UInt64] = []
 
     var divergence: TargetDivergence? {
@@ -270,19 +271,19 @@ struct WholeComparison {
     }
 }
 
-/// Collects the updates of a generation while its records pass by, and finds blocks of the target that are not what its
-/// map says.
+/// Collects the updates of a generation as its records pass through, and finds blocks of the target
+/// that differ from its map.
 final class UpdateCollection {
-    /// The map that the records change; nothing: a map of zeros.
+    /// The map that the records change; `nil` stands for a map of zeros.
     private let base: TagMapFile?
     private let writer: MapUpdateWriter
     private let collector: BlockCollector
     private let check: BlockCheck?
 
     /// - Parameters:
-    ///   - base: what the target holds now, if its content is to be compared with that; a full copy in place has none.
-    ///   - isChecked: whether the target is compared with the base before a block is taken to be replaced.
-    ///   - poll: called while a run of zeros takes long; what it throws ends it.
+    ///   - base: the target's current content, if it is compared; a full copy in place has none.
+    ///   - isChecked: compare the target with the base before a block counts as replaced.
+    ///   - poll: called during a long run of zeros; throwing ends it.
     init(
         _ map: TargetMap, _ begin: Begin, _ key: TagKey, base: TagMapFile?, target: String,
         isChecked: Bool, poll: @escaping () throws -> Void
@@ -302,13 +303,13 @@ final class UpdateCollection {
                     if let check {
                         try check.load(block, extent, memory)
                     } else {
-                        // Of a full copy every byte comes in.
+                        // A full copy defines every byte.
                         memory.zero(at: 0, count: Int(extent.length))
                     }
                 },
                 willReplace: { block, _, entry in try check?.willReplace(block, entry) },
                 zero: { blocks in
-                    // Zeros that stay zeros are neither compared nor noted.
+                    // Zeros that stay zeros are neither compared nor recorded.
                     try base?.forEachContent(in: blocks) { block, _ in
                         try poll()
                         try check?.willReplace(block, .zero)
@@ -325,9 +326,9 @@ final class UpdateCollection {
             extent, content.map { ($0.memory, $0.offset) }, tags: record.tags)
     }
 
-    /// Ends the updates and makes them durable; refuses a target that was written by somebody else.
+    /// Ends the updates and makes them durable; refuses a target that another program wrote to.
     ///
-    /// - Returns: the root that the target will have.
+    /// - Returns: the future root of the target.
     func finish(_ map: TargetMap, _ begin: Begin) throws -> SHA256Digest {
         let size = begin.head.volumeSize
         try collector.finish()
@@ -344,17 +345,17 @@ final class UpdateCollection {
     }
 }
 
-/// Compares blocks of a target with the map of what it should hold.
+/// Compares blocks of a target with its map.
 final class BlockCheck {
     private let map: TagMapFile
     private let tagger: Tagger
     private let reader: AlignedReader
     private let isChecked: Bool
     private let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
-    /// What was read of the target at once, and where it lies there.
+    /// Buffer for reading several blocks at once, and their range on the target.
     private let ahead = AlignedBuffer(byteCount: Limits.recordContent)
     private var held: Range<UInt64> = 0..<0
-    /// The end of what the record at hand replaces.
+    /// End of the extent that the current record replaces.
     private var expected: UInt64 = 0
     private(set) var divergence: TargetDivergence?
 
@@ -365,10 +366,11 @@ final class BlockCheck {
         do { reader = try AlignedReader(path: target) } catch { throw TargetError.failed(error) }
     }
 
-    /// All whole blocks of an extent are about to be replaced, so that they may be read at once.
+    /// Announces that all whole blocks of an extent will be replaced, so that they may be read at
+    /// once.
     func expect(_ extent: Extent) { expected = extent.end }
 
-    /// Reads a block as it is, zeros past the target's end, after comparing it with the map.
+    /// Reads a block with zeros past the target's end, after comparing it with the map.
     func load(_ block: UInt64, _ extent: Extent, _ memory: AlignedBuffer) throws {
         let known = map.shape.extent(ofBlock: block)
         let length = max(extent.length, known?.length ?? 0)
@@ -377,13 +379,13 @@ final class BlockCheck {
         let found = memory.withBytes(count: Int(known.length)) { tagger.entry(of: $0) }
         let entry = try map.entry(ofBlock: block)
         if found != entry, entry != .missing { note(extent.offset) }
-        // What a grown volume adds to the block is defined by its records.
+        // The records of a grown volume define what it adds to the block.
         if extent.length > known.length {
             memory.zero(at: Int(known.length), count: Int(extent.length - known.length))
         }
     }
 
-    /// Compares a block that is to get a new entry. Zeros that stay zeros are not worth a read.
+    /// Compares a block before it gets a new entry. Zeros that stay zeros are not read.
     func willReplace(_ block: UInt64, _ entry: Tag) throws {
         guard isChecked, let known = map.shape.extent(ofBlock: block) else { return }
         let old = try map.entry(ofBlock: block)
@@ -407,7 +409,7 @@ final class BlockCheck {
         memory.zero(at: there, count: count - there)
     }
 
-    /// The entry of the last block of a volume that shrinks to `size`, if it loses a part of it.
+    /// The entry of the last block of a volume that shrinks to `size`; `nil` if no block is cut.
     func cutBlock(_ size: UInt64) throws -> TagMapFormat.Update? {
         let shape = MapShape(volumeByteCount: size)
         let block = shape.blockCount - 1

@@ -7,7 +7,7 @@ internal import Platform
 internal import Staging
 internal import Wire
 
-/// Who may write to a target: one volume of one standby.
+/// The owner of a target: one volume of one standby.
 struct TargetOwner {
     private let home: StandbyHome
     private let object: TargetObject
@@ -21,11 +21,12 @@ struct TargetOwner {
 
     private var state: String { Directory.resolved(home.path) }
 
-    /// Refuses a target that is another volume's, lies on such a one or below it, or that another standby has marked.
+    /// Refuses a target that belongs to another volume, lies above or below another volume's
+    /// target, or carries another standby's mark.
     ///
     /// - Parameters:
-    ///   - others: the volumes of this standby; the one named is left out.
-    ///   - mayTakeOver: whether another standby's mark is accepted.
+    ///   - others: the volumes of this standby; the named one is skipped.
+    ///   - mayTakeOver: accept another standby's mark.
     func check(
         _ name: VolumeName, among others: [StandbyVolume], mayTakeOver: Bool = false
     ) throws(TargetError) {
@@ -51,7 +52,7 @@ struct TargetOwner {
             return true
         }
         if isBacking(other) { return true }
-        // Its path may lead to something that is not its target.
+        // Its path may lead to something else than its target.
         guard let there = try? TargetObject(path: other.targetPath),
             (try? there.compare(registered: other.targetIdentity)) != nil,
             let below = try? StorageStack(there.file)
@@ -59,7 +60,7 @@ struct TargetOwner {
         return below.overlaps(stack)
     }
 
-    /// Whether a file is what the loop device is made of that another volume has for its target, attached or not.
+    /// Whether the file backs the loop device that is another volume's target, attached or not.
     private func isBacking(_ other: StandbyVolume) -> Bool {
         guard object.kind == .file, let registered = ObjectIdentity(other.targetIdentity),
             let facts = try? object.file.objectFacts()
@@ -69,9 +70,11 @@ struct TargetOwner {
             && names.allSatisfy { registered.object["backing-\($0)"] == facts[$0] }
     }
 
-    /// Refuses what this program itself needs: everything in the state directory, and what that lies on.
+    /// Refuses what this program itself needs: everything in the state directory and the devices
+    /// below it.
     ///
-    /// Nothing of it is opened: closing the catalog's file would drop the locks that this process has on it.
+    /// It opens none of these files: closing the catalog's file would drop this process's locks on
+    /// it.
     static func checkOwnState(_ home: StandbyHome, _ path: String) throws(TargetError) {
         let state = Directory.resolved(home.path)
         let isInside = Directory.resolved(path).hasPrefix(state + "/")
@@ -95,10 +98,10 @@ struct TargetOwner {
         return layers
     }
 
-    /// Takes a target for a volume: writes the mark on a file. A crash afterwards leaves a mark that no volume of this
-    /// standby has; it is replaced when the file is registered again.
+    /// Takes a target for a volume: writes the mark on a file. A crash afterwards leaves a mark
+    /// that no volume of this standby has; registering the file again replaces it.
     ///
-    /// - Returns: what names the target from now on.
+    /// - Returns: the target's identity from now on.
     func claim(for name: VolumeName) throws(TargetError) -> ObjectIdentity {
         try Self.mark(object, state: state, name, TargetMark(state: state, volume: name.text))
     }
@@ -111,13 +114,14 @@ struct TargetOwner {
         return try TargetObject(path: object.path).identity
     }
 
-    /// Whether a mark is that of another standby that is still there: this state may be a copy of its directory.
+    /// Whether a mark belongs to another standby that still exists: this state may be a copy of its
+    /// directory.
     private static func isOfAnother(_ mark: TargetMark, than state: String) -> Bool {
         mark.state != state && Directory.exists(mark.state + "/catalog.sqlite")
     }
 
-    /// Takes the mark of a volume off its file, if it is still that file and no other standby's. Best effort: a mark that no
-    /// volume has is nobody's.
+    /// Removes a volume's mark from its file, if that is still the volume's file and carries no
+    /// other standby's mark. Best effort: a mark that no volume has is ignored.
     static func release(_ home: StandbyHome, _ object: TargetObject, _ volume: StandbyVolume) {
         guard let mark = object.mark, !isOfAnother(mark, than: Directory.resolved(home.path)),
             (try? object.compare(registered: volume.targetIdentity)) != nil
@@ -125,10 +129,10 @@ struct TargetOwner {
         try? TargetMark.remove(from: object.file)
     }
 
-    /// Brings the mark of a file that is the volume's up to date: it names where the state directory is now, and what the
-    /// volume is called.
+    /// Updates the mark on the volume's file with the current state directory and name of the
+    /// volume.
     ///
-    /// - Returns: what names the target from now on.
+    /// - Returns: the target's identity from now on.
     func refreshMark(for name: VolumeName) throws(TargetError) -> ObjectIdentity {
         guard var mark = object.mark else { return try claim(for: name) }
         guard mark.state != state || mark.volume != name.text, !Self.isOfAnother(mark, than: state)

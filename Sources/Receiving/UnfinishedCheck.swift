@@ -10,23 +10,26 @@ internal import Staging
 internal import TagMap
 internal import Wire
 
-/// Whether a target may get the rest of a committed generation, where nobody knows whose content it holds by now: the state
-/// was restored from a backup, another device may be there, or the operator says that the target is elsewhere.
+/// Checks whether a target may get the rest of a committed generation if its content is unknown:
+/// the state was restored from a backup, another device may be there, or the operator names another
+/// target.
 extension VolumeWriter {
-    /// Reads all of a target. What the backup had begun to write may have been finished long ago, and a later generation, or
-    /// somebody's own content, may be there: between the ends of this generation and the one before, and behind both, too.
+    /// Reads the whole target. What was half written at the time of the backup may have been
+    /// finished long ago, and a later generation or foreign content may be there, also between the
+    /// ends of this generation and the previous one, and past both.
     ///
     /// - Parameters:
-    ///   - isTorn: whether the blocks that this generation touches may hold anything: the operator says that it is the
-    ///     target. Then some block that is not zeros must prove it, unless `mayReplace`.
-    ///   - mayReplace: whether the operator says that what is there may be replaced.
-    /// - Throws: `TargetError.replaced` if a block is neither what the generation before left nor what this one brings;
-    ///   nothing has changed then. A block that was torn by a crash is neither, too.
+    ///   - isTorn: the blocks that this generation touches may hold anything, because the operator
+    ///     says that this is the target. Then some block that is not zeros must prove it, unless
+    ///     `mayReplace`.
+    ///   - mayReplace: the operator allows replacing the content.
+    /// - Throws: `TargetError.replaced` if a block matches neither the previous generation nor this
+    ///   one, as does a block torn by a crash; nothing has changed then.
     func checkAll(
         of path: String, _ begin: Begin, isTorn: Bool = false, mayReplace: Bool = false,
         _ progress: (Progress) throws -> Void
     ) throws {
-        // An earlier attempt may have come as far as the map.
+        // An earlier attempt may have got as far as the map.
         var next = volume
         next.committed = volume.applying
         let before = map.compared(begin.comparedRoot) ?? map.committed(volume)
@@ -64,7 +67,7 @@ extension VolumeWriter {
         }
     }
 
-    /// Whether a block that is not zeros is left alone by the unfinished generation.
+    /// Whether the unfinished generation leaves a block untouched that is not zeros.
     private func hasUntouchedContent(_ known: TagMapFile) throws -> Bool {
         var updates = try MapUpdateReader(path: map.updatesPath)
         var update = try updates.next()
@@ -77,8 +80,8 @@ extension VolumeWriter {
         return false
     }
 
-    /// Blocks behind the end of the generation before that hold neither zeros nor what this generation brings: of a device
-    /// up to the end of this one, of a file all that it has.
+    /// Number of blocks past the end of the previous generation that hold neither zeros nor this
+    /// generation's content: on a device up to the end of this generation, in a file up to its end.
     private func foreignBlocks(
         behind start: UInt64, _ path: String, _ begin: Begin, _ isTorn: Bool
     ) throws -> Int {
@@ -121,8 +124,8 @@ extension VolumeWriter {
         return foreign
     }
 
-    /// Refuses a target that does not hold the generation already: of a first copy, and without a map, as a crash leaves it
-    /// that comes while the map is changed.
+    /// Refuses a target that does not already hold the generation. Used for a first copy, and
+    /// without a map, as after a crash while the map is changed.
     func checkWritten(
         _ path: String, _ begin: Begin, _ progress: (Progress) throws -> Void
     ) throws {
@@ -134,7 +137,8 @@ extension VolumeWriter {
         }
     }
 
-    /// The same of a copy in place, whose content is complete: nothing else may be there.
+    /// Does the same for a copy in place, whose content is complete: the target may hold nothing
+    /// else.
     func checkWhole(
         _ path: String, _ record: GenerationRecord, _ progress: (Progress) throws -> Void
     ) throws {

@@ -9,20 +9,22 @@ internal import Platform
 internal import Staging
 package import Wire
 
-// Other targets and other names for volumes, and their end. What targets hold is never touched.
+// Changes the targets and names of volumes, and removes volumes. It never touches the content of
+// targets.
 
-/// What came of giving a volume another target.
+/// Result of changing a volume's target.
 package struct RetargetResult: Sendable {
     package var path: String
-    /// The generation that the target was proven to hold, by reading it; nil if that was not asked for, or if there is none.
+    /// The generation that a read proved to be on the target; `nil` if no proof was requested or
+    /// there is none.
     package var proven: GenerationRecord?
-    /// Bytes that were read for that.
+    /// Bytes that were read for the proof.
     package var readByteCount: UInt64 = 0
-    /// Where the volume stands afterwards.
+    /// State of the volume afterwards.
     package var state: VolumeState
 }
 
-/// What is left of a volume that was removed.
+/// What a removed volume leaves behind.
 package struct RemoveResult: Sendable {
     package var targetPath: String
     package var state: VolumeState
@@ -30,42 +32,45 @@ package struct RemoveResult: Sendable {
     package var kept: [KeptGeneration]
 }
 
-/// What became of a volume whose unfinished transfer was dropped.
+/// Result of dropping an unfinished transfer.
 package struct DropResult: Sendable {
-    /// Of the generation that was coming in.
+    /// Number of the dropped generation.
     package var number: UInt64
-    /// What its staging log was.
+    /// Facts of its staging log.
     package var staged: StagedLog?
     package var committed: GenerationRecord?
     package var state: VolumeState
 }
 
 extension Administration {
-    /// Gives a volume another target, or the same again after its mark was lost.
+    /// Gives a volume another target, or the same one after its mark was lost.
     ///
-    /// 1. The target is opened for this process alone. If a complete generation should be on it, it is read as a whole, and
-    ///    must have the generation's root; while one is being applied, what that does not touch must be the copy's; with
-    ///    `isForResync` it is not read, and the volume becomes *diverged*, for a resync to mend. A crash leaves everything
-    ///    as it was.
-    /// 2. A file gets the volume's mark, and the catalog the new target, in one transaction. A crash in between leaves a
-    ///    mark that no volume has, which the next registration of the file replaces.
-    /// 3. The map, if it was made anew, is kept. A crash before leaves it to be made when it is needed.
-    /// 4. The old file loses its mark. A crash before leaves it, as after 2.
+    /// 1. The target is opened exclusively. If a complete generation should be on it, it is read in
+    ///    full and must have the generation's root; if one is being applied, the blocks that it
+    ///    does not touch must be the copy's; with `isForResync` it is not read, and the volume
+    ///    becomes *diverged*, for a resync to repair. A crash leaves everything unchanged.
+    /// 2. A file gets the volume's mark, and the catalog the new target, in one transaction. A
+    ///    crash in between leaves a mark that no volume has; the next registration of the file
+    ///    replaces it.
+    /// 3. The map is stored, if it was made again. A crash before leaves it to be made when needed.
+    /// 4. The old file loses its mark. A crash before leaves the mark, as after 2.
     ///
     /// - Parameters:
-    ///   - isForResync: takes what is there as the start of a resync.
-    ///   - mayReplace: says that what is there may be replaced by a generation that is being applied, if nothing that this
-    ///     does not touch proves that it is the target.
-    ///   - givesUpGeneration: says that a committed generation that only the log holds as a whole may be lost with that.
-    ///   - isDryRun: ends after 1.
-    /// - Throws: `AdministrationError.notRetargeted` if nothing proves that the target holds the generation.
+    ///   - isForResync: accept the target's content as the start of a resync.
+    ///   - mayReplace: a generation that is being applied may replace the content, even if no block
+    ///     that it does not touch proves that this is the target.
+    ///   - givesUpGeneration: accept the loss of a committed generation that only the log holds
+    ///     completely.
+    ///   - isDryRun: stop after 1.
+    /// - Throws: `AdministrationError.notRetargeted` if the target is not proven to hold the
+    ///   generation.
     package func retarget(
         _ name: VolumeName, to path: String, isForResync: Bool, givesUpGeneration: Bool,
         mayReplace: Bool, isDryRun: Bool,
         _ progress: (Progress) throws -> Void = { _ in }
     ) throws -> RetargetResult {
         let writer = try writer(name)
-        // What is pending belongs on the old target, if that is there.
+        // What is pending belongs on the old target, if that exists.
         if !isDryRun { try? writer.recover(progress) }
         let volume = writer.volume
         guard volume.state != .promoted || isForResync else {
@@ -93,7 +98,7 @@ extension Administration {
             result.proven = committed
             isProven = true
         }
-        // What a resync was compared with is the old target, or what it held.
+        // The resync was compared with the old target or its old content.
         let isStale = volume.transfer?.begin.head.kind == .resync && volume.state != .applying
         result.state = Self.state(of: volume, isProven: isProven)
         if isStale, result.state == .staging { result.state = .consistent }
@@ -120,14 +125,15 @@ extension Administration {
         return result
     }
 
-    /// Whether a first copy that waits for its group is on the target, rather than in the log.
+    /// Whether a first copy that waits for its group is on the target rather than in the log.
     private func isOnTarget(_ volume: StandbyVolume) -> Bool {
         volume.state == .prepared && volume.transfer?.inPlace == true
     }
 
-    /// Proves that a target may get the rest of a generation that is being written, or waits for its group. The registered
-    /// object in another place is the target as it was, unless the state was restored; anything else must hold what the
-    /// generation does not touch, or, of a first copy, all of it.
+    /// Proves that a target may get the rest of a generation that is being applied or waits for its
+    /// group. The registered object at another path is the same target, unless the state was
+    /// restored; any other must hold what the generation does not touch or, for a first copy, all
+    /// of it.
     private func proveUnfinished(
         _ writer: VolumeWriter, _ object: TargetObject, _ mayReplace: Bool,
         _ progress: (Progress) throws -> Void
@@ -158,7 +164,7 @@ extension Administration {
         }
     }
 
-    /// What a volume is with a target that was proven, or was not.
+    /// The volume's state with a target that is or is not proven.
     private static func state(of volume: StandbyVolume, isProven: Bool) -> VolumeState {
         switch volume.state {
         case .empty, .initialising: .empty
@@ -170,9 +176,9 @@ extension Administration {
         }
     }
 
-    /// Reads a target as a whole, which must hold the committed generation.
+    /// Reads the whole target, which must hold the committed generation.
     ///
-    /// - Returns: bytes read.
+    /// - Returns: number of bytes read.
     private func prove(
         _ committed: GenerationRecord, _ volume: StandbyVolume, _ object: TargetObject,
         _ map: TargetMap, _ isDryRun: Bool, _ progress: (Progress) throws -> Void
@@ -210,12 +216,14 @@ extension Administration {
 
     /// Forgets a volume.
     ///
-    /// 1. The catalog forgets it, with its invitations and the list of its kept generations. A crash before leaves everything.
-    /// 2. Its log and maps go, and the mark on its file. A crash before leaves files that no volume names; a volume that
-    ///    gets the name replaces them.
+    /// 1. The catalog forgets it, with its invitations and the list of its kept generations. A
+    ///    crash before leaves everything unchanged.
+    /// 2. Its log, its maps and the mark on its file are removed. A crash before leaves files that
+    ///    no volume names; a new volume of this name replaces them.
     ///
-    /// - Parameter isDryRun: changes nothing.
-    /// - Throws: if a committed generation is not on the target yet: only the log has all of it.
+    /// - Parameter isDryRun: change nothing.
+    /// - Throws: if a committed generation is not on the target yet, because only the log has all
+    ///   of it.
     package func remove(_ name: VolumeName, isDryRun: Bool) throws -> RemoveResult {
         let writer = try writer(name)
         let volume = writer.volume
@@ -235,10 +243,11 @@ extension Administration {
         return result
     }
 
-    /// Drops the unfinished transfer of a volume, nothing of which has touched a copy: `VolumeWriter.abandon`.
+    /// Drops the unfinished transfer of a volume if no part of it has touched a copy:
+    /// `VolumeWriter.abandon`.
     ///
-    /// - Parameter isDryRun: changes nothing.
-    /// - Throws: if there is none, or if its generation is committed, or waits for its group.
+    /// - Parameter isDryRun: change nothing.
+    /// - Throws: if there is none, or if its generation is committed or waits for its group.
     package func dropTransfer(_ name: VolumeName, isDryRun: Bool) throws -> DropResult {
         let writer = try writer(name)
         let volume = writer.volume
@@ -258,14 +267,14 @@ extension Administration {
             state: isUntouched ? volume.state : volume.committed == nil ? .empty : .consistent)
     }
 
-    /// Gives a volume another name. Its source has to be told: `blockferry rename`.
+    /// Renames a volume. Its source must follow with `blockferry rename`.
     ///
-    /// 1. The catalog has the new name. A crash before leaves everything.
-    /// 2. Map and log get it. A crash before leaves them behind: the map is made anew by reading the target, an unfinished
-    ///    transfer begins again.
-    /// 3. The mark on a file gets it. A crash before leaves that to the next session.
+    /// 1. The catalog takes the new name. A crash before leaves everything unchanged.
+    /// 2. Map and log are renamed. A crash before leaves them behind: the map is made again by
+    ///    reading the target, an unfinished transfer starts again.
+    /// 3. The mark on a file gets the new name. A crash before leaves that to the next session.
     ///
-    /// - Parameter isDryRun: changes nothing.
+    /// - Parameter isDryRun: change nothing.
     package func rename(_ name: VolumeName, to new: VolumeName, isDryRun: Bool) throws {
         let writer = try writer(name)
         guard try home.catalog.volume(new) == nil else {

@@ -10,15 +10,15 @@ internal import Wire
 
 /// The tag map's part of a commit.
 extension VolumeWriter {
-    /// Proves the staging log, compares what the target holds with its map, reserves room there, and collects what the
-    /// generation changes.
+    /// Proves the staging log, compares the target with its map, reserves space on it, and collects
+    /// the generation's changes.
     ///
-    /// - Returns: the root that the target will have.
+    /// - Returns: the future root of the target.
     func proveAndCollect(
         _ record: GenerationRecord, _ room: Room, _ progress: (Progress) throws -> Void
     ) throws -> SHA256Digest {
         do { return try collect(record, room, progress) } catch MapError.damaged {
-            // It is made anew from the target, and its root tells whether that is what it should be.
+            // The map is made again from the target, and its root shows whether that is right.
             try map.removeCommitted()
             return try collect(record, room, progress)
         }
@@ -40,7 +40,8 @@ extension VolumeWriter {
         return try collection.finish(map, begin)
     }
 
-    /// The map of what the target holds before the generation. One that was lost is made anew from the target.
+    /// The map of the target's content before the generation. A lost map is made again from the
+    /// target.
     func mapBefore(
         _ begin: Begin, _ progress: (Progress) throws -> Void
     ) throws -> TagMapFile {
@@ -73,8 +74,8 @@ extension VolumeWriter {
         }
     }
 
-    /// The same where the content is on the target already. After an interruption nobody has the entries of the
-    /// segments before it: the target is read.
+    /// Checks the root when the content is already on the target. After an interruption, the
+    /// entries of earlier segments are lost and the target is read.
     func checkInPlace(
         _ record: GenerationRecord, _ root: SHA256Digest?, _ progress: (Progress) throws -> Void
     ) throws {
@@ -89,11 +90,11 @@ extension VolumeWriter {
         }
     }
 
-    /// Brings the map to a generation that is on the target. One that cannot be written is given up; it is made anew by
-    /// reading the target when it is needed.
+    /// Brings the map to a generation that is on the target. A map that cannot be written is
+    /// removed, and made again from the target when needed.
     ///
-    /// - Parameter isProven: whether nothing went wrong on the way. Else the kernel may have lost what it was given before
-    ///   an error, and the target is read.
+    /// - Parameter isProven: whether no error occurred. After an error the kernel may have lost
+    ///   earlier writes, so the target is read.
     func keepMap(
         _ record: GenerationRecord, _ transfer: StandbyTransfer, on target: Target, isProven: Bool,
         _ progress: (Progress) -> Void
@@ -107,12 +108,12 @@ extension VolumeWriter {
             }
             try map.apply(record, transfer.begin)
         } catch {
-            // What is read from the target would prove nothing.
+            // Reading the target would prove nothing.
             guard record.volumeRoot != .zero else { return try map.remove() }
             do {
                 try map.rebuild(record, volume.targetPath, try tagKey(), progress)
             } catch MapError.damaged(_, let reason) {
-                // What was read may be something else.
+                // The read may have come from something else.
                 try target.checkPlace()
                 try suspect("the target does not hold what was committed: \(reason)")
                 throw Refusal(.storage, rule: .suspect, "\(reason)")

@@ -10,29 +10,29 @@ internal import Staging
 internal import Volumes
 package import Wire
 
-/// The one writer of a volume: recovery, and the way from a committed staging log to the target.
+/// The only writer of a volume: recovery, and the path from a committed staging log to the target.
 ///
-/// It holds the volume's lock and presents its fencing number with every change of the catalog, so that a
-/// writer that was believed dead cannot change anything after its successor has begun.
+/// It holds the volume's lock and presents its fencing number with every change of the catalog, so
+/// that a writer that was presumed dead cannot change anything after its successor has started.
 package final class VolumeWriter {
-    /// The volume, as the catalog had it last.
+    /// The volume, as last read from the catalog.
     package private(set) var volume: StandbyVolume
     let home: StandbyHome
     let fence: UInt64
-    /// Why a generation could not be kept or released, if that was tried and went wrong.
+    /// Why keeping or releasing a generation failed; `nil` if it did not.
     package private(set) var keepingProblem: String?
-    /// What is to be told of kept generations that gave way to the one that is committed.
+    /// Warning about kept generations that gave way to the committed one.
     private var gaveWay: String?
-    /// Why what was to be run after the last commit has failed, if it did.
+    /// Why the hook of the last commit failed; `nil` if it did not.
     package private(set) var hookProblem: String?
-    /// Whether a committed generation is written although nobody knows what its target holds by now.
+    /// Whether to apply a committed generation even if the content of its target is unknown.
     var isForced = false
-    /// Called while something takes long; what it throws ends that. What is being applied is not ended.
+    /// Called during long steps; throwing ends them, except applying.
     var poll: () throws -> Void = {}
     private let lock: FileLock
     let map: TargetMap
 
-    /// Takes the volume, or returns nothing if another process has it.
+    /// Takes the volume, or returns `nil` if another process holds it.
     package init?(_ home: StandbyHome, _ name: VolumeName) throws {
         guard let lock = try home.lock(name) else { return nil }
         self.lock = lock
@@ -43,10 +43,10 @@ package final class VolumeWriter {
         self.volume = volume
     }
 
-    /// Takes the volume, if need be a little later: who ends a session or a command lets go of the volume only after its
-    /// last answer.
+    /// Takes the volume after a short wait if needed: a session or a command releases the volume
+    /// only after its last answer.
     ///
-    /// - Returns: nothing if another process still has it after three seconds.
+    /// - Returns: `nil` if another process still holds it after three seconds.
     static func soon(_ home: StandbyHome, _ name: VolumeName) throws -> VolumeWriter? {
         let due = Clock.monotonic() + 3 * nanosecondsPerSecond
         while Clock.monotonic() < due {
@@ -65,13 +65,13 @@ package final class VolumeWriter {
         if let volume = try home.catalog.volume(volume.name) { self.volume = volume }
     }
 
-    /// Opens the target for writing, which nobody else may have open.
+    /// Opens the target exclusively for writing.
     func openTarget() throws(TargetError) -> Target {
         try Target(path: volume.targetPath, registered: volume.targetIdentity)
     }
 
-    /// Activates a logical volume whose node is missing, if somebody may; a copy that was handed over is its operator's. Without
-    /// it what follows says that the target is missing.
+    /// Activates a logical volume whose device node is missing, if this process may; a promoted
+    /// copy belongs to the operator. If it fails, later steps report the missing target.
     private func activateTarget() {
         guard volume.state != .promoted || volume.isDemoted, !Directory.exists(volume.targetPath),
             let uuid = ObjectIdentity(volume.targetIdentity)?.object["dm"], uuid.hasPrefix("LVM-"),
@@ -80,11 +80,12 @@ package final class VolumeWriter {
         try? home.volumes.activate(id, holding: lock)
     }
 
-    /// Makes sure that a device has room for so many bytes: one that is too small grows, if it is a thin volume that
-    /// somebody may grow.
+    /// Ensures that a device has room for `byteCount` bytes; grows a thin volume that is too small,
+    /// if this process may.
     func fit(_ target: Target, to byteCount: UInt64) throws(TargetError) {
         if target.byteCount < byteCount, let volume = target.device?.logicalVolume {
-            // Why it does not grow is not told: that it is too small is, and what mends that.
+            // A failure to grow is not reported: `prepare` reports that the device is too small,
+            // with the remedy.
             try? home.volumes.grow(volume, to: byteCount, holding: lock)
             try target.measure()
         }
@@ -94,14 +95,15 @@ package final class VolumeWriter {
     /// Finishes what an earlier process left behind, without the network.
     ///
     /// What a crash left, by the state in the catalog:
-    /// 1. *empty, consistent, promoted, suspect, diverged*: at most a log that no transfer owns; it is removed.
-    /// 2. *initialising, staging*: the log of the unfinished transfer; it is kept for resuming. If the log is
-    ///    gone, so is the transfer.
-    /// 3. *prepared*: the log is whole and waits for the other members of its group; it is kept. If it is gone,
-    ///    so is the transfer.
-    /// 4. *applying*: the log is whole and committed; it is applied again from the beginning. An error leaves it
-    ///    *applying*, with the reason; an attempt after a failed one is proven by reading the target. If the log is damaged,
-    ///    or the proof fails: *suspect*.
+    /// 1. *empty, consistent, promoted, suspect, diverged*: at most a log that no transfer owns; it
+    ///    is removed.
+    /// 2. *initialising, staging*: the log of the unfinished transfer; it is kept for resuming. If
+    ///    the log is missing, the transfer is dropped.
+    /// 3. *prepared*: the log is complete and waits for the other members of its group; it is kept.
+    ///    If it is missing, the transfer is dropped.
+    /// 4. *applying*: the log is complete and committed; it is applied again from the start. An
+    ///    error leaves the volume *applying*, with the reason; reading the target proves an attempt
+    ///    that follows a failed one. If the log is damaged or the proof fails: *suspect*.
     package func recover(_ progress: (Progress) throws -> Void = { _ in }) throws {
         activateTarget()
         switch volume.state {
@@ -110,21 +112,22 @@ package final class VolumeWriter {
         case .empty, .consistent, .promoted, .suspect, .diverged:
             if Directory.exists(logPath) { try home.removeLog(volume.name) }
         case .initialising where volume.isRestored:
-            // Nobody knows whose content the target holds by now.
+            // The content of the target is unknown by now.
             try abandon()
         case .initialising, .staging, .prepared:
             if !Directory.exists(logPath) { try abandon() }
         case .applying:
             return try applyInRoomOfKept(progress)
         }
-        // Somebody may have written the target since.
+        // Another program may have written the target since.
         keepDue { try self.checkBeforeKeeping() }
     }
 
-    /// Keeps the committed generation as a snapshot if that is due, and releases those beyond the limits. If it goes
-    /// wrong, that takes nothing from the generation itself.
+    /// Keeps the committed generation as a snapshot if that is due, and releases those beyond the
+    /// limits. A failure does not affect the generation itself.
     ///
-    /// - Parameter check: proves, before a snapshot is made, that the target still holds the generation.
+    /// - Parameter check: proves that the target still holds the generation, before a snapshot is
+    ///   made.
     private func keepDue(check: () throws -> Void = {}) {
         keepingProblem = keeper.keepDue(telling: gaveWay, check: check)
     }
@@ -137,14 +140,15 @@ package final class VolumeWriter {
         }
     }
 
-    /// The same, because an operator asks for it.
+    /// Does the same at the operator's request.
     func keepNow() throws -> String? {
         try keeper.keepNow { try self.checkBeforeKeeping() }
     }
 
-    /// Drops the unfinished transfer; a consistent target was not touched by it.
+    /// Drops the unfinished transfer, which has not touched a consistent target.
     ///
-    /// - Parameter keepingComparison: whether the map that COMPARE made stays, for a transfer that begins now.
+    /// - Parameter keepingComparison: keep the map that COMPARE made, for a transfer that begins
+    ///   now.
     func abandon(keepingComparison: Bool = false) throws {
         try home.catalog.abandonTransfer(volume.name, fence: fence)
         try home.removeLog(volume.name)
@@ -154,24 +158,26 @@ package final class VolumeWriter {
 
     /// Commits the transfer whose segments are all durable.
     ///
-    /// 1. The log is read back and proven, and what it changes in the tag map is collected; the root must be that of
-    ///    the record. A crash leaves the unfinished transfer.
+    /// 1. The log is read back and proven, and its changes to the tag map are collected; the root
+    ///    must match the record's. A crash leaves the unfinished transfer.
     /// 2. The catalog says *applying*. From here on the generation will be on the target.
     /// 3. The target is written and flushed. A crash leaves it torn; recovery starts again at 3.
-    /// 4. The tag map is changed, and the catalog says *consistent*. A crash before leaves 3 to be done again.
+    /// 4. The tag map is changed, and the catalog says *consistent*. A crash before leaves 3 to be
+    ///    done again.
     /// 5. The log is removed. A crash before leaves a log that no transfer owns.
-    /// 6. The generation is kept as a snapshot, if that is wanted (`Keeper`). A crash before leaves it due: it is
-    ///    made when the volume is opened next, which is before the target is written again.
+    /// 6. The generation is kept as a snapshot, if the operator wants that (`Keeper`). A crash
+    ///    before leaves it due: it is made when the volume is next opened, before the target is
+    ///    written again.
     ///
-    /// In mode in place the content is on the target already; 1 and 3 have nothing to do but flush.
+    /// In mode in place the content is already on the target; 1 and 3 only flush.
     ///
-    /// Of a member of a group, 2 is another step: the catalog says *prepared*, and, if it is the last member,
-    /// in the same transaction that all of them are *applying* (`StandbyCatalog.prepare`). Else it ends here, and 3
-    /// to 5 are done by the writer of the last member, after its own. What that one cannot open is done by whoever
-    /// opens the volume next.
+    /// For a member of a group, 2 differs: the catalog says *prepared* and, if it is the last
+    /// member, in the same transaction that all of them are *applying* (`StandbyCatalog.prepare`).
+    /// Otherwise the commit ends here, and the writer of the last member does 3 to 5 after its own.
+    /// A volume that this writer cannot open is finished by whoever opens it next.
     ///
     /// - Parameter isHeld: whether the target was held since it was compared, if it was.
-    /// - Parameter root: in mode in place, the root that was collected while the records came in.
+    /// - Parameter root: in mode in place, the root collected as the records arrived.
     /// - Returns: whether the target holds the generation; if not, it waits for its group.
     func commit(
         _ record: GenerationRecord, on target: Target, isHeld: Bool, root: SHA256Digest?,
@@ -190,7 +196,7 @@ package final class VolumeWriter {
         try target.checkPlace()
         if transfer?.begin.group != nil {
             if transfer?.inPlace == true {
-                // Nobody opens the target again before the group is complete.
+                // The target is not opened again before the group is complete.
                 do {
                     try target.prepare(for: record.head.volumeSize)
                     try target.sync()
@@ -212,18 +218,19 @@ package final class VolumeWriter {
         return true
     }
 
-    /// Brings another member of the group to its target, as far as that is possible now.
+    /// Applies another member of the group, as far as that is possible now.
     ///
-    /// It is committed whatever happens here: what is not done now is done at the next chance, and an error is found
-    /// in the volume's state, or by whoever tries again.
+    /// Its generation is committed in any case: what is not done now is done at the next chance,
+    /// and errors show in the volume's state or at the next attempt.
     private func finish(_ name: VolumeName, _ progress: (Progress) throws -> Void) {
         guard let writer = try? VolumeWriter.soon(home, name) else { return }
         try? writer.recover(progress)
     }
 
-    /// Ends the lineage here: the target is the operator's from now on.
+    /// Ends the lineage here: from now on the target belongs to the operator.
     ///
-    /// It takes a fence of its own, so that a backup of the state that was made while this writer was at work is known as one.
+    /// It takes a new fence, so that a backup of the state made while this writer was working is
+    /// recognised as one.
     package func promote() throws {
         let fence = try home.takeFence(volume.name)
         try home.catalog.promote(volume.name, fence: fence, isChecked: !isForced)
@@ -232,14 +239,14 @@ package final class VolumeWriter {
         try map.discard()
     }
 
-    /// Lets one resync overwrite what a promoted target holds, or takes that back.
+    /// Lets one resync overwrite a promoted target, or revokes that.
     func demote(_ isDemoted: Bool) throws {
         if !isDemoted, volume.hasUntouchedTransfer { try abandon() }
         try home.catalog.demote(volume.name, fence: fence, isDemoted)
         try refresh()
     }
 
-    /// Forgets every generation, so that a full copy may come again.
+    /// Forgets every generation, so that a full copy may follow.
     package func reset() throws {
         try home.catalog.reset(volume.name, fence: fence)
         try refresh()
@@ -271,8 +278,8 @@ package final class VolumeWriter {
         }
     }
 
-    /// Brings the committed generation to the target. While its thin pool has no room, kept generations give way to it, one
-    /// after each attempt.
+    /// Applies the committed generation. While its thin pool lacks space, kept generations give way
+    /// to it, one after each attempt.
     private func applyInRoomOfKept(_ told: (Progress) throws -> Void) throws {
         var released: [KeptGeneration] = []
         while true {
@@ -288,10 +295,10 @@ package final class VolumeWriter {
         }
     }
 
-    /// Brings the committed generation to the target. It may be done any number of times, and is done until it has
-    /// worked: what the log holds is the only whole generation that is left. Nobody who waits can stop it.
+    /// Applies the committed generation. It may be repeated any number of times and must be until
+    /// it succeeds: the log holds the only complete generation. A waiting caller cannot stop it.
     ///
-    /// - Parameter proven: the target, open already, if the log was just proven.
+    /// - Parameter proven: the open target, if the log was just proven.
     private func finishApplying(
         _ told: (Progress) throws -> Void, onProven proven: Target? = nil
     ) throws {
@@ -301,14 +308,15 @@ package final class VolumeWriter {
         }
         do {
             let (target, isKnown) = try apply(record, transfer, onProven: proven, progress)
-            // The log is the only whole generation until what was written is where it is looked for.
+            // The log is the only complete generation until the target is known to hold the writes
+            // at its path.
             try target.checkPlace()
             try keepMap(
                 record, transfer, on: target,
                 isProven: isKnown && volume.suspectReason == nil, progress)
             try target.checkPlace()
         } catch let error as TargetError {
-            // A target that cannot be opened was not touched by this attempt, and may come back.
+            // This attempt did not touch a target that cannot be opened, and that may return.
             if case .failed(let failure) = error {
                 try failedToApply(failure, inPlace: transfer.inPlace)
             }
@@ -331,7 +339,7 @@ package final class VolumeWriter {
         runHook(record)
     }
 
-    /// The generation is committed, whatever comes of it.
+    /// Runs the hook; the generation stays committed whatever happens.
     private func runHook(_ record: GenerationRecord) {
         hookProblem = nil
         do throws(CommandError) {
@@ -341,13 +349,14 @@ package final class VolumeWriter {
         }
     }
 
-    /// - Returns: the target, and whether what the log does not touch is known to be as it should.
+    /// - Returns: the target, and whether the blocks that the log does not touch are known to be
+    ///   right.
     private func apply(
         _ record: GenerationRecord, _ transfer: StandbyTransfer, onProven proven: Target?,
         _ progress: (Progress) -> Void
     ) throws -> (Target, isKnown: Bool) {
         if transfer.inPlace {
-            // Every segment was flushed before it was acknowledged, but nobody has held the target since.
+            // Every segment was flushed before its ACK, but the target was not held since.
             let target = try proven ?? openTarget()
             if proven == nil, !isForced { try checkWhole(target.path, record, progress) }
             try target.prepare(for: record.head.volumeSize)
@@ -358,7 +367,8 @@ package final class VolumeWriter {
         let redo = try redo(record)
         if proven == nil { try prove(redo, progress) }
         let target = try proven ?? openTarget()
-        // A target that this session has compared is known, whatever a backup of the state may have forgotten before.
+        // A target that this session has compared is known, even if a restored state had forgotten
+        // it.
         let isDoubtful = try proven == nil && (volume.isRestored || isUnnamed(target.path))
         if isDoubtful, !isForced { try checkAll(of: target.path, transfer.begin, progress) }
         let isKnown =
@@ -373,10 +383,11 @@ package final class VolumeWriter {
         return (target, isKnown && !isDoubtful)
     }
 
-    /// The target, or the log, gave an error while a committed generation was brought to the target. The target may hold
-    /// parts of two generations, and the log the whole of one: the volume stays *applying* and is tried again, however often
-    /// it fails, until the operator gives the generation up. Only in place, where no log could write again what a failed
-    /// flush has lost, the copy is given up.
+    /// Handles an error of the target or the log while a committed generation was applied. The
+    /// target may hold parts of two generations, and the log the whole of one: the volume stays
+    /// *applying* and is retried, however often it fails, until the operator gives the generation
+    /// up. Only in mode in place, where no log can rewrite what a failed flush lost, the copy
+    /// becomes *suspect*.
     private func failedToApply(_ error: SystemCallError, inPlace: Bool) throws {
         if inPlace, !error.isNoSpace { return try suspect("\(error)") }
         try home.catalog.noteApplyingProblem(volume.name, fence: fence, reason: "\(error)")

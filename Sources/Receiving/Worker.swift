@@ -12,11 +12,11 @@ internal import Synchronization
 internal import TLS
 internal import Wire
 
-/// One session of a sender, from the handshake to the end: a process of its own. Those whose peer proves no key come before
-/// it, one after the other.
+/// One session of a sender, from the handshake to the end, in a separate process. It may first
+/// serve peers that prove no key, one after the other.
 ///
-/// Two threads: this one reads and writes frames, the other does what they ask for. Between them are bounded
-/// queues and a fixed number of record buffers, so that a fast sender waits for a slow disk.
+/// It has two threads: one reads and writes frames, the other does their work. Bounded queues and a
+/// fixed number of record buffers between them make a fast sender wait for a slow disk.
 package struct Worker: ~Copyable {
     private static let bufferCount = 8
 
@@ -38,7 +38,7 @@ package struct Worker: ~Copyable {
         self.log = log
     }
 
-    /// Nobody waits for what a step would come to.
+    /// The result of a step is no longer needed.
     private struct SessionGone: Error {}
 
     private enum Job: Sendable {
@@ -46,14 +46,14 @@ package struct Worker: ~Copyable {
         case record(RecordHeader, RecordMemory, start: Int)
     }
 
-    /// The other side showed no known key, or ended before it did.
+    /// The other side proved no known key, or left before it could.
     private struct Stranger: Error, CustomStringConvertible {
         var description: String
     }
 
-    /// Serves connections until one had a session, or there are no more.
+    /// Serves connections until one had a session or there are no more.
     ///
-    /// - Returns: whether nothing went wrong but with strangers.
+    /// - Returns: whether only strangers caused errors.
     package func run() -> Bool {
         while true {
             guard let visit = Doorkeeper.visit(on: channel) else { return true }
@@ -72,8 +72,8 @@ package struct Worker: ~Copyable {
         }
     }
 
-    /// Serves a connection until it ends, and says in the journal what came of it; throws `Stranger` if the peer did not
-    /// show a known key.
+    /// Serves a connection until it ends and reports the result in the journal; throws `Stranger`
+    /// if the peer proved no known key.
     private func serve(_ socket: consuming OwnedDescriptor, from address: String) throws {
         let context = try TLSContext(.receiver, try home.presentIdentity())
         let pairing = try home.catalog.hasOpenInvitation(now: Clock.wall())
@@ -119,8 +119,8 @@ package struct Worker: ~Copyable {
         }
     }
 
-    /// Leaves in the catalog why a session with a volume of this peer's came to nothing, for `status`; what passes by itself is
-    /// left out.
+    /// Records in the catalog, for `status`, why a session with this peer's volume failed;
+    /// temporary reasons are left out.
     private func keep(_ refusal: Refusal, _ story: SessionStory, of peer: KeyID) {
         guard refusal.code != .busy, refusal.code != .stopping, let name = story.session.volume,
             (try? home.catalog.volume(name, of: peer)) ?? nil != nil
@@ -129,9 +129,9 @@ package struct Worker: ~Copyable {
     }
 
     /// - Parameters:
-    ///   - enrolmentDue: when a session without a pinned key ends, whatever it does.
-    ///   - refusal: the answer to HELLO, if the peer has no session.
-    ///   - isPaired: becomes true once the peer's key is pinned.
+    ///   - enrolmentDue: when to end a session without a pinned key, whatever it does.
+    ///   - refusal: the answer to HELLO if the peer has no session.
+    ///   - isPaired: set to true once the peer's key is pinned.
     private func converse(
         _ connection: FrameConnection, _ story: inout SessionStory,
         greetingDue: ContinuousClock.Instant, enrolmentDue: ContinuousClock.Instant? = nil,
@@ -143,7 +143,7 @@ package struct Worker: ~Copyable {
         for _ in 0..<Self.bufferCount { buffers.push(RecordMemory()) }
         let notifier = try Notifier()
         let report: @Sendable (IncomingTransfer.Outcome) -> Void = { outcome in
-            // A full queue of progress means that the network is slow; the next report will do.
+            // If the queue is full, the network is slow; skip this progress, the next will do.
             if case .progress = outcome, outcomes.isFull { return }
             outcomes.push(outcome)
             notifier.notify()
@@ -168,8 +168,8 @@ package struct Worker: ~Copyable {
                 }
             }
         }
-        // The volume's thread ends the step it is in, but for an apply that has begun. Done before the peer hears of the end, so
-        // that it finds the volume free when it comes again.
+        // The volume's thread ends its step, unless it is applying. Do this before the peer learns
+        // of the end, so that it finds the volume free when it returns.
         func leave() {
             isGone.store(true, ordering: .relaxed)
             jobs.close(discarding: true)
@@ -188,7 +188,7 @@ package struct Worker: ~Copyable {
                 if case .refuse = outcome { leave() }
                 if case .paired = outcome {
                     isPaired = true
-                    // One that has all its sessions already was enrolled all the same.
+                    // The peer stays enrolled even if it already has all its sessions.
                     _ = Doorkeeper.found(peer, on: channel)
                 }
                 story.note(outcome)
@@ -203,7 +203,7 @@ package struct Worker: ~Copyable {
                 let refusal = Refusal(.invitation, "the enrolment took too long")
                 return try end(.broken(refusal), &story, connection)
             }
-            // Nothing is being looked at that an invitation which is used up was for.
+            // Without an open invitation, an enrolment that has not sent its secret is pointless.
             if session.isBeforePairing, .now >= lookDue {
                 guard try home.catalog.hasOpenInvitation(now: Clock.wall()) else {
                     let refusal = Refusal(.invitation, "no invitation is open any more")
@@ -322,7 +322,7 @@ package struct Worker: ~Copyable {
         _ error: SessionError, _ story: inout SessionStory, _ connection: FrameConnection
     ) throws {
         defer {
-            // One that comes again and again must not hold the places of others meanwhile.
+            // A peer that retries must not hold the places of others meanwhile.
             if case .broken(let refusal) = error, refusal.rule == "sessions" {
                 connection.close(within: .milliseconds(200))
             } else {

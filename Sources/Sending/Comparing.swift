@@ -12,31 +12,31 @@ internal import Synchronization
 internal import TagMap
 package import Wire
 
-/// What a comparison of a source with a standby's copy has found.
+/// Result of comparing a source with a standby's copy.
 package struct Difference: Sendable {
-    /// The standby, before anything was done.
+    /// State of the standby before the comparison.
     package var standby: StandbyState
-    /// Blocks of 64 KiB that differ.
+    /// Number of 64 KiB blocks that differ.
     package var blockCount: UInt64 = 0
-    /// Bytes of the volume in them.
+    /// Bytes of the volume in the blocks that differ.
     package var byteCount: UInt64 = 0
-    /// Bytes of them in which the standby holds something other than zeros, as far as its target reaches.
+    /// Bytes of those blocks in which the target holds anything but zeros.
     package var lostByteCount: UInt64 = 0
-    /// Where they lie; not more than `extentLimit`.
+    /// Location of the differing blocks; at most `extentLimit` extents.
     package var extents: [Extent] = []
-    /// Bytes of the volume that were compared, zeros among them.
+    /// Bytes of the volume that were compared, including zeros.
     package var comparedByteCount: UInt64 = 0
-    /// Bytes of the committed generation that lie behind the end of the source.
+    /// Bytes of the committed generation past the end of the source.
     package var cutByteCount: UInt64 = 0
-    /// What a resync would end with, if it would not begin.
+    /// The error that a resync would end with; `nil` if it would start.
     package var refusal: SendError?
-    /// Bytes that each side has read for it.
+    /// Bytes that each side read for the comparison.
     package var sourceReadByteCount: UInt64 = 0
     package var standbyReadByteCount: UInt64 = 0
-    /// Bytes of frames, both ways.
+    /// Bytes of frames in both directions.
     package var wireByteCount: UInt64 = 0
 
-    /// Extents that are told.
+    /// Largest number of extents that a result lists.
     package static let extentLimit = 1000
 
     fileprivate mutating func add(_ extent: Extent, there entry: Tag) {
@@ -58,30 +58,31 @@ package struct Difference: Sendable {
     }
 }
 
-/// How a source is compared with a standby's copy.
+/// How to compare a source with a standby's copy.
 struct ComparisonPlan {
     var mode: Compare.Mode
     var algorithm: TagAlgorithm
-    /// The key, and whether the standby has it already.
+    /// The tag key, and whether the standby already has it.
     var key: TagKey
     var isLineages: Bool
     var firstPage: UInt64 = 0
     var pageCount: UInt64 = 0
 }
 
-/// A comparison that is under way: both maps are made.
+/// A running comparison whose two tag maps are ready.
 struct ComparedMaps {
-    /// The source's.
+    /// Tag map of the source.
     var map: TagMapFile
-    /// The standby's root.
+    /// Root of the standby's tag map.
     var root: SHA256Digest
     var difference: Difference
 }
 
 extension Sender {
-    /// Has the standby make its map, makes the source's at the same time, and finds out where they differ.
+    /// Has the standby make its map, makes the source's map at the same time, and finds the blocks
+    /// that differ.
     ///
-    /// - Parameter body: called with each block that differs, ascending.
+    /// - Parameter body: receives each differing block, in ascending order.
     func compare(
         _ source: any Source, _ plan: ComparisonPlan, _ dialogue: Dialogue,
         _ standby: StandbyState, _ body: (UInt64) throws -> Void
@@ -125,13 +126,13 @@ extension Sender {
         return ComparedMaps(map: map, root: compared.root, difference: difference)
     }
 
-    /// What the thread that reads the source has come to.
+    /// State of the thread that reads the source.
     private final class Reading: Sendable {
         let result = Mutex<Result<Handoff<(map: TagMapFile, read: UInt64)>, any Error>?>(nil)
     }
 
-    /// Reads the source on a thread of its own, while this one keeps the connection alive and hears when the standby is
-    /// done.
+    /// Reads the source on a separate thread, while the current one keeps the connection alive and
+    /// waits for the standby.
     private func readBoth(
         _ source: any Source, _ plan: ComparisonPlan, _ dialogue: Dialogue
     ) throws -> (TagMapFile, UInt64, Compared) {
@@ -171,6 +172,6 @@ extension Sender {
         }
     }
 
-    /// The other thread's reason counts.
+    /// Ends the reading thread; the other one reports the cause.
     private struct FirstFailureStop: Error {}
 }

@@ -7,9 +7,9 @@ internal import Objects
 internal import Session
 internal import Wire
 
-/// What `SendDecision` has to know, and what is said of its refusals.
+/// Collects the facts for `SendDecision` and turns its refusals into errors.
 extension Sender {
-    /// Decides about a source where nothing is in doubt any more.
+    /// Decides about a source once the state of both sides is settled.
     func decide(
         _ source: any Source, _ settled: Settled, keepsPrepared: Bool = false
     ) throws -> SendDecision {
@@ -20,11 +20,11 @@ extension Sender {
             keepsPrepared: keepsPrepared)
     }
 
-    /// Decides; of the source what takes longer is asked only where it matters.
+    /// Decides. It asks the slower questions about the source only if their answers matter.
     ///
     /// - Parameters:
-    ///   - source: nil if only the two histories are asked about.
-    ///   - base: of the generation that counts as committed.
+    ///   - source: `nil` to consider only the two histories.
+    ///   - base: source of the generation that counts as committed.
     func decide(
         _ source: (any Source)?, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
         _ base: Base, _ replica: Replica, keepsPrepared: Bool = false
@@ -50,7 +50,7 @@ extension Sender {
         var facts = SendFacts.Source(
             byteCount: source.volumeByteCount,
             isCommitted: base.identity.map(source.identity.hasSameContent) ?? false)
-        // No more is looked at in what is too large to be a volume.
+        // A source too large for a tag map is not examined further.
         guard source.volumeByteCount <= Limits.mappedVolumeSize else { return facts }
         if !options.adoptsSource {
             facts.otherSource =
@@ -78,7 +78,7 @@ extension Sender {
         Self.error(refused, Self.memory(of: settled.replica), settled.standby, source: source.name)
     }
 
-    /// The error that says why nothing is sent.
+    /// The error for a refusal.
     static func error(
         _ refused: SendDecision.Refused, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
         source: String?

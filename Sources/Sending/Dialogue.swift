@@ -10,12 +10,12 @@ internal import Session
 internal import TLS
 internal import Wire
 
-/// A sender's connection and its session machine.
+/// A sender's connection with its session machine.
 final class Dialogue {
     let connection: FrameConnection
     var session: SenderSession
 
-    /// Connects, shakes hands, and says HELLO.
+    /// Connects, completes the handshake, and sends HELLO.
     init(
         to address: String, expecting key: KeyID, _ identity: Identity,
         _ purpose: SenderSession.Purpose, software: String
@@ -32,7 +32,7 @@ final class Dialogue {
         try connection.send(SenderSession.hello(software: software))
     }
 
-    /// The next thing to do, if something came in.
+    /// The next action, or `nil` if no message has arrived.
     func poll() throws -> SenderSession.Action? {
         let incoming: FrameConnection.Incoming?
         do { incoming = try connection.receive() } catch let error as WireError {
@@ -65,10 +65,10 @@ final class Dialogue {
         }
     }
 
-    /// Waits for the next thing to do.
+    /// Waits for the next action.
     func next() throws -> SenderSession.Action {
         while true {
-            // What came in together is taken before anything is waited for.
+            // Process frames that have already arrived before waiting.
             while let action = try poll() {
                 if action != .none { return action }
             }
@@ -76,8 +76,8 @@ final class Dialogue {
         }
     }
 
-    /// Ends the session because of an error of this side's. Where the two histories do not fit, the standby hears it too, so that
-    /// its operator sees why nothing comes any more.
+    /// Ends the session after a local error. If the two histories do not fit, the standby receives
+    /// the error too, so its operator can see why generations stop arriving.
     func stop(_ error: any Error) {
         if let error = error as? SendError, let rule = error.lineageRule {
             try? connection.send(Refusal(.lineage, rule: rule, rule.meaning))

@@ -8,11 +8,12 @@ internal import Platform
 internal import TagMap
 internal import Wire
 
-/// Reads the blocks that a piece of a plan covers in part, for the tag map: what is sent of them does not say what they hold.
+/// Reads the blocks that a piece of a plan covers only in part: their tag map entries need more
+/// than the content that is sent.
 final class EdgeReader {
     private let shape: MapShape
     private let tagger: Tagger
-    /// The entries of the blocks before this one are known.
+    /// Entries of blocks below this one are known.
     private let first: UInt64
     private let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)
     private var last: TagMapFormat.Update?
@@ -23,10 +24,10 @@ final class EdgeReader {
         self.first = first
     }
 
-    /// Whether the entries of all blocks of an extent are known.
+    /// Whether the entries of all blocks in an extent are known.
     func isKnown(_ extent: Extent) -> Bool { MapShape.blocks(of: extent).upperBound <= first }
 
-    /// The entries of the first and the last block of an extent, as far as it does not cover them.
+    /// The entries of an extent's first and last block, if the extent covers them only in part.
     func updates(of extent: Extent, _ source: any Source) throws -> [TagMapFormat.Update] {
         let blocks = MapShape.blocks(of: extent)
         var updates: [TagMapFormat.Update] = []
@@ -40,7 +41,7 @@ final class EdgeReader {
         return updates
     }
 
-    /// The entry of the volume's last block, if that is a short one.
+    /// The entry of the volume's last block if it is shorter than 64 KiB, otherwise `nil`.
     func lastBlock(_ source: any Source) throws -> TagMapFormat.Update? {
         let block = shape.blockCount - 1
         guard let extent = shape.extent(ofBlock: block), extent.length < MapShape.blockByteCount

@@ -9,12 +9,13 @@ internal import Session
 internal import Wire
 
 extension Sender {
-    /// Says what `send` would do; with a source also how much it would send. Nothing is written but files of its own.
+    /// Explains what `send` would do and, if a source is given, how much it would send. Writes only
+    /// its own scratch files.
     package func explain(_ source: (any Source)?) throws -> Explanation {
         while true {
             let before = try replica().committed
             do { return try explainOnce(source) } catch let error as MapError {
-                // A send that has just ended changed the map that was read.
+                // A send that has just ended replaced the map during the read.
                 guard try replica().committed != before else { throw error }
             }
         }
@@ -56,7 +57,8 @@ extension Sender {
         return explanation
     }
 
-    /// Counts what would be sent since a base, or everything, and compares what a list does not name, as the send does.
+    /// Counts the changes since a base, or the whole volume without one, and runs the same check of
+    /// unchanged blocks as a send.
     private func count(
         _ source: any Source, _ base: Base?, _ replica: Replica, _ dialogue: Dialogue
     ) throws -> ChangeCounter {
@@ -68,7 +70,8 @@ extension Sender {
         let proof = try proof(source, base)
         let known = map.committed(base.record)
         if case .compare(let reason) = proof, let known {
-            // Only reading all of it tells; that takes longer than a connection waits.
+            // Counting requires reading the whole source, which takes longer than the connection's
+            // idle limit.
             dialogue.connection.close()
             defer { map.removeScan() }
             try difference(source, known, try scan(source, replica, reason)) { counter.add($0) }
@@ -89,7 +92,7 @@ extension Sender {
     }
 }
 
-/// The size of a change list.
+/// Counts the bytes and entries of a change list.
 private struct ChangeCounter {
     private var byteCount: UInt64 = 0
     private var entryCount: UInt64 = 0

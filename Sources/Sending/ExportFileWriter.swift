@@ -16,18 +16,18 @@ final class ExportFileWriter {
     private let sealer: Sealer
     private var hasher = SHA256Hasher()
     private var order = ExportFormat.FrameOrder()
-    /// The content of the chunk that is being filled, with room for the tag.
+    /// Content of the current chunk, with room for the tag.
     private let chunk = AlignedBuffer(
         byteCount: ExportFormat.chunkByteCount + HPKE.tagByteCount)
     private var filled = 0
     private var contentByteCount: UInt64 = 0
 
-    /// Bytes so far.
+    /// Bytes written so far.
     var byteCount: UInt64 { output.byteCount }
 
-    /// Begins with the header.
+    /// Writes the header.
     ///
-    /// - Parameter make: makes the output, given who sends to whom.
+    /// - Parameter make: makes the output for this sender and receiver.
     init(
         to receiver: Receiver, recipient: X25519Key, _ volume: VolumeName, _ identity: Identity,
         _ make: (ExportFormat.Envelope) throws -> any ExportOutput
@@ -49,13 +49,13 @@ final class ExportFileWriter {
         ).encoded()
         hasher.update(header)
         try header.withRawSpan { (span) throws in try output.write(span) }
-        // By its header a file that was left behind is known as ours.
+        // Write the header now: it identifies a leftover file as ours.
         try output.flush()
     }
 
     // MARK: Frames
 
-    /// Adds a record whose stored bytes lie at `offset` of `content`.
+    /// Adds a record whose stored bytes start at `offset` in `content`.
     func write(_ record: RecordHeader, _ content: AlignedBuffer?, at offset: Int) throws {
         let prefix = record.encoded()
         let count = record.storedLength
@@ -71,7 +71,6 @@ final class ExportFileWriter {
         }
     }
 
-    /// Adds a message.
     func write(_ message: some Message) throws {
         let payload = message.encoded()
         try writeHeader(
@@ -90,7 +89,8 @@ final class ExportFileWriter {
 
     // MARK: Ending
 
-    /// Signs the file, whose last frame is COMMIT, and writes all of it but the last chunk, without which it is none.
+    /// Signs the file, whose last frame is COMMIT, and writes all but the last chunk. Without that
+    /// chunk the file is not valid.
     func prepare(_ record: GenerationRecord) throws {
         precondition(order.isComplete, "the last frame is COMMIT")
         let statement = ExportFormat.Statement(
@@ -102,10 +102,10 @@ final class ExportFileWriter {
         try output.prepare { () throws in try endChunk(isLast: true) }
     }
 
-    /// Hands the file over: from here on anybody can have it.
+    /// Publishes the file. From here on it can be imported.
     func publish() throws { try output.publish() }
 
-    /// Removes what was written, as far as that is possible.
+    /// Removes the output as far as possible.
     func remove() { output.remove() }
 
     // MARK: Bytes
@@ -119,7 +119,7 @@ final class ExportFileWriter {
         contentByteCount += UInt64(span.byteCount)
         var done = 0
         while done < span.byteCount {
-            // Which chunk is the last one is known when nothing follows it.
+            // A full chunk ends only when more content follows, because the last chunk is marked.
             if filled == ExportFormat.chunkByteCount { try endChunk(isLast: false) }
             let part = min(span.byteCount - done, ExportFormat.chunkByteCount - filled)
             chunk.store(span.extracting(done..<done + part), at: filled)

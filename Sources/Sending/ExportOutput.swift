@@ -6,34 +6,34 @@ internal import Platform
 internal import TLS
 internal import Wire
 
-/// Where an export goes.
+/// Destination of an export.
 protocol ExportOutput: AnyObject {
-    /// What was written and not handed on yet.
+    /// Bytes not yet passed on.
     var buffer: OutputBuffer { get }
-    /// Brings everything to where only `publish` is missing; `last` writes the end.
+    /// Completes everything but `publish`; `last` writes the end.
     func prepare(_ last: () throws -> Void) throws
-    /// From here on anybody can have it.
+    /// Publishes the output. From here on it can be imported.
     func publish() throws
-    /// Removes what was written, as far as that is possible.
+    /// Removes the output as far as possible.
     func remove()
 }
 
 extension ExportOutput {
-    /// Bytes so far.
+    /// Bytes written so far.
     var byteCount: UInt64 { buffer.byteCount }
     func write(_ span: RawSpan) throws { try buffer.write(span) }
-    /// Hands on what was written.
+    /// Passes the buffered bytes on.
     func flush() throws { try buffer.flush() }
 }
 
-/// Collects what is written, and hands it on in large pieces.
+/// Collects small writes and passes them on in large pieces.
 final class OutputBuffer {
     private let memory = AlignedBuffer(byteCount: 1 << 20)
     private var count = 0
     private var flushed: UInt64 = 0
     private let put: (_ memory: AlignedBuffer, _ count: Int, _ position: UInt64) throws -> Void
 
-    /// Bytes so far.
+    /// Bytes written so far.
     var byteCount: UInt64 { flushed + UInt64(count) }
 
     init(
@@ -55,8 +55,8 @@ final class OutputBuffer {
     }
 }
 
-/// A file. It is made under another name, which a crash may leave; it gets its own when it is whole and the catalog knows
-/// of it.
+/// A file, written under a temporary name, which a crash may leave behind. It gets its final name
+/// once it is complete and the catalog has recorded it.
 final class ExportFileOutput: ExportOutput {
     private let path: String
     private let partPath: String
@@ -73,7 +73,7 @@ final class ExportFileOutput: ExportOutput {
         buffer = OutputBuffer { try file.write($0, count: $1, at: $2) }
     }
 
-    /// Makes a new file in place of what an interrupted export has left, and of nothing else.
+    /// Makes a new file and replaces only what an interrupted export left behind.
     private static func make(
         _ path: String, _ envelope: ExportFormat.Envelope
     ) throws -> (File, FileLock) {
@@ -113,13 +113,14 @@ final class ExportFileOutput: ExportOutput {
     func remove() { try? Directory.remove(partPath) }
 }
 
-/// Standard output. Its end is written when the catalog knows of it: who reads it can import it from then on.
+/// Standard output. Its end is written once the catalog has recorded it: from then on the reader
+/// can import it.
 final class ExportStreamOutput: ExportOutput {
     let buffer = OutputBuffer { memory, count, _ in try StandardStream.write(memory, count: count) }
 
     func prepare(_ last: () throws -> Void) throws {
         try flush()
-        // It stays in the buffer.
+        // The end stays in the buffer until `publish`.
         try last()
     }
 

@@ -10,24 +10,24 @@ internal import Synchronization
 internal import TLS
 package import Wire
 
-/// How a generation is brought into a file.
+/// How to export a generation to a file.
 package struct ExportOptions: Sendable {
-    /// What became of the generation that was exported before, in the operator's words.
+    /// The operator's statement about the previously exported generation.
     package enum Former: Equatable, Sendable {
-        /// Nobody has said it.
+        /// The operator has not said anything.
         case unknown
-        /// It was not imported, and never will be.
+        /// It was not imported and never will be.
         case discarded
-        /// It was imported; its id, or the first digits of it.
+        /// It was imported; its id or a prefix of it in hexadecimal.
         case imported(String)
     }
 
-    /// Where the file goes.
+    /// Destination of the export.
     package enum Output: Equatable, Sendable {
         case file(String)
         case standardOutput
 
-        /// The file's place as the catalog keeps it.
+        /// The destination as the catalog records it.
         fileprivate var place: String {
             switch self {
             case .file(let path):
@@ -48,23 +48,23 @@ package struct ExportOptions: Sendable {
 
 /// Why no file was made.
 package enum ExportError: RuledError, CustomStringConvertible {
-    /// There is something under this name already.
+    /// The name already exists.
     case exists(String)
-    /// Another process writes a file under this name.
+    /// Another process is writing a file of this name.
     case busy(String)
-    /// A generation was exported, and nobody knows whether it was imported.
+    /// It is unknown whether the exported generation was imported.
     case exported(number: UInt64, path: String)
-    /// A generation was sent, and nobody knows whether the standby has committed it.
+    /// It is unknown whether the standby has committed the generation that was sent.
     case inDoubt(number: UInt64)
     /// No exported generation has this id.
     case otherGeneration(String)
-    /// A resync was begun, and only it goes on.
+    /// A resync is unfinished; it must be completed first.
     case unfinishedResync
-    /// Standard output took everything but the end, for this reason.
+    /// Standard output accepted everything but the end, for this reason.
     case cut(String)
-    /// The standby has not told its export key yet.
+    /// The standby has not sent its export key yet.
     case noExportKey(ReceiverName)
-    /// What the standby has told is no key.
+    /// The standby sent an invalid export key.
     case badExportKey(ReceiverName)
 
     package var description: String {
@@ -108,12 +108,13 @@ package enum ExportError: RuledError, CustomStringConvertible {
 }
 
 extension Sender {
-    /// Brings the source's point in time into a file that the standby can import.
+    /// Exports the source's point in time to a file that the standby can import.
     ///
-    /// The standby is not asked: what it holds is what the catalog says (Protocol/ExportFile.md, section 5, which
-    /// says too what a crash leaves).
+    /// It does not contact the standby: the catalog says what the standby holds.
+    /// Protocol/ExportFile.md, section 5, also lists what a crash leaves.
     ///
-    /// - Returns: what was done; its `wireByteCount` is the size of the file. *Up to date* means that there is no file.
+    /// - Returns: the outcome; its `wireByteCount` is the size of the file. *Up to date* means that
+    ///   no file was made.
     package func export(
         _ source: any Source, _ lock: SendLock, _ how: ExportOptions
     ) throws -> Outcome {
@@ -158,7 +159,7 @@ extension Sender {
             options.volume, at: options.receiver, record,
             exported: how.output.place)
         do { try writer.publish() } catch let error as ExportError {
-            // It has no name, or no end, so that nobody can have imported it.
+            // The file has no final name or no end, so it cannot have been imported.
             writer.remove()
             try abandonUnfinished()
             throw error
@@ -167,12 +168,12 @@ extension Sender {
             Self.kind(record), record, source, plan, bytes: writer.byteCount, began)
     }
 
-    /// Finds out, or hears from the operator, what became of the generation before, and refuses what must not be
-    /// exported.
+    /// Resolves the state of the previous generation, by itself or from the operator's statement,
+    /// and refuses an export that is not allowed.
     func checkExport(_ how: ExportOptions) throws {
         if case .file(let path) = how.output {
             guard !Directory.exists(path) else { throw ExportError.exists(path) }
-            // Found now, and not after a volume was read.
+            // Check the directory before the volume is read.
             try Directory.sync(Directory.parent(of: path))
         }
         guard let receiver = try home.catalog.receiver(options.receiver) else {
@@ -200,7 +201,7 @@ extension Sender {
         try abandonUnfinished()
     }
 
-    /// Where this side stands with the standby if that holds what the catalog says.
+    /// The state of both sides, assuming that the standby holds what the catalog says.
     private func settle(_ how: ExportOptions) throws -> Settled {
         try checkExport(how)
         let replica = try replica()
@@ -223,11 +224,11 @@ extension Sender {
         guard let key = current.tagKey else {
             throw SendError.fault("the catalog has no tag key")
         }
-        // A session that finds the file half imported goes on from there.
+        // A session that finds the file half imported resumes from there.
         let seals = try sealsFile(current, begin)
         let draft = try map.draft(begin, parent: current.committed)
         let pipeline = try Pipeline()
-        // A file is slower than what reads and compresses.
+        // Writing a file is slower than reading and compressing.
         pipeline.networkIsSlow.store(true, ordering: .relaxed)
         pipeline.start(
             source, plan, begin: begin, key: key, sealed: [], sender: try home.identity().keyID,

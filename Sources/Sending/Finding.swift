@@ -8,17 +8,18 @@ internal import Objects
 internal import Session
 internal import Wire
 
-/// What is to be sent of a source, and whether it is the right one.
+/// Finds the changes of a source and checks that it is the right one.
 extension Sender {
-    /// What a delta starts from: the source that the committed generation was made of, and its size.
+    /// Starting point of a delta: the source of the committed generation, and its size.
     struct Base {
-        /// Nil if nothing is known of it.
+        /// `nil` if the identity is unknown.
         var identity: ObjectIdentity?
         var record: GenerationRecord?
         var volumeByteCount: UInt64 { record?.head.volumeSize ?? 0 }
     }
 
-    /// Calls back with what changed since a base; with all of the source, if there is none or nothing names it.
+    /// Calls back with the changes since a base, or with the whole source if there is no base or no
+    /// change list.
     func list(
         _ source: any Source, since base: Base?, _ proof: ChangeProof,
         _ body: (Change) throws -> Void
@@ -28,7 +29,7 @@ extension Sender {
             throw SourceError.noProof(
                 .baseLost, reason: "nothing is known of what the last generation was made from")
         }
-        // Records begin on sectors; what the old end shares a sector with is sent again.
+        // Records start on sectors; the sector that holds the old end is sent again.
         let oldSize =
             base.volumeByteCount == source.volumeByteCount
             ? base.volumeByteCount
@@ -44,7 +45,7 @@ extension Sender {
         }
     }
 
-    /// How it can be known what changed since the last generation.
+    /// How the changes since the last generation can be determined.
     func proof(_ source: any Source, _ base: Base) throws -> ChangeProof {
         if let known = base.identity, case .different = known.relation(to: source.identity) {
             return .compare("it is another source than the last generation was made from")
@@ -52,7 +53,7 @@ extension Sender {
         return try source.proof(since: base.identity)
     }
 
-    /// Why a source has to be read as a whole before a delta; nil if it has not.
+    /// Why the whole source must be read before a delta; `nil` if that is not needed.
     func readingReason(_ proof: ChangeProof, _ known: TagMapFile?) -> String? {
         switch proof {
         case .compare(let reason): reason
@@ -60,7 +61,7 @@ extension Sender {
         }
     }
 
-    /// Refuses a source that is another thing than what was sent so far, unless that is meant.
+    /// Refuses a source other than the one sent so far, unless `adoptsSource` allows it.
     func checkObject(_ found: ObjectIdentity, _ name: String, _ replica: Replica?) throws {
         guard !options.adoptsSource, let replica,
             let problem = otherSource(found, name, replica)
@@ -68,7 +69,8 @@ extension Sender {
         throw SourceError.refused(.otherSource, path: name, reason: problem)
     }
 
-    /// The facts by which a source is not the known one. One of whose facts none can be found any more is another one.
+    /// The facts that differ from those of the known source. If none of them can be found any more,
+    /// it counts as another source.
     private func differing(_ known: ObjectIdentity, _ found: ObjectIdentity) -> [String]? {
         switch known.relation(to: found) {
         case .same: nil
@@ -77,7 +79,7 @@ extension Sender {
         }
     }
 
-    /// Why a source is another one than what was sent so far, in words; nil if that is not so, as far as it is known.
+    /// Why the source is not the one sent so far; `nil` if it is, or if that is unknown.
     func otherSource(_ found: ObjectIdentity, _ name: String, _ replica: Replica) -> String? {
         guard let known = replica.baseIdentity ?? replica.unfinishedIdentity,
             let names = differing(known, found)

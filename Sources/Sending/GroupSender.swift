@@ -7,20 +7,23 @@ internal import Platform
 internal import Session
 package import Wire
 
-/// Brings several volumes to one standby, all of them or none (Protocol/Specification.md, section 7.1).
+/// Sends several volumes to one standby, all of them or none (Protocol/Specification.md, section
+/// 7.1).
 ///
-/// What a crash leaves, the next run with the same points in time finds; a run with others begins anew:
+/// After a crash, the next run with the same points in time resumes; a run with others starts over:
 ///
-/// 1. Every member is asked for, and what was in doubt is settled. Nothing is sent if one of them is refused. *A
-///    crash leaves nothing.*
-/// 2. Every member's plan is written and entered into the catalog, with the group's id. *A crash leaves a group of
-///    which not all members are planned, and of which nothing was sent: the next run makes a new group.*
-/// 3. The members are sent, one after the other; all but the last wait on the standby. *A crash leaves some of them
-///    waiting there, and in doubt here: the next run sends the others. No target has changed.*
-/// 4. The last one is committed, and all others with it. *A crash leaves generations in doubt here: the standby is
-///    asked for each by the next run, or by the next send of that volume alone.*
-/// 5. The others are asked for again, which brings them to their targets, and are committed here. *A crash leaves
-///    some of them as after 4.*
+/// 1. The sender asks the standby about every member and settles what was in doubt. If one member
+///    is refused, nothing is sent. *A crash leaves nothing.*
+/// 2. Each member's plan is written and entered into the catalog with the group's id. *A crash
+///    leaves a group of which only some members are planned and nothing was sent: the next run
+///    makes a new group.*
+/// 3. The members are sent one after the other; all but the last wait on the standby. *A crash
+///    leaves some of them waiting there, and in doubt here: the next run sends the others. No
+///    target has changed.*
+/// 4. The last member is committed, and all others with it. *A crash leaves generations in doubt
+///    here: the next run asks the standby about each, or the next send of that volume alone does.*
+/// 5. The sender asks for the others again, which applies them to their targets, and commits them
+///    here. *A crash leaves some of them as after 4.*
 package final class GroupSender {
     /// One volume of the group.
     package struct Member {
@@ -33,7 +36,7 @@ package final class GroupSender {
         }
     }
 
-    /// Why a group was not sent: the volume, and what happened to it.
+    /// The volume that kept the group from being sent, and the error.
     package struct Failure: RuledError, CustomStringConvertible {
         package var volume: VolumeName
         package var error: any Error
@@ -57,25 +60,26 @@ package final class GroupSender {
         self.report = report
     }
 
-    /// A member with what is known of it.
+    /// A member with its state on both sides.
     private struct Standing {
         let volume: VolumeName
         let source: any Source
         let sender: Sender
         let lock: SendLock
         let settled: Settled
-        /// The committed generation, if it is this point in time.
+        /// The committed generation, if it already is this point in time.
         let upToDate: GenerationRecord?
         let outcome: Sender.Outcome?
     }
 
-    /// Sends all members' points in time and waits until all are committed and on their targets.
+    /// Sends the points in time of all members and waits until all are committed and applied.
     ///
-    /// The points in time must belong together; that is the caller's part. Members that the standby has already are
-    /// left out, and a single one that is left is sent as any other volume.
+    /// The caller ensures that the points in time belong together. Members that the standby already
+    /// has are left out; if a single one remains, it is sent like any other volume.
     ///
     /// - Returns: the outcomes in the order of the members.
-    /// - Throws: `Failure`. Either no volume was committed, or all are, and the standby will finish them.
+    /// - Throws: `Failure`. Either no volume was committed, or all are and the standby will apply
+    ///   them.
     package func send(_ members: [Member]) throws -> [Sender.Outcome] {
         let locks = try members.map { member in
             try naming(member.options.volume) {
@@ -85,7 +89,7 @@ package final class GroupSender {
         return try send(members, locks)
     }
 
-    /// The same, for a caller that has the right to send each of them, in the same order.
+    /// Does the same for a caller that holds the lock of each member, in the same order.
     package func send(_ members: [Member], _ locks: [SendLock]) throws -> [Sender.Outcome] {
         precondition(
             zip(members, locks).allSatisfy {
@@ -96,8 +100,8 @@ package final class GroupSender {
                 && Set(members.map(\.options.volume)).count == members.count
                 && members.count <= Int(Limits.groupMembers), "a group of one standby's volumes")
         defer { withExtendedLifetime(locks) {} }
-        // What waits for a group that is given up is dropped in the first round; a member of it may turn out to be
-        // committed, so that all are asked again.
+        // The first round drops what waits for an abandoned group. A member of it may turn out to
+        // be committed, so all are asked again.
         for _ in 0..<3 {
             let standings = try zip(members, locks).map { try stand($0, $1) }
             let behind = standings.filter { $0.upToDate == nil }
@@ -145,7 +149,7 @@ package final class GroupSender {
         return outcomes
     }
 
-    /// Asks the standby where a member stands.
+    /// Asks the standby for a member's state.
     private func stand(_ member: Member, _ lock: SendLock) throws -> Standing {
         let volume = member.options.volume
         let sender = Sender(home, member.options) { [report] in report(volume, $0) }
@@ -177,7 +181,8 @@ package final class GroupSender {
         }
     }
 
-    /// The group that an earlier run had begun, if it is the group of all these members at these points in time.
+    /// The group that an earlier run began, if it consists of all these members at these points in
+    /// time.
     private func group(of members: [Standing]) -> Group? {
         guard let group = members.first?.settled.replica.transfer?.begin.group,
             group.members == members.count,
@@ -188,7 +193,7 @@ package final class GroupSender {
         return group
     }
 
-    /// Drops what waits on the standby; true if there was anything.
+    /// Drops the generations that wait on the standby. Returns whether there were any.
     private func abandonPrepared(_ members: [Standing]) throws -> Bool {
         let prepared = members.filter { $0.settled.decision == .prepared(isPending: true) }
         for member in prepared {
@@ -211,9 +216,11 @@ package final class GroupSender {
 }
 
 extension Sender {
-    /// Sends what is planned and in the catalog, by a connection of its own: a member of a group, or a single volume.
+    /// Sends the planned transfer over a new connection, for a member of a group or a single
+    /// volume.
     ///
-    /// - Returns: also whether it waits on the standby for the others; then it is not committed yet.
+    /// - Returns: also whether the generation waits on the standby for the others and is not
+    ///   committed yet.
     func sendMember(
         _ source: any Source, _ begin: Begin, _ plan: SendPlan
     ) throws -> (outcome: Outcome, isPrepared: Bool) {
@@ -225,7 +232,7 @@ extension Sender {
         try checkLineage(settled)
         let replica = settled.replica
         if let committed = replica.committed, committed.head == begin.head {
-            // The group was complete already when this run began.
+            // The group was already complete when this run began.
             let outcome = outcome(
                 Self.kind(committed), committed, source, plan, dialogue, began,
                 resumed: plan.segmentCount)
@@ -245,7 +252,7 @@ extension Sender {
         return try transfer(source, begin, plan, dialogue, began)
     }
 
-    /// Has a member whose group was committed brought to its target, and commits it here.
+    /// Has the standby apply a member whose group was committed, and commits it here.
     fileprivate func finishMember(_ begin: Begin) throws {
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }

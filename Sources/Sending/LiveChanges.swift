@@ -8,11 +8,12 @@ package import SnapshotStore
 package import ThinMetadata
 internal import Wire
 
-/// What changed between snapshots of a volume in use, or since one was taken.
+/// Changes between two snapshots of a volume in use, or since one was taken.
 package struct LiveChanges {
-    /// Where the list comes from.
+    /// Origin of the list.
     package enum List {
-        /// Two devices of a pool. What the second does not map is an external origin's, and not zero, if it has one.
+        /// Two devices of a pool. Blocks that the second does not map belong to its external
+        /// origin, if it has one, and are not zeros then.
         case thin(
             ThinMetadataReader, from: UInt32, to: UInt32, VolumeSizes, hasExternalOrigin: Bool)
         /// The store of a classic snapshot.
@@ -21,18 +22,18 @@ package struct LiveChanges {
 
     private enum Way {
         case thin(LivePool, LogicalVolume, LogicalVolume)
-        /// The newer one's store, if that one is a snapshot.
+        /// The store of the older snapshot, and that of the newer one if it is a snapshot.
         case store(LiveStore, newer: LiveStore?, VolumeSizes)
     }
 
     private let way: Way
 
-    /// Finds the snapshots.
+    /// Finds the snapshots by name.
     ///
     /// - Parameters:
-    ///   - names: one or two, the older first.
-    ///   - home: where the record of a metadata snapshot is kept, and that the kernel has given up a classic one.
-    ///   - waitSeconds: how long to wait for a metadata snapshot that somebody else holds.
+    ///   - names: one or two names, the older first.
+    ///   - home: keeps the record of a metadata snapshot and of invalidated classic snapshots.
+    ///   - waitSeconds: how long to wait for a metadata snapshot that another program holds.
     package init(
         _ names: [String], home: @escaping () throws -> SourceHome, waitSeconds: Int
     ) throws {
@@ -78,8 +79,8 @@ package struct LiveChanges {
     }
 
     /// - Parameters:
-    ///   - newer: nil for the volume itself as it is now.
-    ///   - noteGivenUp: hears LVM's id of a snapshot that the kernel has given up.
+    ///   - newer: `nil` for the volume as it is now.
+    ///   - noteGivenUp: receives LVM's id of a snapshot that the kernel has invalidated.
     private static func store(
         _ older: LogicalVolume, _ newer: LogicalVolume?, in group: VolumeGroup,
         noteGivenUp: @escaping (String) -> Void
@@ -105,11 +106,11 @@ package struct LiveChanges {
             VolumeSizes(older: try byteCount(older), newer: try byteCount(newer ?? origin)))
     }
 
-    /// Lends the list. What was made of it is worth nothing if this throws.
+    /// Lends the list. If this throws, discard everything derived from the list.
     package func read<Value>(_ body: (List) throws -> Value) throws -> Value {
         switch way {
         case .store(let older, let newer, let sizes):
-            // The older one is read second, since both may grow.
+            // Read the older store second: both may grow.
             let younger = try newer?.read()
             let store = try older.read()
             if let newer, let offset = younger?.firstUncovered(by: store) {
@@ -122,7 +123,7 @@ package struct LiveChanges {
                         + "chunks")
             }
             let value = try body(.store(store, sizes))
-            // Only now is it known that the lists were whole when they were read.
+            // Only this check proves that the lists were complete when they were read.
             _ = try newer?.usedPercent()
             _ = try older.usedPercent()
             return value

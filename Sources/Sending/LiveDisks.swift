@@ -4,10 +4,11 @@
 internal import LVM
 internal import Platform
 
-/// The devices under a snapshot: its own and its origin's.
+/// The devices below a snapshot: its own and its origin's.
 ///
-/// A write that a snapshot shows may be in a disk's cache only, since nothing of LVM's flushes an origin. If it were sent and
-/// a power cut took it back here, no store would ever name it, and the copies would differ for good.
+/// A write visible in a snapshot may exist only in a disk's cache, because LVM does not flush an
+/// origin. If the write were sent and then lost here in a power cut, no store would ever name it,
+/// and the copies would differ for good.
 struct LiveDisks {
     private let devices: [File]
 
@@ -18,8 +19,8 @@ struct LiveDisks {
         }
     }
 
-    /// Brings what was written to the disks: a flush of a classic snapshot's device goes to its store, one of the origin's to
-    /// the volume; in a thin pool either commits the pool.
+    /// Flushes the writes to the disks. For a classic snapshot, its device flushes the store and
+    /// the origin's device flushes the volume; in a thin pool, either one commits the pool.
     func flush() throws {
         for device in devices { try SourceError.reading(device.sync) }
     }

@@ -7,21 +7,22 @@ internal import Platform
 package import ThinMetadata
 internal import Wire
 
-/// An active thin pool, whose metadata is read while others write to it.
+/// An active thin pool, whose metadata is read while it changes.
 package struct LivePool {
-    /// What to call it: "vg/pool".
+    /// Full name, "vg/pool".
     package let name: String
     private let uuid: String
     private let device: DeviceNumber
     private let metadataPath: String
-    /// Whether what the volume does not map is an external origin's, and not zero.
+    /// Whether unmapped blocks of the volume belong to an external origin and are not zeros.
     package let hasExternalOrigin: Bool
     private let home: SourceHome
     private let waitSeconds: Int
 
-    /// Finds the pool of a thin volume, by the tables of device-mapper.
+    /// Finds the pool of a thin volume in device-mapper's tables.
     ///
-    /// - Parameter waitSeconds: how long to wait for a metadata snapshot that somebody else holds.
+    /// - Parameter waitSeconds: how long to wait for a metadata snapshot that another program
+    ///   holds.
     package init(
         of volume: LogicalVolume, in group: VolumeGroup, home: SourceHome, waitSeconds: Int
     ) throws {
@@ -56,15 +57,16 @@ package struct LivePool {
         metadataPath = try DeviceMapper.poolTable(device).metadata.path()
     }
 
-    /// The same of a volume that has no table, because it is not active: an origin outside thin pools is an
-    /// external one, and snapshots inherit it.
+    /// The same check for an inactive volume, which has no table: an origin outside thin pools is
+    /// an external one, and snapshots inherit it.
     private static func hasExternalOrigin(
         _ volume: LogicalVolume, in group: VolumeGroup
     ) -> Bool {
         var next = volume
         for _ in group.volumes {
             guard let origin = next.originUUID.flatMap({ group.volume(uuid: $0) }) else {
-                // LVM may have forgotten it, in a merge of another snapshot. Then it can be any that the pool has.
+                // LVM may have lost the origin in the merge of another snapshot. It may then be any
+                // external origin in the pool.
                 return next.originUUID == nil
                     && group.volumes.contains { other in
                         other.isThin
@@ -77,9 +79,11 @@ package struct LivePool {
         return false
     }
 
-    /// Lends the pool's metadata as it is at one moment. Nothing read from it is worth anything if this throws.
+    /// Lends the pool's metadata as of one moment. If this throws, discard everything that was
+    /// read.
     ///
-    /// The metadata snapshot is held only as long as `body` runs; the content of the volumes is read afterwards.
+    /// It holds the metadata snapshot only while `body` runs; read the content of the volumes
+    /// afterwards.
     package func read<Value>(_ body: (ThinMetadataReader) throws -> Value) throws -> Value {
         do {
             let held = try MetadataSnapshot(
@@ -103,7 +107,7 @@ package struct LivePool {
         }
     }
 
-    /// Finds a volume's device in the metadata, and makes sure that LVM and the kernel mean the same.
+    /// Finds a volume's device in the metadata and checks that LVM and the kernel agree on it.
     package func device(
         of volume: LogicalVolume, in reader: ThinMetadataReader
     ) throws -> ThinDevice {
@@ -129,8 +133,8 @@ package struct LivePool {
         return found
     }
 
-    /// Everything that is known of a snapshot: a write to it, a merge, a repaired pool, or a device id that was used
-    /// again changes at least one of these.
+    /// All facts known about a snapshot. A write to it, a merge, a repaired pool or a reused device
+    /// id changes at least one of them.
     package func facts(
         of volume: LogicalVolume, in reader: ThinMetadataReader
     ) throws -> ObjectIdentity.Facts {

@@ -5,28 +5,28 @@ internal import LVM
 internal import Platform
 internal import Wire
 
-/// Sends logical volumes that are in use: takes snapshots, sends them, and rotates.
+/// Sends logical volumes in use: takes snapshots, sends them, and rotates them.
 ///
-/// Between two sends one snapshot of ours is left for each standby and volume: the base, which is what the
-/// standby holds. What a crash leaves, the next run finds:
+/// Between two sends, one snapshot remains for each standby and volume: the base, which is what the
+/// standby holds. After a crash, the next run cleans up:
 ///
-/// 1. Snapshots that this catalog has made and that are neither the base nor of the unfinished generation are removed.
-///    *A crash leaves some of them; they are removed then.*
-/// 2. The catalog remembers that a snapshot is about to be made; the hooks run, and it is made, with its tags, by one
-///    command. *A crash leaves a snapshot, or none, that is neither the base nor of an unfinished generation: 1
-///    removes it. The second hook is run by the guardian.*
-/// 3. The plan is written and entered into the catalog, with the new snapshot's identity (`Sender`). *A crash from
-///    here on leaves an unfinished generation: the next run activates its snapshot and goes on with it, then takes
-///    a new one.*
-/// 4. The standby commits, then the catalog: the new snapshot is the base. *A crash between the two leaves a
-///    generation in doubt, and both snapshots; the standby is asked.*
-/// 5. The old base is removed, and a thin new one is deactivated. *A crash leaves it: 1 removes it; an active one rests after the
-///    next send.*
+/// 1. It removes the snapshots that this catalog made and that are neither the base nor of the
+///    unfinished generation. *A crash leaves some of them; the next run removes them.*
+/// 2. The catalog records that a snapshot is about to be made; the hooks run, and one command makes
+///    it with its tags. *A crash leaves a snapshot, or none, that is neither the base nor of an
+///    unfinished generation: 1 removes it. The guardian runs the second hook.*
+/// 3. The plan is written and entered into the catalog with the new snapshot's identity (`Sender`).
+///    *A crash from here on leaves an unfinished generation: the next run activates its snapshot
+///    and resumes it, then takes a new one.*
+/// 4. The standby commits, then the catalog: the new snapshot becomes the base. *A crash between
+///    the two leaves a generation in doubt and both snapshots; the next run asks the standby.*
+/// 5. The old base is removed, and a thin new one is deactivated. *A crash leaves it: 1 removes it;
+///    an active one is deactivated after the next send.*
 ///
-/// Several volumes are a group: 2 takes their snapshots while all of them stand still, and 3 and 4 are those of
-/// `GroupSender`.
+/// Several volumes form a group: 2 takes their snapshots while all of them are suspended, and 3 and
+/// 4 are those of `GroupSender`.
 package final class LiveSender {
-    /// A snapshot that is to be sent, with its volume group as it is now.
+    /// A snapshot to send, with the current report of its volume group.
     private typealias Moment = (snapshot: LogicalVolume, group: VolumeGroup, time: UInt64)
 
     private let home: SourceHome
@@ -45,7 +45,7 @@ package final class LiveSender {
         self.report = report
     }
 
-    /// Says what would be sent of each volume if a snapshot were taken now. Takes none.
+    /// Explains what would be sent of each volume if a snapshot were taken now. Takes none.
     package func explain() throws -> [Sender.Explanation] {
         let groups = try groups()
         return try zip(volumes, groups).map { volume, group in
@@ -57,7 +57,7 @@ package final class LiveSender {
         }
     }
 
-    /// Compares the volume as it is now with the standby's copy, and changes neither.
+    /// Compares the volume as it is now with the standby's copy and changes neither.
     package func planResync(_ options: ResyncOptions) throws -> Difference {
         let volume = volumes[0]
         try volume.check()
@@ -67,9 +67,9 @@ package final class LiveSender {
             try volume.source(volume.volume, in: group, time: Clock.wall()), options)
     }
 
-    /// Makes the standby's copy equal to a new point in time by comparing the two.
+    /// Sends the differences between a new point in time and the standby's copy.
     ///
-    /// - Returns: also what differed, unless an interrupted resync was all that there was to do.
+    /// - Returns: also what differed, unless it only completed an interrupted resync.
     package func resync(
         _ options: ResyncOptions
     ) throws -> (outcomes: [Sender.Outcome], difference: Difference?) {
@@ -77,25 +77,26 @@ package final class LiveSender {
         return (try bring(.resync(options))[0], difference)
     }
 
-    /// Brings a new point in time into a file that the standby can import.
+    /// Exports a new point in time to a file that the standby can import.
     ///
-    /// The snapshot stays, and the base too, until it is known whether the file was imported.
+    /// The new snapshot and the base both stay until it is known whether the file was imported.
     package func export(_ how: ExportOptions) throws -> Sender.Outcome {
         precondition(volumes.count == 1, "an export is of one volume")
         return try bring(.export(how))[0][0]
     }
 
-    /// Brings the standby to a new point in time.
+    /// Sends a new point in time to the standby.
     ///
-    /// - Returns: for each volume what was sent: first a generation that an earlier run had begun, if there was one.
+    /// - Returns: the outcomes for each volume; a generation that an earlier run had begun comes
+    ///   first.
     package func send() throws -> [[Sender.Outcome]] { try bring(.send) }
 
-    /// How points in time are brought to the standby.
+    /// How to send points in time.
     private enum Way {
         case send
-        /// One volume, by comparing.
+        /// One volume, by comparison.
         case resync(ResyncOptions)
-        /// One volume, by a file.
+        /// One volume, to a file.
         case export(ExportOptions)
     }
 
@@ -118,11 +119,11 @@ package final class LiveSender {
         }
         if let unfinished = try unfinished(way, locks) {
             try bring(unfinished)
-            // What comes now follows a generation that both sides know.
+            // What follows builds on a generation that both sides know.
             way = .send
             if let now = try? self.groups() { sweep(now, locks) }
         }
-        // The snapshot of a generation that was begun stays, and that of the committed one; one that nobody names goes.
+        // The snapshots of the unfinished and the committed generation stay; others are removed.
         defer {
             if let now = try? self.groups() {
                 sweep(now, locks)
@@ -133,7 +134,7 @@ package final class LiveSender {
         return outcomes
     }
 
-    /// What would be refused is refused before anything is frozen.
+    /// Finds refusals before anything is frozen.
     private func check(_ way: Way) throws -> Way {
         switch way {
         case .send:
@@ -148,7 +149,7 @@ package final class LiveSender {
             if let problem = Sender.mistrust(options, found.memory, found.standby) { throw problem }
         case .export(var how):
             try sender(volumes[0]).checkExport(how)
-            // What was said of the former one is done.
+            // The operator's statement about the previous export is settled.
             how.former = .unknown
             return .export(how)
         }
@@ -184,7 +185,7 @@ package final class LiveSender {
 
     // MARK: Snapshots
 
-    /// The volumes' groups as they are now, one for each volume.
+    /// The current report of each volume's group.
     private func groups() throws -> [VolumeGroup] {
         var known: [String: VolumeGroup] = [:]
         return try volumes.map { volume in
@@ -203,10 +204,10 @@ package final class LiveSender {
         for (index, group) in groups.enumerated() { volumes[index].rest(group, locks[index].lock) }
     }
 
-    /// The snapshots of the unfinished generations, active; nothing unless every volume has one, and all of them
-    /// were taken together: those of single sends that were interrupted are no group.
+    /// The active snapshots of the unfinished generations. `nil` unless every volume has one and
+    /// all were taken together: snapshots of interrupted single sends do not form a group.
     private func unfinished(_ way: Way, _ locks: [SendLock]) throws -> [Moment]? {
-        // A file holds one generation, and follows what is known to be committed.
+        // A file holds one generation, and that follows the committed one.
         if case .export = way { return nil }
         if volumes.count > 1 {
             let begun = try volumes.map { try $0.unfinishedGroup() }
@@ -214,7 +215,7 @@ package final class LiveSender {
                 group.members == volumes.count
             else { return nil }
         }
-        // LVM takes its time to answer, and mostly there is nothing to ask.
+        // LVM is slow to answer, and mostly there is nothing to look up.
         guard try volumes.allSatisfy({ try $0.unfinishedID() != nil }) else { return nil }
         let found = try zip(zip(volumes, try groups()), locks).map {
             try $0.0.unfinishedSnapshot(in: $0.1, $1)
@@ -227,7 +228,7 @@ package final class LiveSender {
         }
     }
 
-    /// Takes the new snapshots between the hooks.
+    /// Takes the new snapshots between the two hooks.
     private func take(_ locks: [SendLock]) throws -> [Moment] {
         let names = volumes.map { $0.newSnapshotName() }
         for (volume, name) in zip(volumes, names) { try volume.announce(name) }
@@ -255,10 +256,11 @@ package final class LiveSender {
         return try zip(found(groups), groups).map { ($0, $1, time) }
     }
 
-    /// Takes snapshots of all volumes while all of them stand still.
+    /// Takes snapshots of all volumes while all of them are suspended.
     ///
-    /// LVM resumes a volume when it has taken its snapshot. What is written to that volume from then on is in no
-    /// snapshot, and nothing that depends on it can be in another: the others still stand still.
+    /// LVM resumes a volume once it has taken its snapshot. Writes to that volume from then on are
+    /// in no snapshot, and no dependent write can be in another: the other volumes are still
+    /// suspended.
     private func takeTogether(_ names: [String], _ locks: [SendLock]) throws -> UInt64 {
         let members = volumes.indices.map { (volumes[$0], names[$0], locks[$0]) }
         for (volume, name, lock) in members where volume.volume.isThin {

@@ -9,18 +9,19 @@ package import Platform
 package import SnapshotStore
 internal import Wire
 
-/// A classic snapshot of a volume of this host.
+/// A classic snapshot of a volume on this host.
 ///
-/// What changed since the base is what the base's own store names: every chunk that was written since *it* was
-/// taken. The store is read after the newer snapshot was taken, so that it names all that was written between the
-/// two, and perhaps more. The content comes from the newer snapshot alone, which does not move. Both can be given
-/// up by the kernel at any time for want of room: the base is asked again after its last read, the newer one
-/// before the generation is committed.
+/// The base's own store names the changes since the base: every chunk written since *it* was taken.
+/// The store is read after the newer snapshot was taken, so it names all writes between the two,
+/// and perhaps more. The content comes only from the newer snapshot, which does not change. The
+/// kernel can invalidate both at any time for lack of space: the base is checked again after its
+/// last read, the newer one before the generation is committed.
 ///
-/// A store names only what was written while its snapshot was active, and does not say whether that was all the time: the
-/// kernel may have given it up when it could not write that down, and a volume may have been written without its snapshot.
-/// So the base proves what changed only within the activation in which it was taken; the marks of its two mappings and of
-/// the run of the host go with that. After another one all content is read and compared.
+/// A store names only writes made while its snapshot was active and does not show gaps: the kernel
+/// may have invalidated it when it could not record that, and the volume may have been written
+/// without its snapshot. So the base proves the changes only within the activation in which it was
+/// taken, identified by the marks of its two mappings and of the host's boot. After another
+/// activation, all content is read and compared.
 package final class LiveSnapshotSource: Source {
     private let snapshot: LogicalVolume
     private let device: DeviceNumber
@@ -34,16 +35,16 @@ package final class LiveSnapshotSource: Source {
     package let time: UInt64
     package var volumeByteCount: UInt64 { reader.byteCount }
 
-    /// Of a store that is fuller than this, the user hears.
+    /// Warn about a store that is fuller than this, in percent.
     private static let warningPercent: UInt64 = 80
 
-    /// What a source needs of what sends it.
+    /// What the source needs from its sender.
     package struct Context {
-        /// Hears of a store that is nearly full.
+        /// Receives a warning about a store that is nearly full.
         package var warn: (String) -> Void
-        /// Whether the kernel was seen to have given the base up, at any time.
+        /// Whether the kernel was ever seen to have invalidated the base.
         package var isBaseGivenUp: Bool
-        /// Remembers that, by LVM's id of a snapshot.
+        /// Records that, by LVM's id of a snapshot.
         package var noteGivenUp: (String) -> Void
 
         package init(
@@ -56,11 +57,11 @@ package final class LiveSnapshotSource: Source {
         }
     }
 
-    /// Opens an active snapshot, or its origin to look at.
+    /// Opens an active snapshot, or its origin for an inspection.
     ///
     /// - Parameters:
-    ///   - object: facts of the volume that it is a snapshot of.
-    ///   - time: nanoseconds since 1970-01-01 UTC at which it was taken.
+    ///   - object: facts of the snapshot's volume.
+    ///   - time: when the snapshot was taken, in nanoseconds since 1970-01-01 UTC.
     package init(
         _ snapshot: LogicalVolume, of object: ObjectIdentity.Facts, in group: VolumeGroup,
         time: UInt64, _ context: Context
@@ -84,7 +85,8 @@ package final class LiveSnapshotSource: Source {
             .classicSnapshot, object: object, content: try Self.facts(of: snapshot))
     }
 
-    /// What identifies an active snapshot within its activation; empty for what is no snapshot.
+    /// Facts that identify an active snapshot within its activation; empty if the volume is not a
+    /// snapshot.
     static func facts(of snapshot: LogicalVolume) throws -> ObjectIdentity.Facts {
         guard snapshot.kind == .snapshot else { return [:] }
         var facts = [LiveFacts.snapshot: snapshot.uuid]
@@ -92,7 +94,7 @@ package final class LiveSnapshotSource: Source {
             let mapping = BlockDevice(device).presence,
             let store = BlockDevice(try DeviceMapper.snapshotTable(device).store).presence
         else {
-            // Equal to nothing.
+            // A value that matches no other.
             facts[LiveFacts.mapping] = Hex.encode(SecureRandom.bytes(16))
             return facts
         }
@@ -141,7 +143,7 @@ package final class LiveSnapshotSource: Source {
         }
         var list = try store.read().changes()
         while let change = list.next() { try body(change) }
-        // Only now is it known that the list was whole when it was read.
+        // Only this check proves that the list was complete when it was read.
         _ = try store.usedPercent()
     }
 
@@ -154,10 +156,10 @@ package final class LiveSnapshotSource: Source {
         }
     }
 
-    /// Flushes, and refuses a snapshot that was given up while it was read.
+    /// Flushes, and refuses a snapshot that overflowed during the read.
     package func confirm() throws {
         try disks.flush()
-        // Where the volume itself is looked at, there is nothing that could overflow.
+        // The volume itself cannot overflow.
         guard snapshot.kind == .snapshot else { return }
         if case .invalid(let words) = try DeviceMapper.snapshotStatus(device) {
             context.noteGivenUp(snapshot.uuid)
@@ -175,12 +177,13 @@ package struct LiveStore {
     private let device: DeviceNumber
     private let storePath: String
     private let noteGivenUp: (String) -> Void
-    /// "vg/lv".
+    /// Full name, "vg/lv".
     var name: String { snapshot.fullName }
 
-    /// Finds the store in device-mapper's tables, and refuses a snapshot that cannot tell what was written.
+    /// Finds the store in device-mapper's tables and refuses a snapshot that cannot prove what was
+    /// written.
     ///
-    /// - Parameter noteGivenUp: hears LVM's id of the snapshot when it is seen that the kernel has given it up.
+    /// - Parameter noteGivenUp: receives LVM's id of the snapshot if the kernel has invalidated it.
     package init(_ snapshot: LogicalVolume, noteGivenUp: @escaping (String) -> Void) throws {
         self.snapshot = snapshot
         self.noteGivenUp = noteGivenUp
@@ -205,7 +208,7 @@ package struct LiveStore {
         }
     }
 
-    /// How full it is; refused if the kernel has given it up.
+    /// Fill level of the store in percent; throws if the kernel has invalidated the snapshot.
     package func usedPercent() throws -> UInt64 {
         switch try DeviceMapper.snapshotStatus(device) {
         case .valid(let used, let total): return KernelValues.percent(used, of: total)
@@ -220,7 +223,7 @@ package struct LiveStore {
         }
     }
 
-    /// Reads the list, past every cache.
+    /// Reads the list past every cache.
     package func read() throws -> SnapshotStoreReader {
         do {
             let size = try AlignedReader(path: try device.path()).byteCount

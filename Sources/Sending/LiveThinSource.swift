@@ -8,14 +8,14 @@ package import Platform
 internal import ThinMetadata
 internal import Wire
 
-/// A snapshot in a thin pool of this host: what changed comes from the pool's metadata, the content from the
-/// snapshot's device.
+/// A snapshot in a thin pool of this host: the pool's metadata names the changes, the snapshot's
+/// device holds the content.
 package final class LiveThinSource: Source {
     private let snapshot: LogicalVolume
     private let group: VolumeGroup
     private let pool: LivePool
     private let reader: AlignedReader
-    /// What the snapshot does not map, its external origin may.
+    /// Whether unmapped blocks may belong to an external origin.
     private let hasExternalOrigin: Bool
     private let disks: LiveDisks
     package let summary: String
@@ -27,8 +27,8 @@ package final class LiveThinSource: Source {
     /// Opens an active snapshot.
     ///
     /// - Parameters:
-    ///   - object: facts of the volume that it is a snapshot of.
-    ///   - time: nanoseconds since 1970-01-01 UTC at which it was taken.
+    ///   - object: facts of the snapshot's volume.
+    ///   - time: when the snapshot was taken, in nanoseconds since 1970-01-01 UTC.
     package init(
         _ snapshot: LogicalVolume, of object: ObjectIdentity.Facts, in group: VolumeGroup,
         pool: LivePool, time: UInt64
@@ -61,7 +61,7 @@ package final class LiveThinSource: Source {
         return .list
     }
 
-    /// Of a snapshot that nobody writes, only that what it stands on is on the disk.
+    /// Only flushes the disks: nothing writes to the snapshot.
     package func confirm() throws { try disks.flush() }
 
     package func forEachExtent(_ body: (Change) throws -> Void) throws {

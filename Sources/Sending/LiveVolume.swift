@@ -9,13 +9,13 @@ internal import Platform
 internal import TLS
 internal import Wire
 
-/// How large the store of a new classic snapshot is to be.
+/// Size of the store of a new classic snapshot.
 package enum StoreSize: Equatable, Sendable {
     case bytes(UInt64)
-    /// Of the origin.
+    /// In percent of the origin.
     case percent(UInt64)
 
-    /// The arguments of lvcreate.
+    /// Arguments for lvcreate.
     var arguments: [String] {
         switch self {
         case .bytes(let count): ["--size", "\(count)b"]
@@ -24,16 +24,16 @@ package enum StoreSize: Equatable, Sendable {
     }
 }
 
-/// A logical volume in use, where it goes, and the snapshots that are kept for that.
+/// A logical volume in use, its standby, and the snapshots kept for that standby.
 package final class LiveVolume {
-    /// How one volume is sent.
+    /// How to send one volume.
     package struct Options: Sendable {
         package var sender: Sender.Options
-        /// Of a classic snapshot; nothing derives it from what was sent so far.
+        /// Size of a classic snapshot's store; `nil` derives it from earlier sends.
         package var storeSize: StoreSize?
-        /// Of a classic snapshot, in bytes; nothing takes LVM's default.
+        /// Chunk size of a classic snapshot in bytes; `nil` takes LVM's default.
         package var chunkByteCount: UInt64?
-        /// How long to wait for a pool's metadata snapshot that somebody else holds.
+        /// How long to wait for a pool's metadata snapshot that another program holds.
         package var waitSeconds: Int
 
         package init(
@@ -46,16 +46,16 @@ package final class LiveVolume {
         }
     }
 
-    /// The volume, as LVM reported it at first.
+    /// The volume, as first reported by LVM.
     let volume: LogicalVolume
     let options: Options
     private let home: SourceHome
     private let key: KeyID
     private let warn: (String) -> Void
-    /// Held as long as the volume is sent, if it is the target of a standby on this host.
+    /// Held while the volume is sent, if it is the target of a standby on this host.
     private var claim: TargetClaim?
 
-    /// - Parameter warn: hears what the user should know although the send goes on.
+    /// - Parameter warn: receives what the user should know while the send continues.
     package init(
         _ volume: LogicalVolume, _ options: Options, home: SourceHome,
         warn: @escaping (String) -> Void
@@ -71,12 +71,13 @@ package final class LiveVolume {
         try home.catalog.replica(options.sender.volume, at: options.sender.receiver)
     }
 
-    /// Facts of the volume itself. LVM's id of it alone is also that of its copy in a cloned group.
+    /// Facts of the volume itself. LVM's id of the volume alone is not enough: its copy in a cloned
+    /// group has the same one.
     private var object: ObjectIdentity.Facts {
         [LiveFacts.group: volume.groupUUID, LiveFacts.origin: volume.uuid]
     }
 
-    /// What it is, without a point in time.
+    /// Identity of the volume, without a point in time.
     var identity: ObjectIdentity {
         ObjectIdentity(volume.isThin ? .thinSnapshot : .classicSnapshot, object: object)
     }
@@ -85,7 +86,7 @@ package final class LiveVolume {
         try home.lock(options.sender.receiver, options.sender.volume)
     }
 
-    /// Refuses what no snapshot can be taken of, and what is not to be sent as this volume.
+    /// Refuses a volume that cannot have a snapshot or must not be sent as this volume.
     func check() throws {
         try checkKind()
         try Sender(home, options.sender).checkObject(identity, volume.fullName, try replica())
@@ -120,13 +121,14 @@ package final class LiveVolume {
         }
     }
 
-    /// Resumes what an earlier run has left suspended, and refuses a volume that somebody else has suspended: LVM would wait
-    /// for it, or fail.
+    /// Resumes what an earlier run left suspended. Refuses a volume that another program has
+    /// suspended: LVM would wait for it or fail.
     ///
-    /// It is ours if a snapshot of the volume was announced and never seen: lvcreate was killed together with us. That it
-    /// still runs is out of the question, since it holds the lock that we have.
+    /// The suspension is ours if a snapshot of the volume was announced and never seen: lvcreate
+    /// was killed together with its send. It cannot still be running, because it would hold the
+    /// lock that this process has.
     ///
-    /// - Parameter resumes: false of a dry run, which leaves what it would resume.
+    /// - Parameter resumes: false in a dry run, which resumes nothing.
     func checkSuspension(in group: VolumeGroup, resumes: Bool = true) throws {
         let suspended = Suspension.devices(of: volume, in: group.volumes)
         guard let first = suspended.first else { return }
@@ -145,7 +147,7 @@ package final class LiveVolume {
         }
     }
 
-    /// Looks at the room for a snapshot before one is taken, and refuses a thin volume whose pool can take no more.
+    /// Checks the space for a snapshot, and refuses a thin volume whose pool cannot take another.
     func checkPool(in group: VolumeGroup) throws {
         for warning in SnapshotRoom.warnings(for: volume, in: group) { warn(warning) }
         guard let budget = try PoolBudget(of: volume, in: group) else { return }
@@ -157,13 +159,13 @@ package final class LiveVolume {
 
     // MARK: Snapshots
 
-    /// "vol_blockferry_1a2b3c4d".
+    /// Name such as "vol_blockferry_1a2b3c4d".
     func newSnapshotName() -> String {
         let suffix = Hex.encode(SecureRandom.bytes(4))
         return volume.derivedName("_blockferry_\(suffix)")
     }
 
-    /// Remembers that a snapshot of this name is about to be made.
+    /// Records that a snapshot of this name is about to be made.
     func announce(_ name: String) throws {
         try home.catalog.announce([
             MadeSnapshot(
@@ -172,7 +174,7 @@ package final class LiveVolume {
         ])
     }
 
-    /// Remembers what a snapshot is that was announced, before anybody can have written to it.
+    /// Records the facts of an announced snapshot, before it can be written.
     private func complete(_ snapshot: LogicalVolume, proof: String?) throws {
         let row = SnapshotProof.row(of: snapshot, in: try home.catalog.madeSnapshots())
         guard let row, row.name != nil, row.uuid == nil || row.proof == nil && proof != nil else {
@@ -182,9 +184,10 @@ package final class LiveVolume {
             groupUUID: snapshot.groupUUID, name: snapshot.name, uuid: snapshot.uuid, proof: proof)
     }
 
-    /// Takes a snapshot of it.
+    /// Takes a snapshot of the volume.
     ///
-    /// - Parameter isToBeRenewed: of a thin volume: it stays inactive, and gets its content later.
+    /// - Parameter isToBeRenewed: of a thin volume only: the snapshot stays inactive and gets its
+    ///   content later.
     func create(_ name: String, _ lock: SendLock, isToBeRenewed: Bool = false) throws {
         do {
             try VolumeGroup.createSnapshot(
@@ -201,7 +204,7 @@ package final class LiveVolume {
         }
     }
 
-    /// Three times the largest change that is to be expected again; a fifth of the origin as long as nothing is known.
+    /// Three times the largest change to expect; a fifth of the origin until one is known.
     private func storeSize() throws -> StoreSize {
         if let size = options.storeSize { return size }
         let peak = try home.catalog.changePeak(
@@ -218,7 +221,7 @@ package final class LiveVolume {
             + (options.chunkByteCount.map { ["--chunksize", "\($0)b"] } ?? [])
     }
 
-    /// Opens a snapshot of it, or the volume itself to look at.
+    /// Opens a snapshot of the volume, or the volume itself for an inspection.
     func source(
         _ snapshot: LogicalVolume, in group: VolumeGroup, time: UInt64
     ) throws -> any Source {
@@ -239,12 +242,12 @@ package final class LiveVolume {
                 noteGivenUp: { home.noteGivenUp($0) }))
     }
 
-    /// Lends the snapshot that the committed generation was made from.
+    /// Lends the snapshot of the committed generation.
     package func withCommittedSource<Value>(
         in group: VolumeGroup, _ body: (any Source) throws -> Value
     ) throws -> Value {
         defer {
-            // Whoever sends it now has activated it for that.
+            // A send that is running now has activated the snapshot for itself.
             if let lock = try? lock(), let now = try? VolumeGroup(group.name) {
                 rest(now, lock.lock)
             }
@@ -252,7 +255,7 @@ package final class LiveVolume {
         return try lend(group, body)
     }
 
-    /// Its own function, so that nothing has the snapshot open when it has returned.
+    /// A separate function, so that the snapshot is closed when it returns.
     private func lend<Value>(
         _ group: VolumeGroup, _ body: (any Source) throws -> Value
     ) throws -> Value { try body(try committedSource(in: group)) }
@@ -284,18 +287,19 @@ package final class LiveVolume {
         try replica()?.unfinishedIdentity?.snapshotUUID
     }
 
-    /// The snapshot of the unfinished generation, active; nothing if there is none or it is of no use any more.
+    /// The snapshot of the unfinished generation, active; `nil` if there is none or it can no
+    /// longer be used.
     func unfinishedSnapshot(
         in group: VolumeGroup, _ lock: SendLock
     ) throws -> LogicalVolume? {
-        // A thin snapshot may have been forgotten to be one; the catalog knows what it was taken of.
+        // LVM may have lost a thin snapshot's origin; the catalog still knows it.
         guard let uuid = try unfinishedID(), let snapshot = group.volume(uuid: uuid),
             snapshot.originUUID == volume.uuid
                 || snapshot.isThin && snapshot.originUUID == nil,
             !snapshot.isMerging
         else { return nil }
         if snapshot.kind == .snapshot {
-            // One that was activated anew may have lost what was written meanwhile; so may one that the kernel gave up.
+            // A snapshot that was activated again, or that the kernel invalidated, may lack writes.
             guard let device = snapshot.device,
                 try LiveSnapshotSource.facts(of: snapshot) == replica()?.unfinishedIdentity?.content
             else { return nil }
@@ -305,11 +309,12 @@ package final class LiveVolume {
         return snapshot
     }
 
-    /// Removes the snapshots for this standby and volume that this catalog has made, and that are neither the base nor of
-    /// the unfinished generation.
+    /// Removes the snapshots that this catalog made for this standby and volume and that are
+    /// neither the base nor of the unfinished generation.
     ///
-    /// One that cannot be proven to be ours any more is told, struck out and left. Cleaning up never fails a send: what goes
-    /// wrong is told, what is left over stays in `SnapshotInventory`, and the next send tries again.
+    /// One that can no longer be proven to be ours is reported, struck from the catalog and left in
+    /// place. Cleaning up never fails a send: it reports failures, `SnapshotInventory` lists what
+    /// is left, and the next send tries again.
     func sweep(_ group: VolumeGroup, _ lock: SendLock) {
         do {
             try SnapshotCleaner(home, waitSeconds: options.waitSeconds).clean(
@@ -322,7 +327,8 @@ package final class LiveVolume {
         }
     }
 
-    /// Removes what killed sends of other volumes have left in the groups: it takes the room that a snapshot needs.
+    /// Removes what killed sends of other volumes left in the groups, because it takes up the space
+    /// that a snapshot needs.
     func sweepOthers(_ groups: [VolumeGroup]) {
         do {
             try SnapshotInventory(home).cleanSnapshots(in: groups, isDryRun: false, waitSeconds: 0)
@@ -342,8 +348,9 @@ package final class LiveVolume {
         }
     }
 
-    /// Deactivates our thin snapshots of the volume: what is in them is there twice while they are active, with the same UUIDs
-    /// and names. Nothing that is asked of them between two sends needs a device. One that somebody has open stays.
+    /// Deactivates our thin snapshots of the volume: while they are active, their content exists
+    /// twice, with the same UUIDs and names. Between two sends nothing needs their devices. One
+    /// that is open stays active.
     func rest(_ group: VolumeGroup, _ lock: FileLock?) {
         for lv in group.volumes where lv.isThin && lv.isReadOnly && lv.device != nil {
             guard let own = SnapshotTags.own(lv, key), own.receiver == options.sender.receiver,
@@ -356,8 +363,8 @@ package final class LiveVolume {
         }
     }
 
-    /// Finds a snapshot that was taken just now. Without its tags nobody would ever know it again, and one more would be left
-    /// with each send.
+    /// Finds a snapshot that was just taken. Without its tags it would never be recognised again,
+    /// and each send would leave another one.
     func taken(_ name: String, in group: VolumeGroup) throws -> LogicalVolume {
         guard let snapshot = group.volume(named: name) else { throw LVMError.notFound(name) }
         let tags = SnapshotTags.new(options.sender.receiver, options.sender.volume, key)
@@ -380,13 +387,13 @@ extension LogicalVolume {
 }
 
 extension VolumeGroup {
-    /// The snapshot that the standby's generation was made from, by LVM's id of it.
+    /// The snapshot of the standby's generation, by LVM's id.
     ///
-    /// What differs between any two devices of one thin pool is known, whatever LVM says of their origins. Of classic
-    /// snapshots both must be of one volume.
+    /// The differences between any two devices of one thin pool are known, whatever LVM says about
+    /// their origins. Classic snapshots must both be of one volume.
     ///
-    /// - Throws: `noProof` if it is gone, being merged, in another pool, or no snapshot of the volume that `snapshot` is one of, or is
-    ///   itself.
+    /// - Throws: `noProof` if the snapshot is gone, being merged, in another pool, `snapshot`
+    ///   itself, or not a snapshot of the same volume.
     func base(_ uuid: String, of snapshot: LogicalVolume) throws -> LogicalVolume {
         guard let base = volume(uuid: uuid) else {
             throw SourceError.noProof(
@@ -395,7 +402,7 @@ extension VolumeGroup {
                     "the snapshot that the standby's generation was made from is gone from volume group "
                     + "\(name) (its id was \(uuid))")
         }
-        // LVM says of one that is merged that it is of another kind.
+        // LVM reports another kind for a snapshot that is being merged.
         guard !base.isMerging else {
             throw SourceError.noProof(
                 .baseLost,

@@ -10,16 +10,16 @@ internal import Platform
 internal import TagMap
 internal import Wire
 
-/// Devices that nothing names but their path: a disk without a serial number, an array. After a restart the path may lead
-/// to another one, and only the content tells.
+/// Devices with no name but their path: a disk without a serial number, an array. After a reboot
+/// the path may lead to another device; only the content shows that.
 extension Sender {
-    /// Blocks that are compared.
+    /// Number of blocks to compare.
     private static let sampledBlocks = 64
-    /// From so many on they tell something.
+    /// Smallest number of compared blocks that proves anything.
     private static let enough = 4
 
-    /// Why a device without a name is another one than what was sent so far, in words: almost none of its blocks is what
-    /// was sent. Nil if that is not so, or cannot be told.
+    /// Why a device without a name is not the one sent so far: almost none of its blocks match what
+    /// was sent. `nil` if they match, or if too few can be compared.
     func namelessProblem(_ source: any Source, _ replica: Replica) throws -> String? {
         guard source.identity.object.isEmpty, let key = replica.tagKey,
             let known = map.committed(replica.committed)
@@ -45,7 +45,8 @@ extension Sender {
             + "sent, and the copy is as it was"
     }
 
-    /// Refuses a source that is another thing than what was sent so far, unless that is meant, and one that is too large.
+    /// Refuses a source that is too large, or that is not the one sent so far unless `adoptsSource`
+    /// allows it.
     func checkObject(_ source: any Source, _ replica: Replica) throws {
         try checkSize(source)
         try checkObject(source.identity, source.name, replica)
@@ -55,7 +56,7 @@ extension Sender {
         throw SourceError.refused(.otherSource, path: source.name, reason: problem)
     }
 
-    /// Refuses a source that no tag map could describe.
+    /// Refuses a source that is too large for a tag map.
     func checkSize(_ source: any Source) throws {
         guard source.volumeByteCount > Limits.mappedVolumeSize else { return }
         throw SourceError.refused(

@@ -7,7 +7,8 @@ internal import Session
 internal import TLS
 package import Wire
 
-/// Redeems an invitation: proves the receiver's key, shows the secret, and keeps the standby in the catalog.
+/// Redeems an invitation: verifies the receiver's key, sends the secret, and adds the standby to
+/// the catalog.
 package struct Pairing {
     private let home: SourceHome
     private let software: String
@@ -18,8 +19,8 @@ package struct Pairing {
     }
 
     /// - Parameters:
-    ///   - receiverName: what the standby is to be called here.
-    ///   - ownName: what this host is to be called there.
+    ///   - receiverName: name of the standby on this host.
+    ///   - ownName: name of this host on the standby.
     package func pair(
         _ invitation: Invitation, receiverName: ReceiverName, ownName: String
     ) throws -> VolumeName {
@@ -28,7 +29,7 @@ package struct Pairing {
                 path: home.path, operation: "add the standby \(receiverName)",
                 kind: .conflict("the name belongs to another key"))
         }
-        // Under two names of one key each would find the other's generations, and refuse them.
+        // With two names for one key, each would find the other's generations and refuse them.
         let known = try home.catalog.receivers().filter { $0.key == invitation.receiver }
         if let first = known.first, !known.contains(where: { $0.name == receiverName }) {
             throw SendError.otherName(receiverName, known: first.name)
@@ -39,7 +40,7 @@ package struct Pairing {
                 to: invitation.address, expecting: invitation.receiver, try home.identity(),
                 .pair(Pair(secret: invitation.secret, name: ownName)), software: software)
         } catch TLSError.wrongALPN {
-            // A standby offers pairing as long as it has an open invitation.
+            // A standby offers pairing only while it has an open invitation.
             throw SendError.refused(
                 Refusal(
                     .invitation,

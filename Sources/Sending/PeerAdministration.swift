@@ -6,20 +6,22 @@ internal import Connection
 internal import Session
 package import Wire
 
-// Other names for standbys and volumes, and their end. Of the snapshots on this host, those of a standby that is removed are
-// left over (`cleanup`); all others stay bases, whatever their tags say.
+// Renames and removes standbys and volumes. On this host, the snapshots of a removed standby become
+// leftovers (`cleanup`); all others stay bases, whatever their tags say.
 
 extension SourceHome {
-    /// Gives a standby another name.
+    /// Renames a standby.
     ///
-    /// 1. The catalog has the new name, with all replicas. A crash before leaves everything.
-    /// 2. The maps get it. A crash before leaves them behind: they are made anew by reading the source.
+    /// 1. The catalog takes the new name, with all replicas. A crash before leaves everything
+    ///    unchanged.
+    /// 2. The maps are renamed. A crash before leaves them behind: they are made again by reading
+    ///    the source.
     package func renamePeer(
         _ name: ReceiverName, to new: ReceiverName, isDryRun: Bool
     ) throws {
         let volumes = try volumes(at: name)
         if isDryRun {
-            // Asked and given back: a send beside it must not find the volume busy.
+            // Lock each volume for a moment only: a concurrent send must not find it busy.
             for volume in volumes { _ = try lock(name, volume) }
             if try catalog.receiver(new) == nil { return }
         }
@@ -29,9 +31,9 @@ extension SourceHome {
         for volume in volumes { try map(name, volume).move(to: map(new, volume)) }
     }
 
-    /// Forgets a standby, and everything that was sent to it.
+    /// Removes a standby and all records of what was sent to it.
     ///
-    /// - Returns: the volumes that were sent.
+    /// - Returns: the volumes that had been sent.
     package func removePeer(_ name: ReceiverName, isDryRun: Bool) throws -> [VolumeName] {
         let volumes = try volumes(at: name)
         guard !isDryRun else { return volumes }
@@ -40,7 +42,8 @@ extension SourceHome {
         return volumes
     }
 
-    /// Gives a volume the name that its standby has given it. What a crash leaves is as with `renamePeer`.
+    /// Gives a volume the name that its standby has given it. A crash leaves the same as in
+    /// `renamePeer`.
     package func renameVolume(
         _ volume: VolumeName, to new: VolumeName, at receiver: ReceiverName, isDryRun: Bool
     ) throws {
@@ -55,9 +58,10 @@ extension SourceHome {
         try map(receiver, volume).move(to: map(receiver, new))
     }
 
-    /// Greets a standby, to hear what it tells everybody whom it knows: the key for export files.
+    /// Connects to a standby to receive what it sends to every known peer: its key for export
+    /// files.
     ///
-    /// - Returns: whether it has one; a standby of an older version has not.
+    /// - Returns: whether it has one; standbys of older versions do not.
     package func contactPeer(_ name: ReceiverName, software: String) throws -> Bool {
         guard let receiver = try catalog.receiver(name) else {
             throw SendError.unknownReceiver(name)

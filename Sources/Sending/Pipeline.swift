@@ -12,7 +12,7 @@ internal import Wire
 
 /// When content is compressed.
 package enum CompressionPolicy: String, Sendable, CaseIterable {
-    /// While the network is what everything waits for.
+    /// While the network is the bottleneck.
     case auto
     case always
     case never
@@ -20,18 +20,18 @@ package enum CompressionPolicy: String, Sendable, CaseIterable {
 
 /// Reads, tags and compresses the segments of a plan, ahead of the network.
 ///
-/// Two threads with bounded queues between them, and a fixed number of buffers: memory depends neither
-/// on the volume nor on the change.
+/// It consists of two threads with bounded queues between them and a fixed number of buffers:
+/// memory depends neither on the volume nor on the change.
 final class Pipeline: Sendable {
-    /// What is to be sent next.
+    /// The next thing to send.
     enum Item: Sendable {
         case record(RecordHeader, Lease?, offset: Int)
         case seal(Seal)
-        /// The generation is whole.
+        /// The generation is complete.
         case end(GenerationRecord)
     }
 
-    /// Memory on loan from a pool, given back when nobody uses it any more.
+    /// Memory on loan from a pool; it returns when its last user releases it.
     final class Lease: Sendable {
         let memory: AlignedBuffer
         private let pool: BoundedQueue<AlignedBuffer>
@@ -53,23 +53,23 @@ final class Pipeline: Sendable {
         case edges(Edges)
     }
 
-    /// The entries of the blocks that a piece covers in part.
+    /// The entries of the blocks that a piece covers only in part.
     private struct Edges: Sendable {
         var updates: [TagMapFormat.Update] = []
-        /// The standby has the piece already; only its entries are wanted.
+        /// The standby already has the piece; only its entries are needed.
         var isSent = false
     }
 
     private static let readBuffers = 10
     private static let compressedBuffers = 6
 
-    /// What is to be sent; closed at the end or after a failure.
+    /// Items to send; closed at the end or after a failure.
     let outgoing = BoundedQueue<Item>(capacity: 16)
-    /// Why it ended early.
+    /// Why the pipeline ended early.
     let failure = FirstFailure()
-    /// Whether the network is what everything waits for; set by the network's thread.
+    /// Whether the network is the bottleneck; set by the network's thread.
     let networkIsSlow = Atomic(false)
-    /// Readable when something was added to `outgoing`, or it was closed.
+    /// Becomes readable when `outgoing` gets an item or is closed.
     let notifier: Notifier
 
     private let pieces = BoundedQueue<Piece>(capacity: 8)
@@ -87,7 +87,7 @@ final class Pipeline: Sendable {
         }
     }
 
-    /// Starts with the segment after those already sealed.
+    /// Starts with the first segment that is not sealed yet.
     func start(
         _ source: any Source, _ plan: SendPlan, begin: Begin, key: TagKey, sealed: [Seal],
         sender: KeyID, policy: CompressionPolicy, updates: MapUpdateWriter?
@@ -126,7 +126,7 @@ final class Pipeline: Sendable {
         threads.withLock { $0 = [reader, encoder] }
     }
 
-    /// Ends both threads, wherever they are.
+    /// Stops both threads, whatever they are doing.
     func stop() {
         outgoing.close(discarding: true)
         pieces.close(discarding: true)
@@ -177,7 +177,7 @@ final class Pipeline: Sendable {
         guard pieces.push(piece) else { throw Stopped() }
     }
 
-    /// The other side of the pipeline has ended; its reason is the one that counts.
+    /// Ends a thread after the other one failed; the other reports the cause.
     private struct Stopped: Error {}
 
     // MARK: Encoding
@@ -234,7 +234,7 @@ final class Pipeline: Sendable {
         }
     }
 
-    /// The same of an extent that is zeros, however long.
+    /// Does the same for an extent of zeros of any length.
     private func noteZeros(
         _ extent: Extent, _ edges: Edges, _ updates: MapUpdateWriter?
     ) throws {
@@ -263,13 +263,13 @@ final class Pipeline: Sendable {
         notifier.notify()
     }
 
-    /// A part of a piece that is all zero, or has no whole block of zeros.
+    /// A part of a piece that is all zero, or that contains no whole block of zeros.
     private struct Run {
         var extent: Extent
         var isZero: Bool
     }
 
-    /// Splits a piece at the borders of 64 KiB blocks that are all zero.
+    /// Splits a piece at the borders of its 64 KiB blocks that are all zero.
     private static func runs(of extent: Extent, in memory: AlignedBuffer) -> [Run] {
         let unit = UInt64(Limits.blockByteCount)
         var runs: [Run] = []

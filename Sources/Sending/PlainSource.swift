@@ -6,15 +6,15 @@ package import Objects
 package import Platform
 internal import Wire
 
-/// Any file or block device, read as it is.
+/// A file or block device, read as it is.
 ///
-/// It must not be written while it is sent: a device that somebody uses is refused, and so is a file that a program has
-/// locked for writing. Nothing tells what changed since an earlier time but a comparison of all content with the tag map
-/// of what was sent.
+/// It must not be written while it is sent: a device in use is refused, and so is a file that a
+/// program has locked for writing. Only comparing all content with the tag map of what was sent
+/// shows what changed.
 package final class PlainSource: Source {
     private let reader: AlignedReader
     private let file: SourceFile
-    /// Held as long as the source is read, if it is the target of a standby on this host.
+    /// Held while the source is read, if it is the target of a standby on this host.
     private let claim: TargetClaim?
     package let summary: String
     package let time: UInt64
@@ -26,8 +26,9 @@ package final class PlainSource: Source {
     /// Opens a file or device.
     ///
     /// - Parameters:
-    ///   - allowsUse: read it although somebody uses it, on the operator's word; the summary says so.
-    ///   - isLook: nothing is sent: another process that wants to send it is not kept from that.
+    ///   - allowsUse: read it although it is in use, because the operator said so; the summary
+    ///     records it.
+    ///   - isLook: the source is not sent, so another process may open it to send it.
     package init(
         path: String, allowsUse: Bool = false, isLook: Bool = false
     ) throws(SourceError) {
@@ -44,7 +45,7 @@ package final class PlainSource: Source {
                 }
             }
         } catch {
-            // Direct I/O on a directory or a terminal gives errors that do not say what is wrong.
+            // Direct I/O on a directory or a terminal fails with misleading errors.
             switch (try? File(path: path).status())?.kind {
             case .directory, .other: throw .invalid(path: path, reason: Self.unfit)
             case .regular, .blockDevice, nil: throw error
@@ -78,7 +79,8 @@ package final class PlainSource: Source {
 
     private static let unfit = "it is neither a file nor a block device"
 
-    /// Opens it so that no other program can take it; one that only looks has it for a moment.
+    /// Opens the source so that no other program can take it; an inspection holds it only for a
+    /// moment.
     private static func openExclusively(_ path: String) throws(SystemCallError) -> AlignedReader {
         for _ in 0..<10 {
             do throws(SystemCallError) { return try AlignedReader(path: path, .exclusive) } catch {
@@ -89,7 +91,7 @@ package final class PlainSource: Source {
         return try AlignedReader(path: path, .exclusive)
     }
 
-    /// Who may write a file, as far as that can be seen.
+    /// What may be writing to a file, as far as that is visible; `nil` if nothing is.
     private static func use(_ file: File) -> String? {
         if !file.lockShared() { return "another program has locked it" }
         if file.isLockedForWriting { return "a program has it open for writing, and has locked it" }
@@ -105,7 +107,7 @@ package final class PlainSource: Source {
         var coalescer = ChangeCoalescer(volumeByteCount: volumeByteCount)
         var position: UInt64 = 0
         while position < volumeByteCount {
-            // Holes begin and end where the file system likes; extents on sectors.
+            // Holes begin and end where the file system likes, extents only on sectors.
             let data = try reader.nextData(from: position)
             let start = (data?.lowerBound ?? volumeByteCount) / 512 * 512
             let hole = data == nil ? volumeByteCount : start

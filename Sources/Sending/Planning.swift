@@ -11,7 +11,7 @@ internal import Session
 internal import Wire
 
 extension Sender {
-    /// The unfinished transfer with its plan, if it is for this point in time and in this group.
+    /// The unfinished transfer with its plan, if both belong to this point in time and this group.
     func planned(
         _ source: any Source, _ replica: Replica, group: Group?
     ) -> (Begin, SendPlan)? {
@@ -25,9 +25,10 @@ extension Sender {
         return (transfer.begin, plan)
     }
 
-    /// Finds the plan of the unfinished transfer, if it is for this point in time, or makes a new one.
+    /// Finds the plan of the unfinished transfer if it belongs to this point in time, or makes a
+    /// new plan.
     ///
-    /// - Parameter scanned: the source's map, if it was read as a whole for a delta already.
+    /// - Parameter scanned: the source's map, if the whole source was already read for a delta.
     func prepare(
         _ source: any Source, _ settled: Settled, group: Group?, scanned: TagMapFile? = nil
     ) throws -> (Begin, SendPlan) {
@@ -37,7 +38,7 @@ extension Sender {
             return planned
         }
         if replica.transfer != nil || replica.pending != nil {
-            // A generation in doubt is not on the standby: it has said that it holds the one before.
+            // The standby does not have the generation in doubt: it reported the previous one.
             try abandonUnfinished()
         }
         let id = TransferID.random()
@@ -71,14 +72,14 @@ extension Sender {
         return (begin, plan)
     }
 
-    /// Gives the unfinished transfer up, and a generation that was in doubt, which the standby does not have.
+    /// Drops the unfinished transfer and a generation in doubt that the standby does not have.
     func abandonUnfinished() throws {
         let dropped = try home.catalog.abandonTransfer(
             options.volume, at: options.receiver, clearingPending: true)
         if let dropped { home.removePlan(dropped.planName) }
     }
 
-    /// The seals of the unfinished transfer, beside its plan.
+    /// Opens the file with the seals of the unfinished transfer.
     func sealsFile(_ replica: Replica, _ begin: Begin) throws -> SealsFile {
         guard let transfer = replica.transfer, transfer.begin.transfer == begin.transfer else {
             throw SendError.fault("the catalog has another transfer")
@@ -86,8 +87,8 @@ extension Sender {
         return try SealsFile(path: home.sealsPath(transfer.planName))
     }
 
-    /// Writes the plan of a new transfer. There is one of a volume on a standby; what a crash has left of an older
-    /// one goes.
+    /// Writes the plan of a new transfer. A volume has one plan per standby; older ones that a
+    /// crash left are removed.
     func makePlan(
         _ transfer: TransferID, _ source: any Source,
         _ list: ((Change) throws -> Void) throws -> Void
@@ -124,8 +125,9 @@ extension Sender {
         return false
     }
 
-    /// The number of the generation after one. There is none after the greatest, which no chain of generations comes to
-    /// but a peer or a catalog can name: then the standby refuses it, as it does not follow.
+    /// The number of the generation after `number`. The greatest number has no successor. No real
+    /// chain reaches it, but a peer or a catalog can name it: the standby then refuses the
+    /// generation because it does not follow.
     static func next(after number: UInt64) -> UInt64 { number == .max ? number : number + 1 }
 
     private func head(
@@ -145,7 +147,7 @@ extension Sender {
             sourceTime: source.time, sourceIdentity: summary)
     }
 
-    /// Cuts text to what a string on the wire may hold.
+    /// Cuts text to the length limit of a string on the wire.
     static func cut(_ text: String, to limit: Int) -> String {
         var kept = String(
             String.UnicodeScalarView(

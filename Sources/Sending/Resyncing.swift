@@ -12,13 +12,13 @@ internal import Session
 internal import TagMap
 package import Wire
 
-/// How a standby is brought back to what a source holds.
+/// How to make a standby's copy equal to a source.
 package struct ResyncOptions: Sendable {
-    /// Take the standby's own map for what its target holds, and do not read that.
+    /// Use the standby's stored tag map instead of reading its target.
     package var trustMap: Bool
-    /// Write to the target at once: what it holds is not to be protected.
+    /// Write to the target at once: its content needs no protection.
     package var inPlace: Bool
-    /// What a promoted standby has been given since may be lost.
+    /// Overwrite what was written to a promoted copy.
     package var overwritePromoted: Bool
 
     package init(
@@ -48,8 +48,9 @@ extension Sender {
 
     /// Sends the blocks in which the standby's copy differs, as a generation.
     ///
-    /// 1. What was in doubt is settled; a resync of the same point in time that was interrupted is continued. One that the
-    ///    standby cannot continue, since it does not have what was compared any more, is given up: 2 follows.
+    /// 1. What was in doubt is settled; an interrupted resync of the same point in time is
+    ///    continued. If the standby cannot continue it, because it no longer has what was compared,
+    ///    the resync is dropped and 2 follows.
     /// 2. Both sides are compared; the blocks that differ are the plan. *A crash leaves nothing.*
     /// 3. From here on it is a transfer like any other (`Sender.transfer`).
     package func resync(
@@ -57,7 +58,7 @@ extension Sender {
     ) throws -> (outcome: Outcome, difference: Difference?) {
         defer { withExtendedLifetime(lock) {} }
         do { return try resyncOnce(source, options) } catch SendError.outdated {
-            // It was given up, so that there is nothing to continue this time.
+            // The resync was dropped, so the second attempt has nothing to continue.
             return try resyncOnce(source, options)
         }
     }
@@ -93,7 +94,7 @@ extension Sender {
         let comparison: ComparisonPlan
         do {
             comparison = try comparisonPlan(replica, settled.standby, options)
-            // Known before anything is read, if both sides know the same.
+            // Both sides know the same generation, so this refusal needs no read.
             if let committed = replica.committed, committed.id == settled.standby.committedID,
                 let refusal = shrinkRefusal(source, committed.head.volumeSize)
             {
@@ -104,7 +105,7 @@ extension Sender {
             throw error
         }
         let id = TransferID.random()
-        // The blocks are told while the maps are compared, and the plan is written from them.
+        // Write the plan while the comparison of the maps reports the blocks.
         var compared: ComparedMaps?
         let plan: SendPlan
         do {
@@ -116,7 +117,7 @@ extension Sender {
                 if let refusal = compared?.difference.refusal { throw refusal }
                 try runs.finish(body)
             }
-            // An exported generation may be imported as long as nothing takes its place.
+            // An exported generation can still be imported until another one replaces it.
             if replica.transfer != nil || replica.pending != nil { try abandonUnfinished() }
         } catch {
             dialogue.connection.close()
@@ -150,8 +151,8 @@ extension Sender {
         }
     }
 
-    /// Brings back what this side knew of the copy before a resync that was refused, if the standby says that it still has
-    /// that copy: it is not lost with the lineage that did not begin.
+    /// Restores what this side knew about the copy before a refused resync, if the standby reports
+    /// that it still has that copy: the copy outlives the lineage that did not begin.
     private func recall(_ former: Replica) throws {
         guard let committed = former.committed, try replica().transfer == nil,
             let (dialogue, standby) = try? open()
@@ -161,9 +162,10 @@ extension Sender {
         try home.catalog.restoreReplica(former)
     }
 
-    /// Under which key the two sides compare: that of their lineage, if it is one and the same, else a new one.
+    /// Chooses the tag key for the comparison: that of the common lineage if both sides have the
+    /// same one, else a new key.
     ///
-    /// - Throws: `untrustedMap` if the map is to be trusted, and what is known speaks against it.
+    /// - Throws: `untrustedMap` if the map was to be used and the known state contradicts it.
     private func comparisonPlan(
         _ replica: Replica, _ standby: StandbyState, _ options: ResyncOptions
     ) throws -> ComparisonPlan {
@@ -180,10 +182,10 @@ extension Sender {
 }
 
 extension Sender {
-    /// Why a standby's tag map is not to be trusted although that was asked for.
+    /// Why a standby's tag map cannot be used although the operator asked for it.
     ///
-    /// A map says what the standby has written. A standby that went back, or that somebody else has sent to or used, may have
-    /// a map that is whole and does not fit its target.
+    /// A map records what the standby has written. A standby that was restored, promoted, or used
+    /// by another source may have a complete map that does not match its target.
     static func mistrust(
         _ options: ResyncOptions, _ memory: Lineage.SourceMemory, _ standby: StandbyState
     ) -> SendError? {
@@ -195,7 +197,7 @@ extension Sender {
         }
         let rule: Lineage.Rule?
         switch Lineage.decide(memory, standby) {
-        // The standby itself refuses to compare what is prepared.
+        // The standby itself refuses to compare a prepared generation.
         case .delta, .prepared: return nil
         case .full, .pendingIsCommitted: rule = nil
         case .refuse(let refused): rule = refused
@@ -204,26 +206,26 @@ extension Sender {
     }
 }
 
-/// Which part of a volume is verified.
+/// The part of a volume to verify.
 package enum VerifiedPart: Equatable, Sendable {
     case all
     /// Part `number` of `count`, from 1.
     case part(number: UInt64, count: UInt64)
-    /// So many percent of it; where they begin moves on each time.
+    /// This percentage of the volume; its start advances with each run.
     case sample(percent: Double)
 }
 
 extension Sender {
-    /// What was compared, and the share of the volume that this was, 0 to 1.
+    /// Result of a comparison, and the share of the volume that it covered, 0 to 1.
     package typealias Verified = (
         generation: GenerationRecord, difference: Difference, share: Double
     )
 
-    /// Both sides read the committed generation and compare it.
+    /// Reads the committed generation on both sides and compares it.
     ///
     /// - Parameters:
     ///   - source: the point in time that the generation was made from.
-    ///   - seconds: ends between two parts when this is over; nothing compares all that was asked for.
+    ///   - seconds: stop between two parts after this time; `nil` compares everything requested.
     package func verify(
         _ source: any Source, _ part: VerifiedPart, seconds: UInt64?
     ) throws -> Verified {
@@ -257,7 +259,7 @@ extension Sender {
                         + "difference would mean nothing")
             }
             found = committed
-            // Of more parts than there are pieces some are empty, and nothing differs in them.
+            // With more parts than pieces, some parts are empty and contain no differences.
             guard !pages.isEmpty else {
                 total = total ?? Difference(standby: standby)
                 continue
@@ -284,8 +286,9 @@ extension Sender {
         )
     }
 
-    /// A difference says something of the copy only if the source is what was sent. Where nothing but its content proves that,
-    /// it is compared with what this side keeps of the generation.
+    /// A difference proves something about the copy only if the source still is what was sent. If
+    /// only its content can prove that, it is compared with the tag map that this side keeps of the
+    /// generation.
     private func checkUnwritten(
         _ source: any Source, _ compared: ComparedMaps, _ committed: GenerationRecord, isWhole: Bool
     ) throws {
@@ -314,7 +317,8 @@ extension Sender {
         switch part {
         case .all: wanted = 0..<pages
         case .part(let number, let count):
-            // Together all of it, each piece once. Neither product comes near the top: there are at most 2^26 pieces.
+            // All parts together cover each piece once. Neither product can overflow: there are at
+            // most 2^26 pieces.
             wanted = pages * (number - 1) / count..<pages * number / count
         case .sample(let percent):
             let size = min(max(UInt64((Double(pages) * percent / 100).rounded(.up)), 1), pages)
@@ -330,7 +334,7 @@ extension Sender {
         return split(wanted, isTimed)
     }
 
-    /// 4 GiB at a time, where there is an end to the time.
+    /// Splits the range into parts of 4 GiB if a time limit is set.
     private func split(_ pages: Range<UInt64>, _ isTimed: Bool) -> [Range<UInt64>] {
         guard isTimed, !pages.isEmpty else { return [pages] }
         return stride(from: pages.lowerBound, to: pages.upperBound, by: 256).map {
@@ -340,7 +344,7 @@ extension Sender {
 }
 
 extension Difference {
-    /// What two comparisons of different parts have found.
+    /// Joins the results of comparing two different parts.
     fileprivate func joined(_ other: Difference) -> Difference {
         var sum = self
         sum.blockCount += other.blockCount

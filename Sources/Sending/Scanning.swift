@@ -11,12 +11,13 @@ internal import TagMap
 internal import Wire
 
 extension Sender {
-    /// Makes the tag map of a source under the key of its lineage by reading all of it, and says why.
+    /// Makes the tag map of a source under its lineage's key by reading all of it, and reports the
+    /// reason.
     func scan(_ source: any Source, _ replica: Replica, _ reason: String) throws -> TagMapFile {
         guard let key = replica.tagKey, let algorithm = replica.tagAlgorithm else {
             throw SendError.fault("the catalog has no tag key")
         }
-        // A plain source is read each time; of the others that is worth a word.
+        // A plain source is read in full each time; for others, report it.
         if source.identity.kind != .file, source.identity.kind != .device {
             options.notice(
                 "\(options.volume): all of \(source.name) is read and compared with what the standby holds "
@@ -27,25 +28,26 @@ extension Sender {
         return made.map
     }
 
-    /// Sees to it that the root of a resumed generation can be made. What was collected for that is lost with the map or the
-    /// updates; then the source is read anew.
+    /// Ensures that the root of a resumed generation can be computed. If the map or the collected
+    /// updates are lost, it reads the source again.
     func completeDraft(_ source: any Source, _ begin: Begin, _ replica: Replica) throws {
         guard !map.hasDraft(begin, parent: replica.committed) else { return }
         let scan = try scan(source, replica, "the tag map of the unfinished generation is gone")
         try map.begin(begin, scan: scan)
     }
 
-    /// Makes the tag map of a source by reading it, but for what it does not map.
+    /// Makes the tag map of a source by reading all that it maps.
     ///
     /// - Parameters:
-    ///   - first, count: the pages that count; all, if the count is 0.
+    ///   - first, count: the range of pages to read; a count of 0 means all.
     ///   - poll: called between reads.
     /// - Returns: also the bytes read.
     func scan(
         _ source: any Source, _ tagger: Tagger, first: UInt64 = 0, count: UInt64 = 0,
         poll: () throws -> Void = {}
     ) throws -> (map: TagMapFile, read: UInt64) {
-        // The list is written down first: some sources hold something that others wait for while they list.
+        // Write the list down first: while listing, some sources hold a resource that others wait
+        // for.
         let listPath = try map.scratch.path("list")
         map.scratch.remove("list")
         defer { map.scratch.remove("list") }
@@ -79,8 +81,8 @@ extension Sender {
         return (made, builder.byteCount)
     }
 
-    /// The change list of a source that cannot make one: the blocks whose content is not what the standby holds, and,
-    /// of a volume that grew, everything behind its old end.
+    /// The change list of a source that cannot make one: the blocks whose content differs from what
+    /// the standby holds and, for a volume that grew, everything past its old end.
     func difference(
         _ source: any Source, _ known: TagMapFile, _ scan: TagMapFile,
         _ body: (Change) throws -> Void
@@ -103,9 +105,11 @@ extension Sender {
         }
     }
 
-    /// Compares some blocks that nothing is to be sent of with the map; which ones moves on with each generation.
+    /// Compares some blocks outside the change list with the map. The sample advances with each
+    /// generation.
     ///
-    /// - Throws: `SourceError.noProof` if one differs: the change list is wrong, or the source is not what it was.
+    /// - Throws: `SourceError.noProof` if one differs: the change list is wrong, or the source has
+    ///   changed.
     func checkUnchanged(
         _ source: any Source, _ plan: SendPlan, _ known: TagMapFile, _ base: Base,
         _ replica: Replica
@@ -126,7 +130,7 @@ extension Sender {
                 extent.end <= end
             {
                 sample = sample.dropFirst()
-                // The last block of a volume that was resized is not the one that it was.
+                // Resizing the volume changes its last block.
                 guard extent == known.shape.extent(ofBlock: block) else { continue }
                 try source.read(extent, into: memory)
                 let found = memory.withBytes(count: Int(extent.length)) { tagger.entry(of: $0) }
@@ -153,14 +157,14 @@ extension Sender {
     }
 }
 
-/// Joins ascending blocks to extents of data.
+/// Joins ascending blocks into extents of data.
 struct BlockRuns {
     private let shape: MapShape
     private var run: Range<UInt64>?
 
     init(_ shape: MapShape) { self.shape = shape }
 
-    /// Adds a block; calls back with a run that it does not continue.
+    /// Adds a block; passes the previous run to `body` if the block does not continue it.
     mutating func add(_ block: UInt64, _ body: (Change) throws -> Void) throws {
         if let run, run.upperBound == block {
             self.run = run.lowerBound..<block + 1
@@ -170,7 +174,7 @@ struct BlockRuns {
         run = block..<block + 1
     }
 
-    /// Calls back with the last run.
+    /// Passes the last run to `body`.
     mutating func finish(_ body: (Change) throws -> Void) throws {
         guard let run else { return }
         self.run = nil

@@ -4,12 +4,12 @@
 internal import Digests
 internal import Platform
 
-/// Files that are of no use once the program has ended, and that nobody else looks at: each process has its own, so that what
-/// only looks never disturbs what sends.
+/// Files that are useless once the program has ended. Each process has its own, so an inspection
+/// never disturbs a send.
 ///
-/// 1. A lock is made under a random name that no volume's files can have, and held.
-/// 2. The files beside it have its name and an ending. *A crash leaves them and the lock, which nobody holds then: the next
-///    process that makes one removes them.*
+/// 1. A lock file is made under a random name that no volume's files can have, and is held.
+/// 2. The files beside it have its name and an ending. *A crash leaves them and the lock, which is
+///    free then: the next process that makes one removes them.*
 final class ScratchFiles {
     private static let start = "@"
     private static let separator: Character = "@"
@@ -17,7 +17,7 @@ final class ScratchFiles {
     private let directory: String
     private var held: (path: String, lock: FileLock)?
 
-    /// Nothing is made before it is asked for.
+    /// Makes no file until `path` is called.
     init(in directory: String) {
         self.directory = directory
     }
@@ -26,12 +26,12 @@ final class ScratchFiles {
         if let held { Self.remove(held.path, in: directory) }
     }
 
-    /// Where the file with this ending is, or can be made.
+    /// The path for the file with this ending.
     func path(_ ending: String) throws(SystemCallError) -> String {
         try name() + String(Self.separator) + ending
     }
 
-    /// Removes the file with this ending, if there is one.
+    /// Removes the file with this ending, if it exists.
     func remove(_ ending: String) {
         if let held { try? Directory.remove(held.path + String(Self.separator) + ending) }
     }
@@ -43,7 +43,7 @@ final class ScratchFiles {
             let path = "\(directory)/\(Self.start)\(Hex.encode(SecureRandom.bytes(16)))"
             let lock: FileLock?
             do { lock = try FileLock(path: path) } catch {
-                // Between making and taking, somebody has removed it as left over.
+                // Another process removed the lock file as a leftover before it was locked.
                 if error.isNotFound, Directory.exists(directory) { continue }
                 throw error
             }
@@ -63,7 +63,7 @@ final class ScratchFiles {
         }
     }
 
-    /// The files first: whoever finds the lock knows of them.
+    /// Removes the files first, because their lock file leads to them.
     private static func remove(_ path: String, in directory: String) {
         let begin = Directory.name(of: path) + String(separator)
         for name in (try? Directory.names(in: directory)) ?? [] where name.hasPrefix(begin) {

@@ -7,15 +7,15 @@ package import Wire
 
 /// The seals of the segments sent so far, beside the plan (Protocol/SendPlan.md).
 ///
-/// It is not synced: what a power cut takes away is sent again.
+/// The file is not synced: segments whose seals a power cut removes are sent again.
 package final class SealsFile {
     private let file: File
-    /// The valid entries, in order.
+    /// The valid entries in order.
     package private(set) var seals: [Seal] = []
 
     private static let entryByteCount = 72
 
-    /// Opens the file or makes an empty one.
+    /// Opens the file, or makes an empty one.
     package init(path: String) throws {
         if Directory.exists(path) {
             file = try File(path: path, [.write, .noFollow])
@@ -42,7 +42,7 @@ package final class SealsFile {
         return try? Seal(decoding: bytes.extracting(0..<64))
     }
 
-    /// Forgets every entry from `count` on: those segments are sent again.
+    /// Drops every entry from `count` on: those segments are sent again.
     package func truncate(to count: Int) {
         seals.removeLast(seals.count - count)
     }

@@ -5,17 +5,17 @@ package import Catalog
 package import Session
 package import Wire
 
-/// Why a generation was not sent, apart from what the source, the catalog and TLS report themselves.
+/// Why a generation was not sent, apart from errors of the source, the catalog and TLS.
 package enum SendError: RuledError, CustomStringConvertible {
-    /// No standby has this name here.
+    /// No standby has this name on this host.
     case unknownReceiver(ReceiverName)
-    /// The standby has another name here.
+    /// The standby has another name on this host.
     case otherName(ReceiverName, known: ReceiverName)
-    /// Another process sends this volume to this standby.
+    /// Another process is sending this volume to this standby.
     case busy(VolumeName)
     /// The receiver refused.
     case refused(Refusal)
-    /// The receiver cannot continue an interrupted resync, which was given up.
+    /// The receiver cannot continue an interrupted resync, which was dropped.
     case outdated(Refusal)
     /// The two sides' histories do not fit.
     case lineage(Lineage.Rule, here: String, there: String)
@@ -23,15 +23,16 @@ package enum SendError: RuledError, CustomStringConvertible {
     case unknownName(VolumeName)
     /// The receiver broke the protocol.
     case brokenProtocol(String)
-    /// What this side keeps contradicts itself.
+    /// The local state contradicts itself.
     case fault(String)
-    /// A generation waits on the standby, although its group was committed.
+    /// A generation still waits on the standby although its group was committed.
     case groupIncomplete
-    /// The standby was promoted, and nobody said that what it holds may be lost.
+    /// The standby was promoted, and the operator has not allowed overwriting it.
     case promotedStandby
-    /// The standby's tag map was to be believed, and what the two sides know of each other speaks against it.
+    /// The standby's tag map was to be used, but the two sides' knowledge of each other contradicts
+    /// it.
     case untrustedMap(Lineage.Rule?, here: String, there: String)
-    /// The connection ended in the middle; the next send resumes.
+    /// The connection was cut; the next send resumes.
     case interrupted(String, acknowledgedSegments: UInt64, plannedSegments: UInt64)
 
     package var description: String {
@@ -91,7 +92,7 @@ package enum SendError: RuledError, CustomStringConvertible {
         }
     }
 
-    /// The rule by which this side refuses to go on from what the standby holds.
+    /// The rule by which this side refuses to continue from what the standby holds.
     var lineageRule: RefusalRule? {
         switch self {
         case .lineage(let rule, _, _): rule
@@ -100,7 +101,7 @@ package enum SendError: RuledError, CustomStringConvertible {
         }
     }
 
-    /// Whether the standby has answered, and refused.
+    /// Whether the standby answered with a refusal.
     var isRefusal: Bool {
         switch self {
         case .refused, .outdated: true

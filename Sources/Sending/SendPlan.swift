@@ -7,22 +7,22 @@ package import Wire
 
 /// The change list of an unfinished generation, on disk (Protocol/SendPlan.md).
 ///
-/// It is written once and then streamed, so that memory does not grow with the change; and since the cut
-/// into segments is a function of the entries, a retry sends the same segments.
+/// It is written once and then streamed, so memory does not grow with the change. The cut into
+/// segments is a function of the entries, so a retry sends the same segments.
 package struct SendPlan: Sendable {
-    /// Where it is.
+    /// Path of the file.
     package let path: String
     /// The transfer it belongs to.
     package let transfer: TransferID
-    /// Bytes.
+    /// Size of the volume in bytes.
     package let volumeByteCount: UInt64
     /// Number of entries.
     package let entryCount: UInt64
-    /// Bytes of data entries.
+    /// Total bytes of the data entries.
     package let content: UInt64
     /// Number of segments.
     package let segmentCount: UInt64
-    /// How large they are: as little as lets the plan get along with the segments of one transfer.
+    /// Size of the segments: the smallest growth with which the plan fits into one transfer.
     package let growth: SegmentGrowth
 
     private static let magic = Array("BFPLAN01".utf8)
@@ -30,10 +30,11 @@ package struct SendPlan: Sendable {
     private static let entryByteCount = 16
     private static let bufferEntries = 4096
 
-    /// Writes a plan; `list` calls back with each entry. It may have more segments than a transfer may have.
+    /// Writes a plan; `list` calls back with each entry. The plan may exceed the segments of a
+    /// transfer.
     ///
-    /// 1. Entries, then the header are written and synced. A crash leaves a file that no catalog names; it is
-    ///    removed when the next plan is made.
+    /// 1. Entries, then the header are written and synced. A crash leaves a file that no catalog
+    ///    names; making the next plan removes it.
     /// 2. The caller enters the plan into the catalog.
     package init(
         writing path: String, transfer: TransferID, volumeByteCount: UInt64,
@@ -65,7 +66,7 @@ package struct SendPlan: Sendable {
         var growth = cutter.growth.next
         while cutter.segmentCount > Limits.segments, let next = growth {
             growth = next.next
-            // So much content does not fit, however it lies.
+            // This much content does not fit, however it is distributed.
             if growth != nil, content / Limits.segments > next.content / 2 { continue }
             cutter = SegmentCutter(next)
             try Self.forEachBuffer(path, entries) { bytes in
@@ -93,7 +94,7 @@ package struct SendPlan: Sendable {
         self.growth = cutter.growth
     }
 
-    /// Opens a plan, or returns nothing if it is not there or not whole.
+    /// Opens a plan, or returns `nil` if it is missing or incomplete.
     package init?(reading path: String) {
         guard let file = try? File(path: path, .noFollow),
             let header = try? file.readBytes(at: 0, count: Self.headerByteCount)
@@ -196,12 +197,12 @@ package struct SendPlan: Sendable {
 
 /// Cuts entries into pieces and pieces into segments (Protocol/SendPlan.md, Cutting).
 package struct SegmentCutter {
-    /// How large the segments are.
+    /// Size of the segments.
     package let growth: SegmentGrowth
-    /// Content of a segment at most; half of what the protocol allows, so that one segment can be sent while
-    /// the one before waits to be acknowledged.
+    /// Largest content of a segment in bytes: half of the protocol's limit, so that one segment can
+    /// be sent while the previous one waits for its ACK.
     package let segmentContent: UInt64
-    /// Pieces of a segment at most.
+    /// Largest number of pieces in a segment.
     package let segmentPieces: Int
 
     private var index: UInt64 = 0
@@ -214,14 +215,14 @@ package struct SegmentCutter {
         segmentPieces = 8192 << Int(growth.rawValue)
     }
 
-    /// A part of an entry that is read and sent at once.
+    /// A part of an entry that is read and sent as one unit.
     package struct Piece: Equatable, Sendable {
         package var change: Change
-        /// The segment it belongs to.
+        /// Index of its segment.
         package var segment: UInt64
     }
 
-    /// Segments so far.
+    /// Number of segments so far.
     package var segmentCount: UInt64 { pieces == 0 ? index : index + 1 }
 
     /// Cuts the next entry.

@@ -7,8 +7,8 @@ internal import Session
 internal import Synchronization
 internal import Wire
 
-/// The network's part of a transfer: takes what the pipeline made, and never has more on the way than one
-/// sealed segment and the one being filled.
+/// The network's part of a transfer: sends the pipeline's items, with at most one sealed and one
+/// open segment in flight.
 struct SendStream {
     private let dialogue: Dialogue
     private let pipeline: Pipeline
@@ -16,14 +16,14 @@ struct SendStream {
     private let plan: SendPlan
     private let report: (Sender.Report) -> Void
     private var window: (start: UInt64, bytes: UInt64)
-    /// Segments that are durable on the standby.
+    /// Number of segments that are durable on the standby.
     private(set) var acknowledged: UInt64
-    /// Their content in bytes.
+    /// Content of those segments in bytes.
     private var acknowledgedContent: UInt64
     /// Whether the generation waits on the standby for its group.
     private(set) var isPrepared = false
 
-    /// Below this many bytes a second the network counts as slow, and compression pays.
+    /// Below this rate in bytes per second the network counts as slow, and compression pays.
     private static let slowBytesPerSecond: UInt64 = 150_000_000
 
     init(
@@ -40,12 +40,12 @@ struct SendStream {
         window = (Clock.monotonic(), dialogue.connection.byteCount)
     }
 
-    /// Sends everything, commits, and waits for COMMITTED or PREPARED; `keep` is called before COMMIT is sent, and
-    /// gives the record to send.
+    /// Sends everything, commits, and waits for COMMITTED or PREPARED. Calls `keep` before it sends
+    /// COMMIT; `keep` returns the record to send.
     mutating func run(
         _ keep: (GenerationRecord) throws -> GenerationRecord
     ) throws -> GenerationRecord {
-        // What was there before this session is nothing that it has done.
+        // Report the segments of earlier sessions as the starting point.
         report(Sender.Report(phase: .sending, done: acknowledgedContent, total: plan.content))
         while true {
             while let action = try dialogue.poll() { try note(action) }
@@ -99,7 +99,7 @@ struct SendStream {
         }
     }
 
-    /// The network is slow if the pipeline waits for it, and little gets through.
+    /// The network is slow if the pipeline waits for it and its throughput is low.
     private mutating func measure() {
         let now = Clock.monotonic()
         let elapsed = now - window.start

@@ -13,25 +13,25 @@ internal import Synchronization
 internal import TLS
 package import Wire
 
-/// Brings one volume to one standby: decides, plans, sends, commits, and remembers.
+/// Sends one volume to one standby: decides, plans, sends, commits, and records the result.
 package final class Sender {
-    /// How to send.
     package struct Options: Sendable {
-        /// The standby's name here.
+        /// Name of the standby on this host.
         package var receiver: ReceiverName
         package var volume: VolumeName
         package var compression: CompressionPolicy
         /// Whether the volume may be smaller than its last generation.
         package var allowShrink: Bool
-        /// Whether the source may be another thing than the one that was sent so far.
+        /// Whether the source may differ from the one sent so far.
         package var adoptsSource: Bool
-        /// How many blocks outside of the change list are compared with the tag map before a generation is sent.
+        /// Number of blocks outside the change list to compare with the tag map before a generation
+        /// is sent.
         package var unchangedSample: UInt64
-        /// How long to wait for a session, of a standby that says when to come back.
+        /// How long to wait for a session if the standby says when to come back.
         package var waitSeconds: Int
         /// Name and version of the program.
         package var software: String
-        /// Hears, in one line, what the user should know before it goes on.
+        /// Receives one-line notices for the user before the send continues.
         package var notice: @Sendable (String) -> Void
 
         package init(
@@ -52,26 +52,26 @@ package final class Sender {
         }
     }
 
-    /// How far a send is.
+    /// Progress of a send.
     package struct Report: Equatable, Sendable {
-        /// What is going on.
+        /// The current activity.
         package enum Phase: Sendable { case reading, sending, writing, proving, applying }
         package var phase: Phase
-        /// Bytes: sent and acknowledged, or proven, or applied.
+        /// Bytes that were sent and acknowledged, proven, or applied.
         package var done: UInt64
         /// Bytes of the whole change list.
         package var total: UInt64
     }
 
-    /// What came of a send.
+    /// Result of a send.
     package struct Outcome: Sendable {
-        /// What was done.
+        /// What the send did.
         package enum Kind: Equatable, Sendable {
             case full
             case delta(from: UInt64)
-            /// From the standby's generation, if its lineage goes on.
+            /// From the standby's generation, if its lineage continues.
             case resync(from: UInt64?)
-            /// The standby has this point in time already.
+            /// The standby already has this point in time.
             case upToDate
         }
         package var kind: Kind
@@ -80,33 +80,35 @@ package final class Sender {
         package var volumeByteCount: UInt64
         /// Bytes of data in the change list.
         package var changedByteCount: UInt64
-        /// Bytes of frames, both ways, in this session.
+        /// Bytes of frames in this session, in both directions.
         package var wireByteCount: UInt64
         package var nanoseconds: UInt64
-        /// Segments that were on the standby already when this session began.
+        /// Segments that the standby already had when this session began.
         package var resumedSegments: UInt64
         package var plannedSegments: UInt64
-        /// Why the source was read as a whole to find out what changed, and the bytes read; nil if it was not.
+        /// Why and how much of the source was read to find the changes; `nil` if it was not read in
+        /// full.
         package var comparison: Comparison?
     }
 
-    /// A source was read to find out what changed.
+    /// Records that a source was read in full to find its changes.
     package struct Comparison: Equatable, Sendable {
         package var reason: String
-        /// Bytes.
+        /// Bytes that were read.
         package var read: UInt64
     }
 
-    /// What would be done, without doing it.
+    /// The outcome that a send would have.
     package struct Explanation: Sendable {
         package var memory: Lineage.SourceMemory
         package var standby: StandbyState
         package var decision: SendDecision
-        /// Bytes of data in the change list and the number of its entries, if a source was given and something would be sent.
+        /// Data bytes and entries of the change list, if a source was given and something would be
+        /// sent.
         package var changedByteCount: UInt64?
         package var entryCount: UInt64?
 
-        /// The error by which a send would end, if it would be refused.
+        /// The error that a send would end with; `nil` if it would not be refused.
         package var refusal: (any RuledError)? {
             guard case .refuse(let refused) = decision else { return nil }
             return Sender.error(refused, memory, standby, source: nil)
@@ -116,9 +118,9 @@ package final class Sender {
     let home: SourceHome
     let options: Options
     let report: (Report) -> Void
-    /// What the standby holds, block by block, as far as it is known here.
+    /// What the standby holds, block by block, as far as this side knows.
     let map: SourceMap
-    /// Why and how much of the source this run has read to find out what changed.
+    /// Why and how much of the source this run has read to find the changes.
     var comparison: Comparison?
 
     package init(
@@ -146,8 +148,8 @@ package final class Sender {
             pending: point(replica.pending), transfer: replica.transfer?.begin.transfer)
     }
 
-    /// Opens the volume on the standby. A session that has just ended may hold it for a moment, and a standby that has no
-    /// session left says when to come back.
+    /// Opens the volume on the standby. A session that has just ended may still hold the volume,
+    /// and a standby without a free session says when to come back.
     func open() throws -> (Dialogue, StandbyState) {
         let began = Clock.monotonic()
         while true {
@@ -162,13 +164,13 @@ package final class Sender {
         }
     }
 
-    /// How long to wait for a volume that is busy, in nanoseconds.
+    /// How long to wait for a busy volume, in nanoseconds.
     private static let patience = 3 * nanosecondsPerSecond
 
-    /// Milliseconds until another attempt; nothing if there is none.
+    /// Milliseconds until the next attempt; `nil` if there is none.
     private func pause(_ refusal: Refusal, waited: UInt64) -> UInt32? {
         guard refusal.retryAfter > 0 else { return waited < Self.patience ? 20 : nil }
-        // Those that were refused together must not come again together.
+        // Peers that were refused together must not come back together.
         let told = UInt32(refusal.retryAfter) * 1000
         let pause = told + UInt32.random(in: 0...told)
         let limit = UInt64(min(max(options.waitSeconds, 0), 86_400)) * nanosecondsPerSecond
@@ -200,23 +202,25 @@ package final class Sender {
         try send(source, try home.lock(options.receiver, options.volume))
     }
 
-    /// The same, for a caller that has the right to send already.
+    /// Sends for a caller that already holds the lock.
     package func send(_ source: any Source, _ lock: SendLock) throws -> Outcome {
         precondition(lock.receiver == options.receiver && lock.volume == options.volume)
         defer { withExtendedLifetime(lock) {} }
-        // Each of the two that are in the way is so once.
+        // Each of the two obstacles can occur once.
         for attempt in 0..<3 {
             do { if let outcome = try sendOnce(source) { return outcome } } catch MapError.damaged
                 where attempt < 2
             {
-                // Without it the source is read once more, and what was sent stays where it is.
+                // Without the map, the source is read once more; the segments sent so far stay on
+                // the standby.
                 map.remove()
             }
         }
         throw SendError.brokenProtocol("the standby's state changes with each session")
     }
 
-    /// - Returns: nil if the standby has got on while the source was read, so that everything is to be decided anew.
+    /// - Returns: `nil` if the standby moved on while the source was read, so that everything must
+    ///   be decided again.
     private func sendOnce(_ source: any Source) throws -> Outcome? {
         let began = Clock.monotonic()
         let (dialogue, standby) = try open()
@@ -242,7 +246,7 @@ package final class Sender {
             dialogue.stop(error)
             throw error
         }
-        // Reading the source as a whole takes longer than a connection waits.
+        // Reading the whole source takes longer than the connection's idle limit.
         dialogue.connection.close()
         if settled.isResuming, let (begin, plan) = planned(source, settled.replica, group: nil) {
             try completeDraft(source, begin, settled.replica)
@@ -251,7 +255,8 @@ package final class Sender {
         let scan = try scan(source, settled.replica, reason)
         let (second, state) = try open()
         do {
-            // An exported generation may have been imported meanwhile: what is in doubt is given up on this answer.
+            // An exported generation may have been imported meanwhile; this answer decides whether
+            // a generation in doubt is dropped.
             let now = try settle(second, state, keepingPrepared: false)
             try checkLineage(now)
             guard now.decision == settled.decision,
@@ -268,7 +273,7 @@ package final class Sender {
         }
     }
 
-    /// Refuses to go on where the two sides' histories do not fit.
+    /// Refuses to continue if the two sides' histories do not fit.
     func checkLineage(_ settled: Settled) throws {
         guard case .refuse(let rule) = settled.decision else { return }
         throw Self.error(
@@ -276,7 +281,8 @@ package final class Sender {
             settled.standby, source: nil)
     }
 
-    /// The error if a volume is smaller than what the standby has committed, and nobody has said that this is meant.
+    /// The error for a volume smaller than its committed generation, unless `allowShrink` permits
+    /// it.
     func shrinkRefusal(_ source: any Source, _ committedSize: UInt64) -> SendError? {
         guard source.volumeByteCount < committedSize, !options.allowShrink else { return nil }
         return .lineage(
@@ -285,7 +291,8 @@ package final class Sender {
 
     /// Sends a generation.
     ///
-    /// - Returns: also whether it waits on the standby for its group; then it is not committed yet.
+    /// - Returns: also whether the generation waits on the standby for its group and is not
+    ///   committed yet.
     func transfer(
         _ source: any Source, _ announced: Begin, _ plan: SendPlan, _ dialogue: Dialogue,
         _ began: UInt64
@@ -310,8 +317,9 @@ package final class Sender {
             && (current.committed == nil || announced.head.kind == .resync)
             || refusal.isOutdating(announced)
         {
-            // Nothing of the first copy is there: any source may be the one that it is made from. Nothing of the resync is:
-            // the next one compares. Or the standby does not have any more what it was compared with: it can never go on.
+            // The standby has no part of a first copy, so any source may start it; or no part of
+            // the resync, so the next one compares again; or the standby no longer has what was
+            // compared, so the resync can never continue.
             try abandonUnfinished()
             throw refusal.isOutdating(announced)
                 ? SendError.outdated(refusal) : SendError.refused(refusal)
@@ -325,7 +333,7 @@ package final class Sender {
         do {
             defer { pipeline.stop() }
             let record = try stream.run { record in
-                // The reading thread has nothing left to read.
+                // The reading thread has finished.
                 try source.confirm()
                 let record = try complete(record, draft, announced)
                 try home.catalog.setPending(options.volume, at: options.receiver, record)
@@ -338,7 +346,7 @@ package final class Sender {
             if !stream.isPrepared { try remember(outcome) }
             return (outcome, stream.isPrepared)
         } catch SendError.refused(let refusal) where refusal.isOutdating(announced) {
-            // Nothing of it was applied, and nothing will be.
+            // No part of it was applied, and none will be.
             try abandonUnfinished()
             throw SendError.refused(refusal)
         } catch let error as TLSError {
@@ -348,7 +356,8 @@ package final class Sender {
         }
     }
 
-    /// The record with the root of the volume. A generation without one could never be proven again.
+    /// The record with the root of the volume. A generation without a root could never be verified
+    /// later.
     func complete(
         _ record: GenerationRecord, _ draft: SourceMap.Draft, _ begin: Begin
     ) throws -> GenerationRecord {
@@ -414,7 +423,7 @@ package final class Sender {
 }
 
 extension Refusal {
-    /// Whether a resync cannot go on, however often it is tried: only a new comparison helps.
+    /// Whether a resync can never continue, so that only a new comparison helps.
     fileprivate func isOutdating(_ begin: Begin) -> Bool {
         begin.head.kind == .resync
             && [RefusalRule.notCompared, .sizeShrunk].contains { $0.rawValue == rule }

@@ -7,13 +7,13 @@ internal import Platform
 internal import Session
 internal import Wire
 
-/// Where a sender stands with a standby, once nothing is in doubt any more.
+/// State of a sender and a standby once no generation is in doubt.
 struct Settled {
     var decision: Lineage.Decision
     var standby: StandbyState
     var replica: Replica
 
-    /// Whether the standby has something of the unfinished transfer.
+    /// Whether the standby has part of the unfinished transfer.
     var isResuming: Bool {
         switch decision {
         case .full(let resume), .delta(_, let resume): resume
@@ -24,18 +24,18 @@ struct Settled {
 }
 
 extension Sender {
-    /// Decides; finds out first what became of a generation in doubt.
+    /// Decides, after finding out whether a generation in doubt was committed.
     ///
     /// - Parameters:
-    ///   - keepingPrepared: whether a prepared generation of this side's own may stay, and be the decision. Any other is
-    ///     abandoned.
-    ///   - forResync: whether one is abandoned also where the lineage refuses everything else.
+    ///   - keepingPrepared: whether a prepared generation of this side may stay and be the
+    ///     decision. Any other prepared one is abandoned.
+    ///   - forResync: abandon a prepared generation even if the lineage refuses everything else.
     func settle(
         _ dialogue: Dialogue, _ first: StandbyState, keepingPrepared: Bool,
         forResync: Bool = false
     ) throws -> Settled {
         var standby = first
-        // One generation can be in doubt, and one in the way; a third round has nothing left to do.
+        // One generation can be in doubt and one in the way, so three rounds suffice.
         for _ in 0..<3 {
             let replica = try replica()
             let decision = Lineage.decide(Self.memory(of: replica), standby)
@@ -46,8 +46,8 @@ extension Sender {
                 return Settled(decision: decision, standby: standby, replica: replica)
             case .prepared,
                 .refuse where forResync && standby.state == .prepared:
-                // Only the standby's answer says that its group cannot become complete any more: until then the
-                // catalog keeps the generation in doubt.
+                // Only the standby's answer proves that the group can no longer complete: until
+                // then the catalog keeps the generation in doubt.
                 standby = try abandon(standby.transfer, dialogue)
             case .full, .delta, .refuse:
                 return Settled(decision: decision, standby: standby, replica: replica)
@@ -56,13 +56,14 @@ extension Sender {
         throw SendError.brokenProtocol("the standby's state contradicts itself")
     }
 
-    /// Tells the standby that nothing has changed since the committed generation, if it can hear that.
+    /// Reports to the standby that nothing has changed since the committed generation, if it
+    /// supports that.
     func confirm(
         _ committed: GenerationRecord, _ source: any Source, _ dialogue: Dialogue
     ) throws {
         let current = Current(number: committed.head.number, id: committed.id)
         guard source.isOfNow, let message = dialogue.session.confirm(current) else { return }
-        // The standby may have taken hours for its state.
+        // The standby may have taken hours to send its state.
         try source.confirm()
         try dialogue.connection.send(message)
         guard case .committed = try dialogue.next() else {

@@ -7,22 +7,23 @@ package import LVM
 internal import TLS
 internal import Wire
 
-/// Removes snapshots that nobody needs any more, and nothing else (`SnapshotProof`).
+/// Removes only snapshots that are no longer needed (`SnapshotProof`).
 package struct SnapshotCleaner {
-    /// A snapshot with our tags that is neither a base nor of an unfinished generation, and what became of it.
+    /// A snapshot with our tags that is neither a base nor of an unfinished generation, and the
+    /// result of the attempt to remove it.
     package struct Found {
         package let volume: LogicalVolume
         package let fate: Fate
     }
 
     package enum Fate: Equatable, Sendable {
-        /// It was removed, or would have been.
+        /// It was removed, or would have been in a dry run.
         case removed
-        /// It stays for now, for this reason; the next time may remove it.
+        /// It stays for now, for this reason; the next attempt may remove it.
         case kept(String)
-        /// It is not ours any more, for this reason.
+        /// It is no longer ours, for this reason.
         case left(String)
-        /// This catalog has not made it, or has said already that it is not ours any more.
+        /// This catalog did not make it, or has already recorded that it is no longer ours.
         case unknown
     }
 
@@ -34,11 +35,11 @@ package struct SnapshotCleaner {
         self.waitSeconds = waitSeconds
     }
 
-    /// Goes through the snapshots of one volume for one standby in `groups`.
+    /// Cleans the snapshots of one volume for one standby in `groups`.
     ///
     /// - Parameters:
-    ///   - lock: nobody else makes or removes one meanwhile.
-    ///   - report: hears of each.
+    ///   - lock: keeps other processes from making or removing a snapshot meanwhile.
+    ///   - report: receives each result.
     func clean(
         _ receiver: ReceiverName, _ name: VolumeName, _ groups: [VolumeGroup], _ lock: SendLock,
         isDryRun: Bool, report: (Found) throws -> Void
@@ -61,7 +62,7 @@ package struct SnapshotCleaner {
                 try report(Found(volume: lv, fate: fate))
             }
             guard !isDryRun else { continue }
-            // What was announced and never made, and what somebody else has removed.
+            // Snapshots that were announced and never made, or that were removed by other means.
             for row in made where row.groupUUID == group.volumes.first?.groupUUID {
                 if !group.volumes.contains(where: { SnapshotProof.row(of: $0, in: [row]) != nil }) {
                     try home.catalog.strikeOut(row)

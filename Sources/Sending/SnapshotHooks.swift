@@ -3,13 +3,13 @@
 
 internal import Platform
 
-/// What a user wants done right before and right after a snapshot is taken: freeze and thaw a file system, flush a
-/// database.
+/// Commands to run right before and right after a snapshot is taken: freeze and thaw a file system,
+/// flush a database.
 package struct SnapshotHooks: Sendable {
-    /// For `sh -c`; the names of the volumes are its arguments.
+    /// A command for `sh -c`; its arguments are the names of the volumes.
     package var before: String?
     package var after: String?
-    /// How long each may take.
+    /// Time limit for each, in seconds.
     package var seconds: Int
 
     package init(before: String?, after: String?, seconds: Int) {
@@ -18,11 +18,11 @@ package struct SnapshotHooks: Sendable {
         self.seconds = seconds
     }
 
-    /// Runs `body` between the two. The second is run whatever happens: also if the first fails, if `body` does, and
-    /// if this process is killed.
+    /// Runs `body` between the two hooks. The second hook always runs: also if the first or `body`
+    /// fails, or if this process is killed.
     func around(_ volumes: [String], _ body: () throws -> Void) throws {
         guard before != nil || after != nil else { return try body() }
-        // Started first, so that there is no moment at which nobody would thaw.
+        // Start the guardian first, so that a thaw is guaranteed from the first freeze on.
         let guardian: Guardian?
         do throws(CommandError) {
             guardian = try after.map { command throws(CommandError) in

@@ -8,14 +8,15 @@ package import Platform
 internal import SnapshotStore
 internal import Wire
 
-/// A classic snapshot, from images of its origin and its COW store, without a kernel.
+/// A classic snapshot, read without a kernel from images of its origin and its COW store.
 ///
-/// Its content is the store's where an exception exists, else the origin's. Without a store of its own it is
-/// the origin itself, at the time of the image. What changed since a base is what the *base's* store
-/// names: its exceptions are the chunks written since that snapshot was taken. Only where the files are those that the
-/// base was sent from, unchanged, is that known to be the base's store, and of this origin.
+/// Its content is in the store for each exception, else in the origin. Without a store of the
+/// snapshot, the source is the origin itself at the time of the image. The *base's* store names the
+/// changes since a base: its exceptions are the chunks written since that snapshot was taken. It is
+/// known to be the base's store, and of this origin, only if the files are unchanged since the base
+/// was sent from them.
 package final class SnapshotImageSource: Source {
-    /// A store, and the file that it is in.
+    /// A store and the file that contains it.
     private struct Store {
         let content: AlignedReader
         let file: SourceFile
@@ -35,7 +36,7 @@ package final class SnapshotImageSource: Source {
             }
         }
 
-        /// What proves its content; nil where nothing does.
+        /// Facts that prove its content; `nil` if there are none.
         var facts: ObjectIdentity.Facts? {
             file.content.isEmpty ? nil : file.object.and(file.content).named("store")
         }
@@ -46,7 +47,7 @@ package final class SnapshotImageSource: Source {
     private let store: (store: Store, map: ExceptionMap)?
     private let base: Store?
     package let summary: String
-    /// The object is the origin; content is proven by the files.
+    /// The object is the origin; the files prove the content.
     package let identity: ObjectIdentity
     package let time: UInt64
     package var name: String { origin.path }
@@ -55,8 +56,8 @@ package final class SnapshotImageSource: Source {
     /// Opens the images.
     ///
     /// - Parameters:
-    ///   - storePath: store of the snapshot to send; nil sends the origin.
-    ///   - baseStorePath: store of the snapshot that the standby's generation was made from.
+    ///   - storePath: store of the snapshot to send; `nil` sends the origin.
+    ///   - baseStorePath: store of the snapshot of the standby's generation.
     package init(
         origin originPath: String, store storePath: String?, baseStore baseStorePath: String?
     ) throws(SourceError) {
@@ -120,8 +121,8 @@ package final class SnapshotImageSource: Source {
 
     /// Refuses a base store that is older than the snapshot's.
     ///
-    /// Both stores record what is written to the origin, so that every chunk in the newer snapshot's store is
-    /// also in the base's, if the images are of one time.
+    /// Both stores record writes to the origin, so if the images are of one time, the base's store
+    /// contains every chunk of the newer snapshot's store.
     private func checkAge(of base: Store) throws {
         guard let newer = store?.store.reader, let offset = newer.firstUncovered(by: base.reader)
         else {

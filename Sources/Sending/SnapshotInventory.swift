@@ -9,34 +9,35 @@ internal import TLS
 internal import ThinMetadata
 internal import Wire
 
-/// The snapshots that this host keeps for its standbys, and what they cost.
+/// The snapshots that this host keeps for its standbys, and the space they use.
 package struct SnapshotInventory {
-    /// What a snapshot is good for.
+    /// Purpose of a snapshot.
     package enum Role: String, Sendable {
         /// The standby holds it; the next change list starts from it.
         case base
-        /// Of a generation that is not committed yet.
+        /// It belongs to a generation that is not committed yet.
         case unfinished
-        /// Nobody needs it: a crash has left it.
+        /// It is no longer needed: a crash left it.
         case leftover
-        /// It has our tags, but this catalog has not made it, or somebody has made something else of it. It is never
-        /// removed.
+        /// It has our tags, but this catalog did not make it, or it was changed into something
+        /// else. It is never removed.
         case unknown
     }
 
-    /// A snapshot of ours.
+    /// One of our snapshots.
     package struct Entry {
         package let snapshot: OwnSnapshot
         package let role: Role
-        /// Bytes of storage that only it keeps from being free; nothing if that cannot be told now.
+        /// Bytes of storage that only this snapshot occupies; `nil` if unknown at the moment.
         package let heldByteCount: UInt64?
-        /// Of a classic snapshot: how full its store is, in percent, or nothing if the kernel has given it up.
+        /// Fill level of a classic snapshot's store in percent; `nil` if the kernel has invalidated
+        /// it.
         package let storePercent: UInt64?
-        /// What it is a snapshot of, "vg/lv"; nil if neither LVM nor the catalog knows.
+        /// Its origin, "vg/lv"; `nil` if neither LVM nor the catalog knows it.
         package let origin: String?
     }
 
-    /// A device of a volume that we know which device-mapper has suspended.
+    /// A suspended device of a volume that this host replicates.
     package struct Suspended {
         package let volume: LogicalVolume
         package let device: Suspension.Device
@@ -72,7 +73,7 @@ package struct SnapshotInventory {
         }
     }
 
-    /// All snapshots of ours, with what they hold.
+    /// All our snapshots, with the space they occupy.
     package func entries() throws -> [Entry] {
         try own().map { group, snapshot, role, origin in
             let name = origin?.fullName ?? snapshot.volume.origin.map { "\(group.name)/\($0)" }
@@ -94,7 +95,7 @@ package struct SnapshotInventory {
         }
     }
 
-    /// What the snapshot maps and its origin no longer shares with it.
+    /// The space that the snapshot maps and its origin no longer shares.
     private func heldByThin(
         _ snapshot: LogicalVolume, _ origin: LogicalVolume?, _ group: VolumeGroup
     ) throws -> UInt64? {
@@ -112,7 +113,8 @@ package struct SnapshotInventory {
         }
     }
 
-    /// The thin pools that snapshots of ours are in, and how many snapshots each can still take.
+    /// The thin pools that contain our snapshots, and the number of snapshots that each can still
+    /// take.
     package func pools() throws -> [PoolBudget] {
         var seen: Set<String> = []
         return try own().compactMap { group, snapshot, _, _ in
@@ -123,7 +125,7 @@ package struct SnapshotInventory {
         }
     }
 
-    /// What to tell of the room in their groups and pools.
+    /// Warnings about space in their groups and pools.
     package func roomWarnings() throws -> [String] {
         var seen: Set<String> = []
         return try own().flatMap { group, snapshot, _, _ in
@@ -133,20 +135,20 @@ package struct SnapshotInventory {
         }
     }
 
-    /// What `cleanUp` has done, or would have.
+    /// What `cleanUp` did, or would do.
     package struct Cleaned {
-        /// Snapshots that were removed, that stay for now, or that are not ours to remove.
+        /// Snapshots that were removed, stay for now, or are not ours to remove.
         package var snapshots: [SnapshotCleaner.Found] = []
-        /// Pools of which a metadata snapshot was released.
+        /// Pools whose metadata snapshot was released.
         package var pools: [String] = []
-        /// Suspended devices of volumes that we know.
+        /// Suspended devices of volumes that this host replicates.
         package var suspended: [Suspended] = []
     }
 
-    /// Removes what a crash has left: snapshots that this catalog has made and no generation needs, and metadata
-    /// snapshots of ours.
+    /// Removes what a crash left: snapshots that this catalog made and no generation needs, and our
+    /// metadata snapshots.
     ///
-    /// - Parameter isDryRun: says what it would remove, and removes nothing.
+    /// - Parameter isDryRun: report what would be removed, and remove nothing.
     package func cleanUp(isDryRun: Bool) throws -> Cleaned {
         let groups = try VolumeGroup.all()
         var cleaned = Cleaned(suspended: try suspended(in: groups))
@@ -158,7 +160,7 @@ package struct SnapshotInventory {
         return cleaned
     }
 
-    /// Goes through the leftovers of every standby and volume that no send is at work on now.
+    /// Cleans up for every standby and volume without a running send.
     func cleanSnapshots(
         in groups: [VolumeGroup], isDryRun: Bool, waitSeconds: Int,
         report: (SnapshotCleaner.Found) throws -> Void
@@ -173,19 +175,19 @@ package struct SnapshotInventory {
             guard let own = SnapshotTags.own(lv, key), try home.catalog.role(of: lv) == .leftover,
                 seen.insert(Kept(receiver: own.receiver, volume: own.name)).inserted
             else { continue }
-            // A send that runs now may have made it.
+            // A running send may have made it.
             let lock: SendLock
             do { lock = try home.lock(own.receiver, own.name) } catch SendError.busy { continue }
             defer { withExtendedLifetime(lock) {} }
             let cleaner = SnapshotCleaner(home, waitSeconds: waitSeconds)
-            // Asked again, since the lock is ours only now.
+            // Check again, now that the lock is held.
             try cleaner.clean(
                 own.receiver, own.name, try VolumeGroup.all(), lock, isDryRun: isDryRun
             ) { try report($0) }
         }
     }
 
-    /// The suspended devices of volumes that snapshots of ours are of, or were to be of.
+    /// The suspended devices of volumes that have, or were to have, our snapshots.
     package func suspended() throws -> [Suspended] { try suspended(in: try VolumeGroup.all()) }
 
     private func suspended(in groups: [VolumeGroup]) throws -> [Suspended] {
@@ -202,14 +204,14 @@ package struct SnapshotInventory {
 }
 
 extension SourceCatalog {
-    /// What a snapshot is to any replica: its tags tell for which one it was made, under the names of then.
+    /// Role of a snapshot for any replica: its tags name the replica, under the names at that time.
     func role(of snapshot: LogicalVolume) throws -> SnapshotInventory.Role {
         try replicas().lazy.map { $0.role(of: snapshot) }.first { $0 != .leftover } ?? .leftover
     }
 }
 
 extension Replica {
-    /// What a snapshot is to this replica.
+    /// Role of a snapshot for this replica.
     func role(of snapshot: LogicalVolume) -> SnapshotInventory.Role {
         if baseIdentity?.snapshotUUID == snapshot.uuid { return .base }
         return unfinishedIdentity?.snapshotUUID == snapshot.uuid ? .unfinished : .leftover

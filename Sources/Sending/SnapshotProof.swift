@@ -6,17 +6,18 @@ internal import LVM
 internal import Objects
 internal import ThinMetadata
 
-/// What proves that a snapshot is still the one that this host has made, and that nobody uses it for anything else.
-/// Without that it is not removed: an operator may have made a volume of it.
+/// Proves that a snapshot still is the one that this host made, and that it is not used for
+/// anything else. Without the proof it is not removed: an operator may have turned it into a
+/// volume.
 ///
-/// - This catalog has made it. One that it knows nothing of may be the base of a newer state than this.
-/// - It has the name that it got, and is read-only.
-/// - It is in a thin pool: the pool's metadata says that nobody wrote to it since, and the volume that it is a
-///   snapshot of is there. It is a classic one: it is still a snapshot of that volume.
-/// - It is not open; that is LVM's to check.
+/// - This catalog has made it. An unknown one may be the base of a newer state of the catalog.
+/// - It still has its original name and is read-only.
+/// - In a thin pool: the pool's metadata shows that it was not written, and its origin exists. A
+///   classic one: it is still a snapshot of that volume.
+/// - It is not open; LVM checks that.
 struct SnapshotProof {
     let home: SourceHome
-    /// Of a pool that somebody else reads.
+    /// How long to wait for a pool that another program reads.
     let waitSeconds: Int
 
     /// The row of a snapshot, if this catalog has made it.
@@ -28,9 +29,9 @@ struct SnapshotProof {
         }
     }
 
-    /// Why a snapshot must not be removed; nil if it may be.
+    /// Why a snapshot must not be removed; `nil` if it may be.
     ///
-    /// - Throws: what keeps the pool's metadata from being read now.
+    /// - Throws: the error that keeps the pool's metadata from being read.
     func objection(
         to lv: LogicalVolume, _ row: MadeSnapshot, in group: VolumeGroup
     ) throws -> String? {
@@ -43,7 +44,7 @@ struct SnapshotProof {
             guard case .thin(_, _, let id, _) = lv.kind,
                 metadata.devices.contains(where: { $0.deviceID == id })
             else {
-                // A crash while a group's snapshots were renewed has left it without a device.
+                // A crash during the renewal of a group's snapshots left it without a device.
                 return lv.tags.contains(ThinPool.renewedTag) && row.proof == nil
                     ? nil : "the thin pool has no device for it any more"
             }
@@ -58,14 +59,15 @@ struct SnapshotProof {
         }
     }
 
-    /// The same, as far as LVM's report tells.
+    /// Does the same with LVM's report alone.
     static func visibleObjection(
         to lv: LogicalVolume, _ row: MadeSnapshot, in volumes: [LogicalVolume]
     ) -> String? {
         guard lv.name == row.name ?? lv.name, isOwnName(lv.name) else { return "it was renamed" }
         guard !lv.isMerging else { return "it is being merged" }
         if lv.kind == .plain {
-            // What lvcreate had not made a snapshot of when it was killed is not read-only yet.
+            // If lvcreate was killed before it made a snapshot of the volume, it is not read-only
+            // yet.
             return row.uuid == nil && row.proof == nil ? nil : "it is no snapshot any more"
         }
         guard lv.isReadOnly else { return "it was made writable" }
@@ -83,7 +85,7 @@ struct SnapshotProof {
         return nil
     }
 
-    /// "…_blockferry_1a2b3c4d".
+    /// Whether the name ends like "…_blockferry_1a2b3c4d".
     private static func isOwnName(_ name: String) -> Bool {
         let suffix = name.utf8.suffix(20)
         return suffix.count == 20 && suffix.starts(with: "_blockferry_".utf8)

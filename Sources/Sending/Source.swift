@@ -7,15 +7,15 @@ package import Objects
 package import Platform
 package import Wire
 
-/// Why a source cannot be read, or cannot prove what changed.
+/// Why a source cannot be read, or cannot prove its changes.
 package enum SourceError: RuledError, Sendable, CustomStringConvertible {
     /// A file or device could not be read.
     case unreadable(SystemCallError)
-    /// The metadata is damaged, or does not hold what was asked for.
+    /// The metadata is damaged or lacks what was requested.
     case invalid(path: String, reason: String)
-    /// There is no proof of what changed since the base; `reason` says what is missing.
+    /// No proof of the changes since the base exists; `reason` names what is missing.
     case noProof(RefusalRule, reason: String)
-    /// It must not be sent now, or not as this volume; the rule says why.
+    /// The source must not be sent now, or not as this volume; the rule says why.
     case refused(RefusalRule, path: String, reason: String)
     /// A hook failed.
     case hook(CommandError)
@@ -45,7 +45,7 @@ extension SourceError {
         return [:]
     }
 
-    /// Turns the error of a call into one of a source.
+    /// Turns a system call's error into a source's error.
     static func reading<Value>(
         _ body: () throws(SystemCallError) -> Value
     ) throws(SourceError) -> Value {
@@ -68,50 +68,53 @@ extension LVMError: RuledError {
     }
 }
 
-/// How a source can tell what changed since a base.
+/// How a source proves its changes since a base.
 package enum ChangeProof: Equatable, Sendable {
-    /// `Source.forEachChange` names all that can differ.
+    /// `Source.forEachChange` names everything that can differ.
     case list
-    /// Nothing names it; the text says why. All content is read and compared with the tag map of what was sent.
+    /// The source has no change list, for this reason. All content is read and compared with the
+    /// tag map of what was sent.
     case compare(String)
 }
 
 /// A frozen point in time of a volume that can be read and compared with an earlier one.
 ///
-/// Opening one flushes it, so that what is read from it is on the source's own disk.
+/// Opening a source flushes it, so the content read from it is on the source's own disk.
 package protocol Source: AnyObject {
-    /// What people call it, in messages: "vg/home", or a path.
+    /// Name for messages: "vg/home", or a path.
     var name: String { get }
-    /// What it is, in words; goes into the generation record.
+    /// Description of the source for the generation record.
     var summary: String { get }
-    /// What it is, and what proves its content, in facts: kept as the base of the next generation.
+    /// Facts that identify the source and prove its content; kept as the base of the next
+    /// generation.
     var identity: ObjectIdentity { get }
-    /// The point in time, nanoseconds since 1970-01-01 UTC, as far as it can be known.
+    /// The point in time in nanoseconds since 1970-01-01 UTC, as exactly as it is known.
     var time: UInt64 { get }
-    /// Bytes.
+    /// Size of the volume in bytes.
     var volumeByteCount: UInt64 { get }
 
-    /// Whether it is the volume itself, as it is now, and not what was kept of it.
+    /// Whether the source is the volume itself as it is now, not a snapshot or an image of it.
     var isOfNow: Bool { get }
 
-    /// How it can tell what changed since a base; nil is a base that nothing is known of.
+    /// How the source proves its changes since a base; `nil` stands for an unknown base.
     ///
-    /// Throws `SourceError.noProof` where somebody has to decide.
+    /// Throws `SourceError.noProof` if a person must decide.
     func proof(since base: ObjectIdentity?) throws -> ChangeProof
 
-    /// Every byte of the volume, in order and without a gap.
+    /// Every byte of the volume, in order and without gaps.
     func forEachExtent(_ body: (Change) throws -> Void) throws
 
-    /// What may differ from a base for which `proof` has given a list, in order: exact or too much, never too little.
+    /// What may differ from a base for which `proof` returned a list, in order: exact or too much,
+    /// never too little.
     ///
-    /// Throws `SourceError.noProof` if that cannot be known for certain.
+    /// Throws `SourceError.noProof` if that is not certain.
     func forEachChange(since base: ObjectIdentity, _ body: (Change) throws -> Void) throws
 
-    /// Reads content of at most 1 MiB that lies inside the volume.
+    /// Reads content of at most 1 MiB inside the volume.
     func read(_ extent: Extent, into memory: AlignedBuffer) throws
 
-    /// Called after the last read and before the generation is committed: flushes the source once more, and throws if
-    /// what was read may not be the point in time after all.
+    /// Called after the last read and before the generation is committed. Flushes the source again,
+    /// and throws if the content read may not be the point in time.
     func confirm() throws
 }
 

@@ -5,19 +5,20 @@ internal import Objects
 internal import Platform
 internal import Wire
 
-/// A file or device that a source is read from: what it is, and whether it is still what was opened.
+/// A file or device that a source reads: its identity, and whether it is unchanged since it was
+/// opened.
 struct SourceFile {
     let file: File
-    /// Which one it is.
+    /// Facts that identify it.
     let object: ObjectIdentity.Facts
-    /// What proves its content; empty where nothing does, as of every device.
+    /// Facts that prove its content; empty if there are none, as for every device.
     let content: ObjectIdentity.Facts
-    /// Size and times of a regular file when it was opened, whether they prove anything or not.
+    /// Size and times of a regular file when it was opened, even if they prove nothing.
     private let stamp: ObjectIdentity.Facts?
     private let byteCount: UInt64
 
-    /// Flushes the file and asks for its facts. What is read of it must be read through `file`, or what `FileBytes` makes
-    /// of that: a path may lead elsewhere a moment later.
+    /// Flushes the file and reads its facts. Read its content only through `file`, or through a
+    /// `FileBytes` made of that: the path may lead elsewhere a moment later.
     init(_ file: File) throws(SystemCallError) {
         self.file = file
         let status = try file.status()
@@ -29,14 +30,14 @@ struct SourceFile {
             stamp = nil
         } else {
             object = try file.objectFacts()
-            // Flushes the file where it proves something; a flush takes as long as a disk does.
+            // Flushes the file if that proves something; a flush can take long.
             content = try file.contentFacts()
             if content.isEmpty { try file.sync() }
             stamp = content.isEmpty ? try file.stamp() : content
         }
     }
 
-    /// Flushes once more and refuses what was written since.
+    /// Flushes again and refuses a file written since it was opened.
     func confirm() throws(SourceError) {
         let isSame = try SourceError.reading { () throws(SystemCallError) in
             try file.sync()
@@ -55,14 +56,14 @@ struct SourceFile {
 }
 
 extension ObjectIdentity.Facts {
-    /// The same facts of one file among several.
+    /// The same facts, prefixed with the name of a part.
     func named(_ part: String) -> Self {
         Self(uniqueKeysWithValues: map { ("\(part)-\($0.key)", $0.value) })
     }
 
-    /// The facts whose names begin with that of a part.
+    /// The facts of one part, by its prefix.
     func of(_ part: String) -> Self { filter { $0.key.hasPrefix("\(part)-") } }
 
-    /// These and others, which have other names.
+    /// Adds facts with other names.
     func and(_ others: Self) -> Self { merging(others) { mine, _ in mine } }
 }

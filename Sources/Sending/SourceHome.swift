@@ -9,12 +9,12 @@ package import Wire
 
 /// The state directory of a source host: identity, catalog and plans.
 package struct SourceHome: Sendable {
-    /// The directory.
+    /// Path of the directory.
     package let path: String
-    /// The standbys, and where each volume stands on each.
+    /// The standbys, and the state of each volume on each.
     package let catalog: SourceCatalog
 
-    /// Opens the directory, making what is missing.
+    /// Opens the directory and makes what is missing.
     package init(path: String) throws {
         self.path = path
         try Directory.create(path)
@@ -24,7 +24,8 @@ package struct SourceHome: Sendable {
         try Directory.createOwn(path + "/maps")
     }
 
-    /// Opens the directory to look at it: where it cannot be written, only the catalog is read, and nothing is made.
+    /// Opens the directory for inspection: if it cannot be written, only the catalog is read, and
+    /// nothing is made.
     package init(forReading path: String) throws {
         guard CatalogReading.isNeeded(in: path) else {
             try self.init(path: path)
@@ -38,16 +39,16 @@ package struct SourceHome: Sendable {
         self.catalog = catalog
     }
 
-    /// This host's identity, made at first use.
+    /// This host's identity; made at first use.
     package func identity() throws -> Identity {
         try IdentityFile.readOrCreate(path + "/identity.pem")
     }
 
-    /// Takes the right to send a volume to a standby, for as long as the result lives.
+    /// Takes the lock for sending a volume to a standby, held for the lifetime of the result.
     ///
-    /// A command that only asks whether the volume is busy holds the lock for a moment; that moment is waited for.
+    /// A command that only tests the lock holds it for a moment; this call waits for that.
     ///
-    /// - Throws: `busy` if another process is at it.
+    /// - Throws: `busy` if another process holds it.
     package func lock(_ receiver: ReceiverName, _ volume: VolumeName) throws -> SendLock {
         let file = "\(path)/locks/\(volume)@\(receiver)"
         guard let lock = try FileLock.waiting(Self.lockPatience, path: file) else {
@@ -56,10 +57,10 @@ package struct SourceHome: Sendable {
         return SendLock(receiver: receiver, volume: volume, lock: lock)
     }
 
-    /// In nanoseconds.
+    /// How long to wait for the lock, in nanoseconds.
     private static let lockPatience = nanosecondsPerSecond / 2
 
-    /// Forgets what is known of a volume on a standby.
+    /// Forgets all records of a volume on a standby.
     package func forget(_ receiver: ReceiverName, _ volume: VolumeName) throws {
         let lock = try lock(receiver, volume)
         defer { withExtendedLifetime(lock) {} }
@@ -69,17 +70,17 @@ package struct SourceHome: Sendable {
         map(receiver, volume).remove()
     }
 
-    /// Remembers that the kernel has given up a classic snapshot, wherever that is the base: its store names no longer all
-    /// that was written, although it may look whole after the next activation.
+    /// Records that the kernel has invalidated a classic snapshot, wherever that is the base: its
+    /// store no longer names all writes, although it may look intact after the next activation.
     package func noteGivenUp(_ snapshot: String) {
-        // The next command that looks sees it too, as long as the snapshot stays active.
+        // The next command that looks sees it too, while the snapshot stays active.
         let known = (try? catalog.replicas()) ?? []
         for replica in known where replica.baseIdentity?.snapshotUUID == snapshot {
             try? catalog.setBaseGivenUp(replica.volume, at: replica.receiver, replica.base)
         }
     }
 
-    /// Remembers the export key that a standby has told.
+    /// Records the export key that a standby has sent.
     func note(_ exportKey: X25519Key?, of receiver: Receiver) throws {
         guard let exportKey, exportKey != receiver.exportKey else { return }
         try catalog.setExportKey(exportKey, of: receiver.key)
@@ -90,8 +91,9 @@ package struct SourceHome: Sendable {
         SourceMap("\(path)/maps/\(volume)@\(receiver)")
     }
 
-    /// The name of a transfer's plan. It holds the transfer, so that no other one's plan or seals are ever taken for its own,
-    /// whatever names standby and volume are given later. The sign between its parts stands in no name.
+    /// File name of a transfer's plan. It contains the transfer's id, so no other transfer's plan
+    /// or seals are mistaken for its own, even after standby or volume are renamed. No name
+    /// contains the separator.
     func planName(
         _ receiver: ReceiverName, _ volume: VolumeName, _ transfer: TransferID
     ) -> String { "\(volume)@\(receiver)@\(transfer)" }
@@ -99,33 +101,33 @@ package struct SourceHome: Sendable {
     /// Removes the plans of a volume on a standby that a crash has left: no catalog names them.
     func removeLostPlans(_ receiver: ReceiverName, _ volume: VolumeName) throws {
         let begin = "\(volume)@\(receiver)@"
-        // Who was given another name since keeps the plan that it has.
+        // A renamed replica keeps the plan it has.
         let known = Set(try catalog.replicas().compactMap { $0.transfer?.planName })
         for file in try Directory.names(in: path + "/plans") where file.hasPrefix(begin) {
             let name = file.hasSuffix(Self.seals) ? String(file.dropLast(Self.seals.count)) : file
             if !known.contains(name) { removePlan(name) }
         }
-        // Version 0.1.0 called it so.
+        // Version 0.1.0 used this name.
         let former = "\(volume)@\(receiver)"
         if !known.contains(former) { removePlan(former) }
     }
 
     private static let seals = ".seals"
 
-    /// Where a plan with this name is.
+    /// Path of the plan with this name.
     func planPath(_ name: String) -> String { "\(path)/plans/\(name)" }
 
-    /// Where its seals are.
+    /// Path of its seals.
     func sealsPath(_ name: String) -> String { planPath(name) + Self.seals }
 
-    /// Removes a plan and its seals. Nobody needs them any more, so that a failure does not matter.
+    /// Removes a plan and its seals. They are no longer needed, so a failure does not matter.
     func removePlan(_ name: String) {
         try? Directory.remove(planPath(name))
         try? Directory.remove(sealsPath(name))
     }
 }
 
-/// The right to send a volume to a standby.
+/// The exclusive right to send a volume to a standby.
 package struct SendLock: Sendable {
     let receiver: ReceiverName
     let volume: VolumeName

@@ -8,32 +8,35 @@ internal import Platform
 internal import TagMap
 internal import Wire
 
-/// The tag map of what a standby holds of a volume, and what the unfinished generation makes of it.
+/// The tag map of what a standby holds of a volume, and what the unfinished generation changes in
+/// it.
 ///
-/// It is a memory, not a source of truth: a map that is not right is removed, and made anew by reading the source once.
+/// It is a cache, not a source of truth: a wrong map is removed and made again by reading the
+/// source once.
 ///
-/// 1. While a generation is sent, its updates are collected in a file that names the transfer; or, where the source was
-///    read as a whole, its new map lies beside it. *A crash leaves both; a resumed transfer goes on with them.*
+/// 1. While a generation is sent, its updates are collected in a file that names the transfer; or,
+///    if the whole source was read, its new map lies beside it. *A crash leaves both; a resumed
+///    transfer continues with them.*
 /// 2. After COMMITTED they become the map (`commit`), before the catalog says so. *A crash leaves the generation in
 ///    doubt; `commit` is done again.*
 struct SourceMap {
-    /// Of the committed generation.
+    /// Path of the committed generation's map.
     private let path: String
     private var updatesPath: String { path + "@updates" }
-    /// The new map as a whole, where there is one.
+    /// Path of the complete new map, if one exists.
     private var wholePath: String { path + "@whole" }
-    /// For the map of a source that is read as a whole, and the list of what it maps.
+    /// Files for the map of a source that is read in full, and for the list of what it maps.
     let scratch: ScratchFiles
     private static let scan = "scan"
 
-    /// - Parameter path: ends in a name. What is put behind it begins with a sign that no name holds, so that no standby is
-    ///   called like another one's file.
+    /// - Parameter path: ends in a name. Suffixes begin with a character that no name contains, so
+    ///   no standby's name can match another one's file.
     init(_ path: String) {
         self.path = path
         scratch = ScratchFiles(in: Directory.parent(of: path))
     }
 
-    /// The map of a generation, if this side has it.
+    /// The map of a generation, or `nil` if this side does not have it.
     func committed(_ record: GenerationRecord?) -> TagMapFile? {
         guard let record, record.volumeRoot != .zero,
             let map = try? TagMapFile(opening: path),
@@ -43,14 +46,14 @@ struct SourceMap {
         return map
     }
 
-    /// Where the map of a source that is read as a whole is made.
+    /// Makes the map for a source that is read in full.
     func makeScan(_ algorithm: TagAlgorithm, volumeByteCount: UInt64) throws -> TagMapFile {
         try TagMapFile(making: scratch.path(Self.scan), algorithm, volumeByteCount: volumeByteCount)
     }
 
     func removeScan() { scratch.remove(Self.scan) }
 
-    /// Gives everything the names of another replica. What a crash leaves behind is made anew.
+    /// Renames all files for another replica. What a crash leaves behind is made again.
     func move(to new: SourceMap) throws(SystemCallError) {
         let names = [
             (path, new.path), (updatesPath, new.updatesPath), (wholePath, new.wholePath),
@@ -60,11 +63,11 @@ struct SourceMap {
 
     // MARK: The unfinished generation
 
-    /// What a transfer collects.
+    /// What a transfer collects for the map.
     enum Draft {
         /// The new entries, and the map that they change.
         case updates(MapUpdateWriter, base: TagMapFile?)
-        /// The new map is known already.
+        /// The complete new map.
         case whole(TagMapFile)
 
         var writer: MapUpdateWriter? {
@@ -73,9 +76,9 @@ struct SourceMap {
         }
     }
 
-    /// Starts to collect for a transfer.
+    /// Starts collecting for a transfer.
     ///
-    /// - Parameter scan: the new map, if the source was read as a whole.
+    /// - Parameter scan: the new map, if the whole source was read.
     func begin(_ begin: Begin, scan: TagMapFile?) throws {
         try discard()
         if let scan {
@@ -91,7 +94,7 @@ struct SourceMap {
         begin.head.kind == .delta ? .parent : .zeros
     }
 
-    /// Whether there is what a transfer that was begun goes on with.
+    /// Whether the files that a resumed transfer continues with exist.
     func hasDraft(_ begin: Begin, parent: GenerationRecord?) -> Bool {
         guard isOf(begin.transfer) else { return false }
         switch begin.head.kind {
@@ -101,9 +104,9 @@ struct SourceMap {
         }
     }
 
-    /// Goes on collecting for a transfer that was begun.
+    /// Continues collecting for a transfer that was begun.
     ///
-    /// - Throws: `damaged` if it cannot be told any more what the volume's map will be.
+    /// - Throws: `damaged` if the volume's future map can no longer be determined.
     func draft(_ begin: Begin, parent: GenerationRecord?) throws -> Draft {
         if isOf(begin.transfer), let whole = try? TagMapFile(opening: wholePath) {
             return .whole(whole)
@@ -122,8 +125,8 @@ struct SourceMap {
         return (try? MapUpdateReader(path: updatesPath))?.header.transfer == transfer
     }
 
-    /// Gives what version 0.1.0 has collected for a transfer today's names. What it called `.whole` may by now be the map of a
-    /// standby that is called so: that is of a generation.
+    /// Renames what version 0.1.0 collected for a transfer to the current names. Its `.whole` file
+    /// may by now be the map of a standby of that name, which belongs to a generation.
     private func takeFormer(_ transfer: TransferID) {
         let (updates, whole) = (path + ".updates", path + ".whole")
         guard !Directory.exists(updatesPath), Directory.exists(updates),
@@ -135,7 +138,7 @@ struct SourceMap {
         try? Directory.move(updates, to: updatesPath)
     }
 
-    /// The root that the volume has with the unfinished generation.
+    /// Root of the volume's map with the unfinished generation.
     func root(_ draft: Draft, _ begin: Begin) throws -> SHA256Digest {
         switch draft {
         case .whole(let map): return map.root
@@ -149,7 +152,7 @@ struct SourceMap {
         }
     }
 
-    /// Makes the map that of the generation that the standby has committed.
+    /// Turns the draft into the map of the generation that the standby has committed.
     func commit(_ record: GenerationRecord, _ transfer: TransferID) {
         do {
             guard isOf(transfer) else { throw MapError.damaged(path, reason: "no updates") }
@@ -163,7 +166,7 @@ struct SourceMap {
                 throw MapError.damaged(path, reason: "another root")
             }
         } catch {
-            // Nothing is lost but time: the next send reads the source as a whole.
+            // Only time is lost: the next send reads the whole source.
             try? Directory.remove(path)
         }
         try? discard()
@@ -186,16 +189,16 @@ struct SourceMap {
         try map.seal(lineage: head.lineage, generation: record.id)
     }
 
-    /// Forgets what an unfinished generation has collected.
+    /// Drops what an unfinished generation has collected.
     func discard() throws {
-        // The last one is what processes shared before each had a file of its own.
+        // Processes shared the last one before each had its own scratch files.
         for path in [updatesPath, wholePath, path + "@scan"]
         where Directory.exists(path) {
             try Directory.remove(path)
         }
     }
 
-    /// Forgets everything.
+    /// Removes all files.
     func remove() {
         try? discard()
         try? Directory.remove(path)

@@ -4,10 +4,10 @@
 internal import Catalog
 package import Objects
 
-/// The identities that the catalog keeps as text.
+/// The identities that the catalog stores as text.
 package enum StoredIdentity {
-    /// Reads a text. Of those that version 0.1.0 has written, the ones of live snapshots are understood; every other
-    /// says nothing, and is nil.
+    /// Decodes a text. Of those that version 0.1.0 wrote, it understands the ones of live
+    /// snapshots; for every other it returns `nil`.
     package static func decode(_ text: String) -> ObjectIdentity? {
         if let identity = ObjectIdentity(text) { return identity }
         let words = text.split(separator: " ")
@@ -27,28 +27,28 @@ package enum StoredIdentity {
     }
 }
 
-/// Names of facts about live snapshots.
+/// Names of the facts about live snapshots.
 enum LiveFacts {
-    /// Object: LVM's ids of the volume group and of the volume that the snapshot is one of.
+    /// Object: LVM's ids of the volume group and of the snapshot's volume.
     static let group = "group"
     static let origin = "origin"
     /// Content: LVM's id of the snapshot.
     static let snapshot = "snapshot"
-    /// Content of a classic snapshot: the run of the host, and the marks of its two mappings there.
+    /// Content of a classic snapshot: the host's boot, and the marks of its two mappings there.
     static let boot = "boot"
     static let mapping = "mapping"
     static let store = "store"
 }
 
 extension ObjectIdentity {
-    /// LVM's id of a live snapshot; nil for anything else.
+    /// LVM's id of a live snapshot; `nil` for anything else.
     var snapshotUUID: String? { content[LiveFacts.snapshot] }
 }
 
 extension Replica {
-    /// What the committed generation was made from, as far as that is known.
+    /// Source of the committed generation; `nil` if unknown.
     var baseIdentity: ObjectIdentity? { base.flatMap(StoredIdentity.decode) }
 
-    /// What the unfinished generation is made from.
+    /// Source of the unfinished generation; `nil` if unknown.
     var unfinishedIdentity: ObjectIdentity? { transfer.flatMap { StoredIdentity.decode($0.base) } }
 }

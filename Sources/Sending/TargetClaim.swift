@@ -7,19 +7,20 @@ internal import Platform
 internal import Staging
 internal import Wire
 
-/// The right to read a file or device that is the target of a standby on this host: the lock of its volume, held as long
-/// as this lives, so that nothing is brought to it meanwhile.
+/// The right to read a file or device that is the target of a standby on this host. It holds the
+/// lock of the target's volume for its lifetime, so nothing is applied to the target meanwhile.
 final class TargetClaim {
     private let lock: FileLock
 
-    /// The state directory of this host's standby.
+    /// State directory of this host's standby.
     private static var standbyState: String {
         Process.environment("BLOCKFERRYD_STATE") ?? "/var/lib/blockferryd"
     }
 
-    /// Claims what is open; nil if it is no target.
+    /// Claims an open file or device; `nil` if it is not a target.
     ///
-    /// - Throws: `source-is-target` for a target that is being written, or does not hold a committed generation.
+    /// - Throws: `source-is-target` for a target that is being written or does not hold a committed
+    ///   generation.
     init?(_ file: File) throws(SourceError) {
         let status = try SourceError.reading(file.status)
         let stack = try? StorageStack(file)
@@ -34,13 +35,13 @@ final class TargetClaim {
         return nil
     }
 
-    /// The target that a file or device is, or is a part of, or that is a part of it.
+    /// Finds the target that a file or device is, is part of, or contains.
     private static func find(
         _ status: FileStatus, _ file: File, _ directory: String, isMarked: Bool
     ) throws(SourceError) -> RegisteredTarget? {
         let targets: [RegisteredTarget]
         do { targets = try RegisteredTarget.all(in: directory) } catch {
-            // A host without a standby, or one that this user may not look at.
+            // The host has no standby, or this user may not look at it.
             guard isMarked else { return nil }
             throw .refused(
                 .sourceIsTarget, path: file.path,
@@ -57,7 +58,8 @@ final class TargetClaim {
             {
                 return true
             }
-            // It may have another path by now. A copy of a file that keeps attributes has the mark, and another inode.
+            // The target may have another path by now. A copy that keeps attributes has the mark
+            // but another inode.
             guard let identity, let registered = ObjectIdentity(target.identity),
                 registered.object["mark"] == identity.object["mark"]
             else { return false }
@@ -65,7 +67,7 @@ final class TargetClaim {
         }
     }
 
-    /// Nil where the facts are too few to find something by them.
+    /// `nil` if the facts are too few to find a target by.
     private static func identity(_ status: FileStatus, _ file: File) -> ObjectIdentity? {
         if let device = status.device {
             return ObjectIdentity(.device, object: BlockDevice(device).objectFacts)
@@ -76,7 +78,8 @@ final class TargetClaim {
         return ObjectIdentity(.file, object: facts)
     }
 
-    /// The object and what it is a part of or made of: the disk of a partition, the file of a loop device.
+    /// The object and everything it is part of or made of: the disk of a partition, the file of a
+    /// loop device.
     private static func chain(_ status: FileStatus) -> Set<String> {
         var found: Set = [status.identity]
         guard let number = status.device else { return found }
@@ -86,7 +89,7 @@ final class TargetClaim {
         return found
     }
 
-    /// The file that a loop device, or the one that it is a part of, is made of.
+    /// The file behind a loop device, or behind the loop device that the object is part of.
     private static func backing(_ status: FileStatus) -> File? {
         guard let device = status.device.map({ BlockDevice($0) }) else { return nil }
         return (device.disk ?? device).backingFile.flatMap { try? File(path: $0) }
@@ -119,7 +122,7 @@ final class TargetClaim {
         }
         switch state {
         case .consistent, .staging, .promoted: return held
-        // It was removed a moment ago.
+        // The target was removed a moment ago.
         case nil: return held
         case .empty, .initialising, .prepared, .applying, .diverged, .suspect:
             throw no(

@@ -7,7 +7,7 @@ package import Platform
 internal import ThinMetadata
 internal import Wire
 
-/// One device of a thin pool, from the pool's metadata and data, without a kernel.
+/// One device of a thin pool, read without a kernel from the pool's metadata and data.
 package final class ThinImageSource: Source {
     private let metadata: ThinMetadataReader
     private let metadataPath: String
@@ -16,7 +16,8 @@ package final class ThinImageSource: Source {
     private let files: (metadata: SourceFile, data: SourceFile)
     private let device: UInt32
     package let summary: String
-    /// The object is the data; content is proven by both files and what the metadata says of the device.
+    /// The object is the data; both files and the metadata's facts about the device prove the
+    /// content.
     package let identity: ObjectIdentity
     package var name: String { data.path }
     package let time: UInt64
@@ -57,7 +58,7 @@ package final class ThinImageSource: Source {
         summary = "thin device \(device) of \(metadataPath)"
     }
 
-    /// Everything that the metadata knows of a device.
+    /// All facts in the metadata about a device.
     private static func facts(
         of device: UInt32, _ metadata: ThinMetadataReader
     ) throws(ThinMetadataError) -> ObjectIdentity.Facts {
@@ -70,8 +71,9 @@ package final class ThinImageSource: Source {
         ]
     }
 
-    /// Only in the very files that the base was read from do the metadata tell what changed: the same numbers are in
-    /// the metadata of every pool that one script has made, and an overwrite in place leaves them as they are.
+    /// The metadata proves the changes only in the very files that the base was read from: every
+    /// pool made by one script has the same numbers in its metadata, and an overwrite in place does
+    /// not change them.
     package func proof(since base: ObjectIdentity?) -> ChangeProof {
         guard let base, identity.provesContent, base.kind == identity.kind,
             base.object == identity.object,

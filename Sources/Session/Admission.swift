@@ -4,34 +4,36 @@
 package import Digests
 internal import Wire
 
-/// Who of those that connect gets one of a standby's places, and who gives one up (Specification 10), without sockets, clocks
-/// or processes.
+/// Decides which connections get a standby's places and which give one up (Specification 10),
+/// without sockets, clocks or processes.
 ///
-/// A connection waits for its ClientHello to be whole, then for a place before authentication. With a pinned key proven
-/// it leaves that place for a session of its peer. Strangers are counted by network, and their places are not those of
-/// sessions: however many they are, they take places from each other. What comes from a network that a pinned peer came
-/// from lately waits apart, so that it has only its own neighbours before it.
+/// A connection waits until its ClientHello is complete, then for a place before authentication.
+/// Once it proves a pinned key, it leaves that place for a session of its peer. Strangers are
+/// counted by network, and their places are separate from those of sessions: however many they are,
+/// they only take places from each other. Connections from a network that a pinned peer used
+/// recently wait separately, so only their own neighbours are ahead of them.
 ///
-/// Times are nanoseconds of one clock that never goes back; a connection is known by a number, the later the greater.
+/// Times are nanoseconds of one monotonic clock. Each connection has a number, greater than those
+/// of earlier ones.
 package struct Admission: Sendable {
-    /// What is to be done now.
+    /// The next action.
     package enum Step: Equatable, Sendable {
-        /// This connection has a place: shake hands.
+        /// The connection has a place: shake hands.
         case start(Int)
-        /// This one has had its time, and others wait for its place: end it.
+        /// The connection has used up its time and others wait for its place: end it.
         case end(Int)
     }
 
-    /// An answer to a peer that has proved a pinned key.
+    /// The answer to a peer that has proved a pinned key.
     package enum Answer: Equatable, Sendable {
         case session
-        /// It has one too many, and may come back after so many seconds.
+        /// The peer has too many sessions and may come back after this many seconds.
         case busy(retryAfter: UInt16)
-        /// It has been ended meanwhile.
+        /// The connection has been ended meanwhile.
         case gone
     }
 
-    /// Networks that are remembered.
+    /// Largest number of networks to remember.
     private static let networkLimit = 4096
     private static let second: UInt64 = 1_000_000_000
 
@@ -46,28 +48,28 @@ package struct Admission: Sendable {
 
     // MARK: Waiting
 
-    /// A connection was accepted.
+    /// Adds a connection that was accepted.
     ///
-    /// - Parameter network: what it is counted by until it has proved a key.
-    /// - Returns: a connection that is to be closed for it.
+    /// - Parameter network: the network it counts towards until it proves a key.
+    /// - Returns: a connection to close in exchange, or `nil`.
     package mutating func arrive(_ connection: Int, from network: String, now: UInt64) -> Int? {
         let isKnown = known[network].map { $0 + UInt64(Limits.knownSeconds) * Self.second > now }
         return lanes[isKnown == true ? 1 : 0].arrive(connection, from: network, now: now)
     }
 
-    /// A connection's ClientHello is whole.
+    /// Notes that a connection's ClientHello is complete.
     package mutating func complete(_ connection: Int) {
         for index in lanes.indices { lanes[index].complete(connection) }
     }
 
-    /// The connections that have waited too long and are to be closed.
+    /// The connections to close because they have waited too long.
     package mutating func overdue(now: UInt64) -> [Int] {
         lanes.indices.flatMap { lanes[$0].overdue(now: now) }
     }
 
     // MARK: Places
 
-    /// The next thing to do; to be asked until there is nothing more.
+    /// The next action; call again until it returns `nil`.
     package mutating func next(now: UInt64) -> Step? {
         for index in lanes.indices {
             if let step = lanes[index].next(now: now) { return step }
@@ -75,21 +77,21 @@ package struct Admission: Sendable {
         return nil
     }
 
-    /// Whether somebody waits for a place that will be free at a time which nothing else tells.
+    /// Whether a connection waits for a place that only the passage of time will free.
     package var isContended: Bool { lanes.contains { $0.isContended } }
 
-    /// Connections of a network that have a place and have proved nothing.
+    /// Number of a network's connections that have a place and have not proved a key.
     package func unauthenticated(from network: String) -> Int {
         lanes.reduce(0) { $0 + $1.count(from: network) }
     }
 
-    /// A connection has proved a pinned key: it has a session from now on, if there is one for it.
+    /// Notes that a connection has proved a pinned key, and gives it a session if one is free.
     package mutating func authenticate(_ connection: Int, as key: KeyID, now: UInt64) -> Answer {
         guard let lane = lanes.indices.first(where: { lanes[$0].network(of: connection) != nil }),
             let network = lanes[lane].network(of: connection)
         else { return .gone }
         remember(network, now: now)
-        // What has come from there meanwhile is a known network's too.
+        // Connections that have arrived from this network meanwhile now belong to a known network.
         lanes[1].take(lanes[0].giveUp(network, atMost: lanes[1].room))
         guard sessions.count < Limits.sessions,
             sessions.values.lazy.filter({ $0 == key }).count < Limits.peerSessions
@@ -99,7 +101,7 @@ package struct Admission: Sendable {
         return .session
     }
 
-    /// A connection has ended, wherever it was.
+    /// Notes that a connection has ended, wherever it was.
     package mutating func leave(_ connection: Int) {
         for index in lanes.indices { lanes[index].leave(connection) }
         sessions[connection] = nil
@@ -115,26 +117,26 @@ package struct Admission: Sendable {
     }
 }
 
-/// Connections that wait for the same places, and those that have them.
+/// Connections that wait for the same kind of place, and those that hold one.
 private struct Lane: Sendable {
     struct Member: Sendable {
         var connection: Int
         var network: String
-        /// When it was accepted, or had its place.
+        /// When it was accepted, or got its place.
         var since: UInt64
-        /// Whether its ClientHello is whole.
+        /// Whether its ClientHello is complete.
         var isComplete = false
     }
 
     private static let patience = UInt64(Limits.greetingSeconds) * 1_000_000_000
     private static let turn = UInt64(Limits.placeMilliseconds) * 1_000_000
-    /// How long it is remembered when a network was served last, and of how many.
+    /// How long, and for how many networks, to remember when one was last served.
     private static let memory: UInt64 = 60_000_000_000
     private static let networkLimit = 4096
 
     private let waitingLimit: Int
     private let places: Int
-    // Both in the order in which they came.
+    // Both in order of arrival.
     private var waiting: [Member] = []
     private var placed: [Member] = []
     private var served: [String: UInt64] = [:]
@@ -148,7 +150,7 @@ private struct Lane: Sendable {
 
     func count(from network: String) -> Int { placed.lazy.filter { $0.network == network }.count }
 
-    /// The network of a connection that has a place.
+    /// The network of a connection that holds a place, or `nil`.
     func network(of connection: Int) -> String? {
         placed.first { $0.connection == connection }?.network
     }
@@ -159,7 +161,8 @@ private struct Lane: Sendable {
             var counts: [String: Int] = [:]
             for member in waiting { counts[member.network, default: 0] += 1 }
             let most = counts.values.max()
-            // Its oldest one has had its chance. Who waits alone is not pushed out by those that come in crowds.
+            // The oldest connection of the busiest network has had its chance. A crowd does not
+            // push out a lone connection.
             if let index = waiting.firstIndex(where: { counts[$0.network] == most }) {
                 closed = waiting.remove(at: index).connection
             }
@@ -168,10 +171,10 @@ private struct Lane: Sendable {
         return closed
     }
 
-    /// How many more may wait without one being closed for it.
+    /// Number of connections that may still join without closing one.
     var room: Int { max(waitingLimit - waiting.count, 0) }
 
-    /// Takes those that wait out whose network this is, the oldest first.
+    /// Removes and returns the waiting connections of a network, the oldest first.
     mutating func giveUp(_ network: String, atMost limit: Int) -> [Member] {
         let found = waiting.filter { $0.network == network }.prefix(limit)
         let numbers = Set(found.map(\.connection))
@@ -179,7 +182,7 @@ private struct Lane: Sendable {
         return Array(found)
     }
 
-    /// Lets them wait here, in the order in which all of them came.
+    /// Adds waiting connections, in the order in which all of them arrived.
     mutating func take(_ members: [Member]) {
         guard !members.isEmpty else { return }
         waiting = (waiting + members).sorted { $0.connection < $1.connection }
@@ -191,7 +194,7 @@ private struct Lane: Sendable {
     }
 
     mutating func overdue(now: UInt64) -> [Int] {
-        // They came one after the other.
+        // Connections are in order of arrival.
         let late = waiting.prefix { $0.since + Self.patience < now }.map(\.connection)
         waiting.removeFirst(late.count)
         return late

@@ -3,9 +3,9 @@
 
 package import Wire
 
-/// What a session asks of the program that runs it.
+/// How a session ends with an error.
 package enum SessionError: Error, Equatable, Sendable {
-    /// The other side broke the protocol; the refusal is to be sent before closing.
+    /// The other side broke the protocol; send the refusal before closing.
     case broken(Refusal)
     /// The other side refused.
     case refused(Refusal)

@@ -4,17 +4,18 @@
 package import Digests
 package import Wire
 
-/// The rules that decide which generation may follow which; both sides and `explain` use them.
+/// The rules that decide which generation may follow which, used by both sides and by `explain`.
 ///
-/// Only ids decide. Numbers are compared to tell people in which direction two sides have parted.
+/// Only ids decide. Numbers are compared only to tell the operator in which direction the two sides
+/// have diverged.
 package enum Lineage {
-    /// What the sender remembers of a volume at one peer.
+    /// What the sender has recorded about a volume at one peer.
     package struct SourceMemory: Equatable, Sendable {
-        /// The lineage, once a generation was committed or a full one begun.
+        /// The lineage; set once a full generation was begun or a generation committed.
         package var lineage: LineageID?
         /// The last generation known to be committed.
         package var committed: GenerationPoint?
-        /// A generation whose COMMIT was sent and whose COMMITTED was not heard.
+        /// A generation whose COMMIT was sent and whose COMMITTED has not arrived.
         package var pending: GenerationPoint?
         /// The unfinished transfer.
         package var transfer: TransferID?
@@ -41,25 +42,25 @@ package enum Lineage {
         }
     }
 
-    /// What the sender will do.
+    /// What the sender does next.
     package enum Decision: Equatable, Sendable {
-        /// The generation that was in doubt is committed; decide again with that in mind.
+        /// The generation in doubt is committed; decide again on that basis.
         case pendingIsCommitted
-        /// Send everything: the target holds nothing. `resume` if the standby has part of it.
+        /// Send everything: the target holds no generation. `resume` if the standby has part of it.
         case full(resume: Bool)
         /// Send the changes since the committed generation. `resume` if the standby has part of them.
         case delta(onto: GenerationPoint, resume: Bool)
-        /// The standby holds a prepared generation of a group that is not complete. If it is the
-        /// pending one, nothing of it is missing, else it is in the way until it is abandoned.
+        /// The standby holds a prepared generation of an incomplete group. If it is the pending
+        /// one, it is complete; otherwise it is in the way until it is abandoned.
         case prepared(isPending: Bool)
-        /// None of these is right.
+        /// Refuse, by this rule.
         case refuse(Rule)
     }
 
     /// The rules by which a generation is refused.
     package typealias Rule = RefusalRule
 
-    /// Decides what to send.
+    /// Decides what the sender does.
     package static func decide(_ memory: SourceMemory, _ standby: StandbyState) -> Decision {
         switch standby.state {
         case .promoted: return .refuse(.promoted)
@@ -85,16 +86,16 @@ package enum Lineage {
         return .refuse(there.number < here.number ? .targetWentBack : .diverged)
     }
 
-    /// What the receiver holds when BEGIN comes in.
+    /// What the receiver has recorded when BEGIN arrives.
     package struct StandbyMemory: Equatable, Sendable {
         package var state: StandbyState
-        /// Volume size of the committed generation.
+        /// Volume size of the committed generation in bytes.
         package var committedSize: UInt64?
         /// The announcement of the unfinished transfer.
         package var unfinished: Begin?
-        /// The root of the map that was made for COMPARE.
+        /// The root of the map made for COMPARE.
         package var comparedRoot: SHA256Digest?
-        /// Whether the operator lets one resync overwrite a promoted copy.
+        /// Whether the operator allows one resync to overwrite a promoted copy.
         package var isDemoted: Bool
 
         package init(
@@ -109,13 +110,13 @@ package enum Lineage {
         }
     }
 
-    /// What the receiver does with BEGIN.
+    /// What the receiver does on BEGIN.
     package enum Admission: Equatable, Sendable {
-        /// Go on with the unfinished transfer.
+        /// Resume the unfinished transfer.
         case resume
-        /// Start; whatever was unfinished is dropped.
+        /// Start; drop any unfinished transfer.
         case start(inPlace: Bool)
-        /// Nothing is written.
+        /// Refuse; write nothing.
         case refuse(Refusal)
     }
 

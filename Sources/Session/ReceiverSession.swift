@@ -3,7 +3,7 @@
 
 package import Wire
 
-/// A frame that a sender may send, but for RECORD, whose content does not pass through here.
+/// A frame from a sender, except RECORD, whose content does not pass through here.
 package enum SenderMessage: Equatable, Sendable {
     case hello(Hello)
     case open(Open)
@@ -19,7 +19,7 @@ package enum SenderMessage: Equatable, Sendable {
     case ping
     case refuse(Refusal)
 
-    /// Decodes a payload other than a record's; a type that only receivers use is nothing.
+    /// Decodes a payload other than a record's. Returns `nil` for a type that only receivers send.
     package init?(_ type: FrameType, _ payload: RawSpan) throws(WireError) {
         switch type {
         case .hello: self = .hello(try Hello(decoding: payload))
@@ -45,13 +45,13 @@ package enum SenderMessage: Equatable, Sendable {
 
 /// The receiver's half of a session, without sockets, clocks or disks (Specification 11).
 ///
-/// It says which message may come when. What a transfer may contain is checked by `TransferChecker`,
-/// what it may follow by `Lineage`.
+/// It decides which message may arrive when. `TransferChecker` checks the content of a transfer,
+/// `Lineage` what it may follow.
 package struct ReceiverSession: Sendable {
-    /// What the engine is to do next.
+    /// What the engine does next.
     package enum Action: Equatable, Sendable {
         case none
-        /// Send it; and EXPORTKEY, if it has the feature.
+        /// Send the greeting, and EXPORTKEY if the feature is on.
         case welcome(Welcome)
         /// Look the volume up; then call `opened`, or refuse.
         case open(VolumeName)
@@ -59,17 +59,18 @@ package struct ReceiverSession: Sendable {
         case pair(Pair)
         /// Admit or refuse the transfer; then call `ready`.
         case begin(Begin)
-        /// Drop the transfer, if it may be dropped; then call `opened`, or refuse.
+        /// Drop the transfer if that is allowed; then call `opened`, or refuse.
         case abandon(TransferID)
         /// Make the map of the target; then call `compared`, or refuse.
         case compare(Compare)
-        /// Look nodes of that map up; then call `answered`, or refuse.
+        /// Look up nodes of that map; then call `answered`, or refuse.
         case ask(NodeRange)
-        /// Note that the committed generation is what the source holds now; then call `committed`, or refuse.
+        /// Record that the source still holds the committed generation; then call `committed`, or
+        /// refuse.
         case current(Current)
         case record(RecordHeader)
         case seal(Seal)
-        /// Prove, apply, and call `committed`; or keep it for its group, and call `prepared`.
+        /// Verify, apply and call `committed`; or store it for its group and call `prepared`.
         case commit(GenerationRecord)
         /// The sender refused; close.
         case stopped(Refusal)
@@ -89,27 +90,28 @@ package struct ReceiverSession: Sendable {
     /// Starts a session.
     ///
     /// - Parameters:
-    ///   - isPairing: by the ALPN that was agreed on.
-    ///   - refusal: the answer to HELLO, if there is no place for the session.
+    ///   - isPairing: whether the ALPN that was agreed on is that of pairing.
+    ///   - refusal: the answer to HELLO if no session is free.
     package init(isPairing: Bool, software: String, refusing refusal: Refusal? = nil) {
         self.isPairing = isPairing
         self.software = software
         self.refusal = refusal
     }
 
-    /// Whether nothing has come in that needs an invitation's secret to be looked at.
+    /// Whether no message has arrived that needs a check of an invitation's secret.
     package var isBeforePairing: Bool { isPairing && (state == .greeting || state == .pairing) }
 
-    /// Whether the sender may close now without having lost anything.
+    /// Whether the sender may close now without losing anything.
     package var isDone: Bool { state == .done }
 
-    /// Whether nothing was under way when the sender closed: it has only asked, compared, or is done.
+    /// Whether the session was idle when the sender closed: the sender only asked or compared, or
+    /// is done.
     package var isIdle: Bool { isDone || state == .offered || state == .compared }
 
-    /// Whether COMMIT came in and COMMITTED did not go out.
+    /// Whether COMMIT has arrived and COMMITTED has not been sent.
     package var isCommitting: Bool { state == .committing }
 
-    /// Whether COMPARE came in and COMPARED did not go out.
+    /// Whether COMPARE has arrived and COMPARED has not been sent.
     package var isComparing: Bool { state == .comparing }
 
     /// Takes a message from the sender.
@@ -177,43 +179,43 @@ package struct ReceiverSession: Sendable {
         }
     }
 
-    /// The volume was found, or its transfer was dealt with; STATE is sent.
+    /// Notes that the volume was found, or its transfer handled, and that STATE is sent.
     package mutating func opened() {
         precondition(state == .looking)
         state = .offered
     }
 
-    /// The secret was redeemed; PAIRED is sent.
+    /// Notes that the secret was redeemed and PAIRED is sent.
     package mutating func paired() {
         precondition(state == .redeeming)
         state = .done
     }
 
-    /// The map is made; COMPARED is sent.
+    /// Notes that the map is made and COMPARED is sent.
     package mutating func compared() {
         precondition(state == .comparing)
         state = .compared
     }
 
-    /// The nodes were found; NODES is sent.
+    /// Notes that the nodes were found and NODES is sent.
     package mutating func answered() {
         precondition(state == .answering)
         state = .compared
     }
 
-    /// The transfer was admitted; READY is sent.
+    /// Notes that the transfer was admitted and READY is sent.
     package mutating func ready() {
         precondition(state == .admitting)
         state = .receiving
     }
 
-    /// The generation waits for its group; PREPARED is sent.
+    /// Notes that the generation waits for its group and PREPARED is sent.
     package mutating func prepared() {
         precondition(state == .committing)
         state = .done
     }
 
-    /// The generation is committed, or confirmed as current; COMMITTED is sent.
+    /// Notes that the generation is committed, or confirmed as current, and COMMITTED is sent.
     package mutating func committed() {
         precondition(state == .committing || state == .confirming)
         state = .done

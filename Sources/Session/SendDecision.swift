@@ -4,22 +4,23 @@
 internal import Digests
 package import Wire
 
-/// What is known before a generation is sent: what this side remembers, what the standby has answered, and the source.
+/// The facts of a decision: what this side recorded, what the standby answered, and the source.
 package struct SendFacts: Equatable, Sendable {
-    /// A source, beside what was sent of the volume so far.
+    /// Facts of a source, relative to what was sent of the volume so far.
     package struct Source: Equatable, Sendable {
-        /// Bytes.
+        /// Size of the volume in bytes.
         package var byteCount: UInt64
-        /// Why it is another thing than what was sent so far, in words; nil if it is not, or if that is meant.
+        /// Why the source is not the one sent so far; `nil` if it is, or if the operator allows a
+        /// change.
         package var otherSource: String?
-        /// Whether its identity proves that it has the content of the committed generation.
+        /// Whether its identity proves that its content is the committed generation.
         package var isCommitted: Bool
-        /// Whether the unfinished transfer is of this point in time, and its plan is there.
+        /// Whether the unfinished transfer is of this point in time and its plan exists.
         package var isPlanned: Bool
         /// Whether the tag map of the unfinished generation can still be completed.
         package var hasDraft: Bool
-        /// What proves what changed. Nil while that was not asked, which takes longer than all else; it matters only if
-        /// the decision without it is a delta.
+        /// Proof of the changes. Finding it takes longer than all other facts, and it matters only
+        /// if the decision without it is a delta; `nil` until then.
         package var proof: Proof?
 
         package init(
@@ -35,24 +36,26 @@ package struct SendFacts: Equatable, Sendable {
         }
     }
 
-    /// What tells what changed since the committed generation.
+    /// How the changes since the committed generation are determined.
     package enum Proof: Equatable, Sendable {
         case list
-        /// Nothing does, for this reason; comparing all of the source with the tag map will.
+        /// The source has no change list, for this reason; comparing all of it with the tag map
+        /// shows the changes.
         case compare(String)
-        /// A person has to decide.
+        /// An operator must decide.
         case none(RefusalRule, String)
     }
 
     package var memory: Lineage.SourceMemory
     package var standby: StandbyState
-    /// Nil if only the two histories are asked about.
+    /// `nil` to decide by the two histories alone.
     package var source: Source?
-    /// Bytes of the committed generation's volume.
+    /// Volume size of the committed generation in bytes.
     package var committedByteCount: UInt64?
-    /// Whether the volume may be smaller than that.
+    /// Whether the volume may be smaller than `committedByteCount`.
     package var allowsShrink: Bool
-    /// Whether a generation that waits on the standby for its group may be what is sent.
+    /// Whether the decision may be to wait, with a generation that waits on the standby for its
+    /// group.
     package var keepsPrepared: Bool
 
     package init(
@@ -68,33 +71,33 @@ package struct SendFacts: Equatable, Sendable {
     }
 }
 
-/// What is done with a point in time: the one decision of a send, of a member of a group, of an export, of a dry run, and of
-/// `explain`.
+/// What to do with a point in time: the one decision of a send, a member of a group, an export, a
+/// dry run and `explain`.
 package enum SendDecision: Equatable, Sendable {
-    /// The standby has this point in time.
+    /// The standby already has this point in time.
     case upToDate
-    /// Everything is sent; `resume` if the standby has part of it.
+    /// Send everything; `resume` if the standby has part of it.
     case full(resume: Bool)
-    /// What changed since a generation is sent; `resume` if the standby has part of it.
+    /// Send the changes since a generation; `resume` if the standby has part of them.
     case delta(onto: Lineage.GenerationPoint, resume: Bool)
-    /// All of the source is read first, for this reason; then a delta, or what was begun goes on.
+    /// Read the whole source first, for this reason; then send a delta or resume the transfer.
     case compare(onto: Lineage.GenerationPoint?, resume: Bool, reason: String)
-    /// It is on the standby already, and waits there for the others of its group.
+    /// The standby already has the generation, which waits for the others of its group.
     case wait
-    /// Nothing is sent.
+    /// Send nothing.
     case refuse(Refused)
 
-    /// Why nothing is sent.
+    /// Why nothing may be sent.
     package struct Refused: Equatable, Sendable {
-        /// What speaks against it.
+        /// Cause of the refusal.
         package enum Cause: Equatable, Sendable {
             /// The two sides' histories do not fit.
             case histories
-            /// The volume has shrunk, from and to so many bytes.
+            /// The volume has shrunk, from and to this many bytes.
             case shrunk(from: UInt64, to: UInt64)
-            /// The source itself, in words.
+            /// The source itself, with the reason.
             case source(String)
-            /// Nothing tells what changed, in words.
+            /// The changes cannot be determined, for this reason.
             case noProof(String)
         }
         package var rule: RefusalRule
@@ -105,7 +108,7 @@ package enum SendDecision: Equatable, Sendable {
             self.cause = cause
         }
 
-        /// In words, without the rule.
+        /// The refusal as text, without the rule.
         package var meaning: String {
             switch cause {
             case .histories: rule.meaning
@@ -115,7 +118,7 @@ package enum SendDecision: Equatable, Sendable {
         }
     }
 
-    /// The generation that what is sent follows; nil if it follows none, or if nothing is sent.
+    /// The generation that the sent one follows; `nil` if it follows none, or if nothing is sent.
     package var base: Lineage.GenerationPoint? {
         switch self {
         case .delta(let onto, _): onto
@@ -124,12 +127,12 @@ package enum SendDecision: Equatable, Sendable {
         }
     }
 
-    /// Why all of the source is read first; nil if it is not.
+    /// Why the whole source is read first; `nil` if it is not.
     package var comparison: String? {
         if case .compare(_, _, let reason) = self { reason } else { nil }
     }
 
-    /// Decides.
+    /// Decides by these facts.
     package init(_ facts: SendFacts) {
         func no(_ rule: RefusalRule, _ cause: Refused.Cause) -> SendDecision {
             .refuse(Refused(rule, cause))
@@ -165,7 +168,7 @@ package enum SendDecision: Equatable, Sendable {
         }()
     }
 
-    /// Both histories once what is in doubt is settled, and what waits for a group is dropped.
+    /// Both histories after the generation in doubt is settled and a prepared one is dropped.
     private static func settled(
         _ facts: SendFacts
     ) -> (memory: Lineage.SourceMemory, standby: StandbyState) {
@@ -182,7 +185,7 @@ package enum SendDecision: Equatable, Sendable {
         return (memory, standby)
     }
 
-    /// What a source adds to what the histories let be sent.
+    /// Refines the histories' decision with the facts of the source.
     private static func decide(
         _ decision: Lineage.Decision, _ source: SendFacts.Source?
     ) -> SendDecision {
@@ -190,7 +193,7 @@ package enum SendDecision: Equatable, Sendable {
         switch decision {
         case .full(let resume): (base, mayResume) = (nil, resume)
         case .delta(let onto, let resume): (base, mayResume) = (onto, resume)
-        // Settled before.
+        // Handled before.
         case .pendingIsCommitted, .prepared, .refuse: (base, mayResume) = (nil, false)
         }
         let resume = mayResume && source?.isPlanned ?? true

@@ -4,7 +4,7 @@
 package import Digests
 package import Wire
 
-/// A frame that a receiver may send.
+/// A frame from a receiver.
 package enum ReceiverMessage: Equatable, Sendable {
     case welcome(Welcome)
     case state(StandbyState)
@@ -20,7 +20,7 @@ package enum ReceiverMessage: Equatable, Sendable {
     case ping
     case refuse(Refusal)
 
-    /// Decodes a payload; a type that only senders use is nothing.
+    /// Decodes a payload. Returns `nil` for a type that only senders send.
     package init?(_ type: FrameType, _ payload: RawSpan) throws(WireError) {
         switch type {
         case .welcome:
@@ -47,28 +47,28 @@ package enum ReceiverMessage: Equatable, Sendable {
 
 /// The sender's half of a session, without sockets, clocks or disks (Specification 11).
 ///
-/// The engine feeds it what comes in and does what it returns. Every transition is total: a frame that
-/// does not belong in the state is an error, never a trap; the answers of the receiver never make the
-/// sender read outside its plan.
+/// The engine passes it each incoming message and performs the action it returns. Every transition
+/// is total: a frame that does not belong in the state is an error, never a trap; the receiver's
+/// answers never make the sender read outside its plan.
 package struct SenderSession: Sendable {
-    /// What the session is for.
+    /// Purpose of the session.
     package enum Purpose: Equatable, Sendable {
         case replicate(VolumeName)
         case pair(Pair)
-        /// To hear what the receiver tells everybody whom it knows, and nothing else.
+        /// Receive what the receiver sends to every known peer, and nothing else.
         case greet
     }
 
-    /// What the engine is to do next.
+    /// What the engine does next.
     package enum Action: Equatable, Sendable {
         case none
         case open(Open)
         case pair(Pair)
-        /// The receiver takes no volume of this name, and was not told it; close.
+        /// The receiver does not support this volume name, which was not sent; close.
         case unknownName(VolumeName)
-        /// The greetings are exchanged, for their own sake.
+        /// The greetings are exchanged, which was the session's purpose.
         case greeted
-        /// Decide by the standby's state; then call `begin`, `compare` or `abandon`, or close.
+        /// Decide from the standby's state; then call `begin`, `compare` or `abandon`, or close.
         case decide(StandbyState)
         /// Send the segments from this one on.
         case sendSegments(from: UInt64)
@@ -76,12 +76,12 @@ package struct SenderSession: Sendable {
         case acknowledged(UInt64)
         case progress(Progress)
         case committed
-        /// The generation waits on the standby for the others of its group.
+        /// The generation waits on the standby for the other members of its group.
         case prepared
         case paired(VolumeName)
         /// The standby's map is made: call `ask` or `begin`, or close.
         case compared(Compared)
-        /// What lies below the nodes that were asked for.
+        /// The content below the requested nodes.
         case nodes([UInt8])
     }
 
@@ -93,7 +93,7 @@ package struct SenderSession: Sendable {
 
     private let purpose: Purpose
     private var state = State.greeting
-    /// The receiver's export key, once it has told it.
+    /// The receiver's export key, once it has arrived.
     package private(set) var exportKey: X25519Key?
     private var held: UInt64 = 0
     private var sealed: UInt64 = 0
@@ -104,7 +104,7 @@ package struct SenderSession: Sendable {
     private var features: Features = []
     private var current: Current?
 
-    /// Starts a session; `hello` is to be sent at once.
+    /// Starts a session; send `hello` at once.
     package init(_ purpose: Purpose) {
         self.purpose = purpose
     }
@@ -117,7 +117,7 @@ package struct SenderSession: Sendable {
             software: software)
     }
 
-    /// Whether everything that was sent is known to have arrived.
+    /// Whether the receiver has confirmed everything that was sent.
     package var isDone: Bool { state == .done }
 
     /// Takes a message from the receiver.
@@ -200,7 +200,7 @@ package struct SenderSession: Sendable {
         }
     }
 
-    /// Does what the session is for.
+    /// Starts what the session is for.
     private mutating func begin() -> Action {
         switch purpose {
         case .replicate(let volume):
@@ -215,16 +215,16 @@ package struct SenderSession: Sendable {
         }
     }
 
-    /// Asks to drop an unfinished transfer, after `decide`; what is to be decided comes again.
+    /// Asks to drop an unfinished transfer, after `decide`; another `decide` follows.
     package mutating func abandon(_ transfer: TransferID) -> Abandon {
         precondition(state == .deciding, "ABANDON follows STATE")
         state = .opening
         return Abandon(transfer: transfer)
     }
 
-    /// Says that nothing has changed since the committed generation, after `decide`.
+    /// Reports that nothing has changed since the committed generation, after `decide`.
     ///
-    /// - Returns: nothing if the receiver does not know that.
+    /// - Returns: `nil` if the receiver does not support CURRENT.
     package mutating func confirm(_ current: Current) -> Current? {
         precondition(state == .deciding, "CURRENT follows STATE")
         guard features.contains(.current) else { return nil }
@@ -240,7 +240,7 @@ package struct SenderSession: Sendable {
         return compare
     }
 
-    /// Asks for what lies below nodes, after `compared`, one range at a time.
+    /// Asks for the content below nodes, after `compared`, one range at a time.
     package mutating func ask(_ range: NodeRange) -> Ask {
         precondition(state == .compared && asked == nil, "ASK follows COMPARED or NODES")
         asked = range
@@ -271,6 +271,6 @@ package struct SenderSession: Sendable {
         self.record = record
     }
 
-    /// Segments sealed and not acknowledged.
+    /// Number of segments that are sealed but not acknowledged.
     package var unacknowledgedSegments: UInt64 { sealed - acknowledged }
 }

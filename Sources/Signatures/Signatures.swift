@@ -5,11 +5,11 @@ internal import CBlkid
 internal import Glibc
 package import Platform
 
-/// What a device or file is used for, by the marks that file systems and others leave on it, as libblkid knows them.
+/// The use of a device or file, by the signatures of file systems and others that libblkid knows.
 package enum Signatures {
-    /// What was found, in words such as "an ext4 file system"; empty if nothing is known.
+    /// The signatures found, as text such as "an ext4 file system"; empty if none is known.
     ///
-    /// - Parameter file: opened without `direct`.
+    /// - Parameter file: a file opened without `direct`.
     package static func found(on file: File) throws(SystemCallError) -> [String] {
         // SAFETY: the probe is freed below, and used in between only.
         guard let probe = unsafe blkid_new_probe() else {
@@ -26,7 +26,7 @@ package enum Signatures {
             probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_LABEL)
         unsafe blkid_probe_enable_partitions(probe, 1)
         var words: [String] = []
-        // Each call finds one more. More than a few would be chance.
+        // Each call finds one more signature. More than a few would be chance.
         while words.count < 8 {
             // SAFETY: probes; 0 if something was found.
             let result = unsafe blkid_do_probe(probe)

@@ -3,29 +3,28 @@
 
 /// The chunks that have a record, each at most once.
 ///
-/// A bitmap while it stays small (32 MiB: one bit for every 4 KiB of 1 TiB), and otherwise a sorted
-/// list of eight bytes a record, which the store's own size bounds. Neither follows a number that a
-/// damaged store could make up.
+/// It is a bitmap up to 32 MiB (one bit for every 4 KiB of 1 TiB), otherwise a sorted list of 8
+/// bytes per record, which the store's own size bounds. A number in a damaged store cannot inflate
+/// either form.
 struct ChunkSet: Sendable {
-    /// Largest set that is kept as a bitmap.
+    /// Largest set that is kept as a bitmap, in chunks.
     static let maximumBitmapBits: UInt64 = 1 << 28
 
     private let isBitmap: Bool
-    /// Bits, or sorted chunks.
+    /// The bitmap, or the list of chunks.
     private var words: [UInt64]
 
     /// Makes an empty set.
     ///
-    /// - Parameter count: how many chunks it will get, if that is known; then the smaller form is
-    ///   taken.
+    /// - Parameter count: number of chunks to come, if known; the set then takes the smaller form.
     init(chunkLimit: UInt64, count: UInt64? = nil) {
         isBitmap =
             chunkLimit <= Self.maximumBitmapBits && (count.map { chunkLimit / 64 <= $0 } ?? true)
         words = isBitmap ? Array(repeating: 0, count: Int((chunkLimit + 63) / 64)) : []
     }
 
-    /// Adds a chunk below the limit; tells whether it is new, as far as that is known before
-    /// `seal`.
+    /// Adds a chunk below the limit. Returns whether it is new; a list always returns true, because
+    /// only `seal` finds its duplicates.
     mutating func insert(_ chunk: UInt64) -> Bool {
         guard isBitmap else {
             words.append(chunk)
@@ -37,7 +36,7 @@ struct ChunkSet: Sendable {
         return isNew
     }
 
-    /// Ends the additions; gives back a chunk that was added twice, if there is one.
+    /// Ends the additions. Returns a chunk that was added twice, or `nil`.
     mutating func seal() -> UInt64? {
         guard !isBitmap else { return nil }
         words.sort()
@@ -47,7 +46,8 @@ struct ChunkSet: Sendable {
         return nil
     }
 
-    /// The first chunk at or after `chunk` that is in the set; `position` is the caller's bookmark.
+    /// The first chunk of the set at or after `chunk`. The caller keeps `position` between calls,
+    /// starting with 0.
     func next(from chunk: UInt64, position: inout Int) -> UInt64? {
         guard isBitmap else {
             while position < words.count, words[position] < chunk { position += 1 }

@@ -9,25 +9,25 @@ public struct ExceptionMap: Sendable {
     public let chunkByteCount: UInt64
     private let records: [ExceptionRecord]
 
-    /// Makes the map; the records may be in any order.
+    /// Makes the map from records in any order.
     init(_ records: [ExceptionRecord], chunkByteCount: UInt64) {
         self.records = records.sorted { $0.chunk < $1.chunk }
         self.chunkByteCount = chunkByteCount
     }
 
-    /// Number of chunks that the store has.
+    /// Number of chunks whose content the store holds.
     public var count: Int { records.count }
 
-    /// Offset in the store of a chunk's content, or `nil` if the origin has it.
+    /// Offset in bytes of a chunk's content in the store, or `nil` if the origin holds it.
     public func storeOffset(ofChunk chunk: UInt64) -> UInt64? {
         let index = firstIndex(notBefore: chunk)
         guard index < records.count, records[index].chunk == chunk else { return nil }
         return records[index].storeChunk * chunkByteCount
     }
 
-    /// Splits an extent by where its content is, in ascending order and without a gap.
+    /// Splits an extent by the location of its content, in ascending order and without gaps.
     ///
-    /// Neighbours in the volume that are neighbours in the same place come as one piece.
+    /// Chunks that are adjacent in the volume and at their location form one piece.
     public func pieces(of extent: Extent) -> [ContentPiece] {
         var pieces: [ContentPiece] = []
         var start = extent.offset

@@ -5,8 +5,8 @@ public import Blocks
 
 /// The change list of a classic snapshot.
 ///
-/// It is a superset of what differs: a chunk is named once it was written, in the origin or in the
-/// snapshot itself, even if with the same bytes.
+/// The list is a superset of the differences: it names a chunk once it was written, in the origin
+/// or in the snapshot, even if the bytes stayed the same.
 public struct SnapshotStoreChanges: ChangeList {
     private let chunks: ChunkSet
     private let chunkByteCount: UInt64
@@ -22,7 +22,8 @@ public struct SnapshotStoreChanges: ChangeList {
         self.sizes = sizes
     }
 
-    /// The next run of changed chunks, or, of a volume that grew, what is behind the old end.
+    /// The next run of changed chunks or, if the volume grew, the part past its old end; `nil` at
+    /// the end.
     public mutating func next() -> Change? {
         while let change = collect() {
             if let done = coalescer.add(change) { return done }

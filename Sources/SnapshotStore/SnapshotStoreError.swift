@@ -3,7 +3,7 @@
 
 public import Blocks
 
-/// Why a store gives no change list.
+/// Why a store yields no change list.
 public enum SnapshotStoreError: Error, Equatable, Sendable {
     /// The store could not be read.
     case read(ByteSourceError)
@@ -11,9 +11,9 @@ public enum SnapshotStoreError: Error, Equatable, Sendable {
     case truncated(byteCount: UInt64)
     /// The magic number is zero: the kernel has not formatted the store yet.
     case uninitialised
-    /// The magic number is another one.
+    /// The magic number is wrong.
     case wrongMagic(found: UInt32)
-    /// The kernel has invalidated the snapshot: records are missing from then on.
+    /// The kernel has invalidated the snapshot: the store lacks all later records.
     case invalidated
     /// The valid flag is neither 0 nor 1.
     case wrongValidFlag(found: UInt32)
@@ -21,24 +21,24 @@ public enum SnapshotStoreError: Error, Equatable, Sendable {
     case wrongVersion(found: UInt32)
     /// The chunk size, in sectors, is not a power of two up to 1 GiB.
     case wrongChunkSize(sectors: UInt32)
-    /// The list goes on past the end of the store.
+    /// The list continues past the end of the store.
     case notTerminated(area: UInt64)
-    /// There is something after the record that ends the list, in the same area.
+    /// Data follows the record that ends the list, in the same area.
     case garbageAfterEnd(area: UInt64, record: UInt64)
     /// A record's data chunk lies outside the store or on a header or metadata chunk.
     case wrongDataChunk(area: UInt64, record: UInt64, found: UInt64)
-    /// A record's data chunk is not the next one in the order of allocation.
+    /// A record's data chunk is not the next in the order of allocation.
     case outOfOrder(area: UInt64, record: UInt64, found: UInt64, expected: UInt64)
     /// A record's chunk lies past the end of the volume.
     case chunkPastEnd(area: UInt64, record: UInt64, found: UInt64)
     /// A chunk has two records.
     case duplicate(chunk: UInt64)
-    /// Fewer records than were asked for: the store is not a continuation of an earlier reading.
+    /// The store has fewer records than requested: it does not continue an earlier reading.
     case tooFewRecords(found: UInt64, asked: UInt64)
 }
 
 extension SnapshotStoreError: CustomStringConvertible {
-    /// One sentence that says where and why, without a capital letter and a full stop.
+    /// One sentence that says where and why, without a capital letter or a full stop.
     public var description: String {
         switch self {
         case .read(let error): "\(error)"

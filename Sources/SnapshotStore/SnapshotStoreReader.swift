@@ -3,7 +3,7 @@
 
 public import Blocks
 
-/// One record of a store: where the old content of a chunk was put.
+/// One record of a store: the location of a chunk's old content.
 public struct ExceptionRecord: Hashable, Sendable {
     /// The chunk of the volume.
     public let chunk: UInt64
@@ -11,29 +11,29 @@ public struct ExceptionRecord: Hashable, Sendable {
     public let storeChunk: UInt64
 }
 
-/// Which order of allocation a store must show.
+/// The order of allocation that a store must show.
 public enum AllocationOrder: Sendable {
     /// Data chunks 2, 3, 4, … in the order of the records, past the metadata areas, as every kernel
-    /// since 3.14 writes them. This redundancy finds nearly all damage to the second half of a
+    /// since 3.14 writes them. This redundancy reveals nearly all damage to the second half of a
     /// record.
     case sequential
-    /// Any order, as older kernels may have written.
+    /// Any order, as older kernels may have written it.
     case any
 }
 
-/// Reads the store of a classic (copy-on-write) snapshot: the chunks that were written since it was
-/// made.
+/// Reads the store of a classic (copy-on-write) snapshot: the chunks that were written since the
+/// snapshot was taken.
 ///
-/// The whole list is read and checked by `init`; afterwards nothing can fail but reading again. The
-/// format has no checksum. Everything that can be told apart from what a kernel writes is refused;
-/// what remains is listed in docs/formats/snapshot-store.md. Source of the format:
+/// `init` reads and checks the whole list; afterwards only another read can fail. The format has no
+/// checksum. The reader refuses everything that a kernel cannot have written;
+/// docs/formats/snapshot-store.md lists the damage that it cannot detect. Source of the format:
 /// drivers/md/dm-snap-persistent.c.
 public final class SnapshotStoreReader {
-    /// The header.
+    /// The decoded header of the store.
     public let header: StoreHeader
     /// Number of records.
     public private(set) var exceptionCount: UInt64 = 0
-    /// Size of the volume, if the caller knows it.
+    /// Size of the volume in bytes; `nil` if the caller does not know it.
     public let volumeByteCount: UInt64?
 
     private let source: any ByteSource
@@ -43,8 +43,8 @@ public final class SnapshotStoreReader {
 
     /// Reads and checks a store.
     ///
-    /// - Parameter volumeByteCount: size of the snapshot, to check the records against and to clip
-    ///   to.
+    /// - Parameter volumeByteCount: size of the snapshot in bytes; the reader checks the records
+    ///   against it and clips the list to it.
     public init(
         _ source: any ByteSource, volumeByteCount: UInt64? = nil,
         order: AllocationOrder = .sequential
@@ -57,7 +57,7 @@ public final class SnapshotStoreReader {
             try StoreHeader(decoding: bytes)
         }
         header = first
-        // A chunk must at least end below 2^63, the kernel's own limit.
+        // A chunk must end below 2^63, the kernel's own limit.
         chunkLimit = min(
             (1 << 63) / first.chunkByteCount,
             volumeByteCount.map { $0 / first.chunkByteCount + ($0 % first.chunkByteCount).signum() }
@@ -68,10 +68,10 @@ public final class SnapshotStoreReader {
         try readAll()
     }
 
-    /// Goes through the first `count` records in their order in the store.
+    /// Passes the first `count` records to `body`, in their order in the store.
     ///
-    /// A snapshot's list only grows, so the first records of a later reading must be those of an
-    /// earlier one. Digest the fields here to prove it.
+    /// A snapshot's list only grows, so a later reading must begin with the records of an earlier
+    /// one. Digest the fields here to prove that.
     public func forEachRecord(
         first count: UInt64 = .max, _ body: (ExceptionRecord) -> Void
     ) throws(SnapshotStoreError) {
@@ -87,8 +87,8 @@ public final class SnapshotStoreReader {
 
     /// The changed extents of the volume, all of kind `.data`.
     ///
-    /// - Parameter newerByteCount: size of the volume at the newer point in time, if it is not that of the snapshot. It
-    ///   needs the snapshot's own size to be known (`volumeByteCount`).
+    /// - Parameter newerByteCount: size of the volume in bytes at the newer point in time, if it
+    ///   differs from the snapshot's. It requires `volumeByteCount`, the snapshot's own size.
     public func changes(newerByteCount: UInt64? = nil) -> SnapshotStoreChanges {
         let own = volumeByteCount ?? .max
         return SnapshotStoreChanges(
@@ -96,13 +96,15 @@ public final class SnapshotStoreReader {
             sizes: VolumeSizes(older: own, newer: newerByteCount ?? own))
     }
 
-    /// Whether everything that this store names is in the list of another one, up to the end of the other's snapshot.
+    /// Checks that another store's list covers this one, up to the end of the other's snapshot.
     ///
-    /// This is what proves that the other one's list, `older.changes()`, names all that differs between the two snapshots:
-    /// the store of the one that was taken first names all that was written since, and so, if it is this one, all of that
-    /// is in the other list, too. If it is the other one, that list is it. Read `older` after this one: both may grow.
+    /// Success proves that the other list, `older.changes()`, names every difference between the
+    /// two snapshots. The store of the snapshot that was taken first names everything written
+    /// since: if that is this store, the other list contains all of it; if it is the other, its
+    /// list is complete by itself. Read `older` after this one: both may grow.
     ///
-    /// - Returns: the first byte of this list that is not in the other one; nil if there is none.
+    /// - Returns: the first byte of this list that the other does not cover, or `nil` if it covers
+    ///   all.
     public func firstUncovered(by older: SnapshotStoreReader) -> UInt64? {
         var covered = older.changes()
         var written = changes(
@@ -119,10 +121,10 @@ public final class SnapshotStoreReader {
         return nil
     }
 
-    /// Where the content of the snapshot is: for each chunk with a record, the store; else, the
-    /// origin.
+    /// Locates the content of the snapshot: in the store for each chunk with a record, otherwise in
+    /// the origin.
     ///
-    /// Takes sixteen bytes a record.
+    /// Takes 16 bytes of memory per record.
     public func exceptionMap() throws(SnapshotStoreError) -> ExceptionMap {
         var records: [ExceptionRecord] = []
         records.reserveCapacity(Int(exceptionCount))
@@ -130,8 +132,8 @@ public final class SnapshotStoreReader {
         return ExceptionMap(records, chunkByteCount: header.chunkByteCount)
     }
 
-    /// Reads everything: once if the volume's size bounds the bitmap, otherwise once more before
-    /// that to find the highest chunk.
+    /// Reads everything. Without a volume size that bounds the bitmap, an earlier pass finds the
+    /// highest chunk.
     private func readAll() throws(SnapshotStoreError) {
         var limit = chunkLimit
         var count: UInt64?
@@ -148,7 +150,8 @@ public final class SnapshotStoreReader {
         var set = ChunkSet(chunkLimit: limit, count: count)
         var taken: UInt64 = 0
         try scan { (record) throws(SnapshotStoreError) in
-            // A live store may have grown since the first pass: the list is what it was then.
+            // A live store may have grown since the first pass; use only the records that existed
+            // then.
             guard taken < count ?? .max else { return false }
             guard record.chunk < limit, set.insert(record.chunk) else {
                 throw .duplicate(chunk: record.chunk)
@@ -161,7 +164,7 @@ public final class SnapshotStoreReader {
         chunks = set
     }
 
-    /// Goes through the areas up to the record that ends the list, or until `body` has enough.
+    /// Visits the records up to the one that ends the list, or until `body` returns false.
     private func scan(
         _ body: (ExceptionRecord) throws(SnapshotStoreError) -> Bool
     ) throws(SnapshotStoreError) {
@@ -185,7 +188,7 @@ public final class SnapshotStoreReader {
     }
 }
 
-/// Where a scan of the areas stands, and the rules for one record.
+/// The position of a scan in the areas, and the rules for one record.
 private struct AreaWalk {
     enum State { case reading, ended, stopped }
 
@@ -258,7 +261,7 @@ private struct AreaWalk {
 }
 
 extension ByteSource {
-    /// Reads any range by reading the whole 4096-byte units around it.
+    /// Reads any range, by reading the whole 4096-byte units around it.
     func parse<Value>(
         at offset: UInt64, count: Int,
         _ body: (RawSpan) throws(SnapshotStoreError) -> Value

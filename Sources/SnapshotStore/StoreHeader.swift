@@ -8,20 +8,20 @@ internal import Blocks
 /// | offset | size | field                                                    |
 /// |-------:|-----:|----------------------------------------------------------|
 /// |      0 |    4 | magic, 0x70416E53 ("SnAp")                               |
-/// |      4 |    4 | valid: 1, or 0 once the kernel has given up the snapshot |
+/// |      4 |    4 | valid: 1, or 0 once the kernel has invalidated it         |
 /// |      8 |    4 | version: 1                                               |
 /// |     12 |    4 | chunk size in sectors of 512 bytes                       |
 ///
 /// All integers are little-endian. Layout: `struct disk_header` in drivers/md/dm-snap-persistent.c.
-/// The chunk size given here wins over the one in the device-mapper table.
+/// This chunk size takes precedence over the one in the device-mapper table.
 public struct StoreHeader: Hashable, Sendable {
-    /// The first four bytes.
+    /// Value of the first four bytes.
     public static let magic: UInt32 = 0x7041_6E53
-    /// The only version there is.
+    /// The only known version.
     public static let version: UInt32 = 1
-    /// Largest chunk the kernel accepts, in sectors: 1 GiB.
+    /// Largest chunk that the kernel accepts, in sectors: 1 GiB.
     public static let maximumChunkSectors: UInt32 = 1 << 21
-    /// Bytes in a record of a metadata area.
+    /// Size of a record in a metadata area, in bytes.
     public static let recordByteCount: UInt64 = 16
 
     /// Size of a chunk in bytes; a power of two, at least 512.
@@ -30,7 +30,7 @@ public struct StoreHeader: Hashable, Sendable {
     /// Records in a metadata area, which is one chunk.
     public var recordsPerArea: UInt64 { chunkByteCount / Self.recordByteCount }
 
-    /// Decodes a header, and refuses one whose list cannot be trusted.
+    /// Decodes a header and refuses one whose list cannot be trusted.
     public init(decoding bytes: RawSpan) throws(SnapshotStoreError) {
         let magic: UInt32
         let valid: UInt32
@@ -56,7 +56,7 @@ public struct StoreHeader: Hashable, Sendable {
         chunkByteCount = UInt64(sectors) * 512
     }
 
-    /// The chunk that holds metadata area `area`: one area, then the data chunks of its records.
+    /// The chunk that holds metadata area `area`; the data chunks of its records follow it.
     func chunk(ofArea area: UInt64) -> UInt64 { 1 + area * (recordsPerArea + 1) }
 
     /// Whether a chunk of the store is a metadata area.

@@ -7,27 +7,27 @@ package import Digests
 package import Platform
 package import Wire
 
-/// Turns stored bytes into the plain content that the tags prove, or refuses them.
+/// Turns stored bytes into plain content and refuses content that its tags do not prove.
 ///
-/// One thread uses one; the memory for decompressed content is its own and is used again by the next call.
+/// Use it from one thread only; each call reuses its memory for decompressed content.
 package final class ContentProof {
     private let tagger: Tagger
     private let decompressor = ZstdDecompressor()
     private let plain = AlignedBuffer(byteCount: Limits.recordContent)
 
-    /// Makes one for a lineage.
+    /// Makes a proof for a lineage.
     package init(algorithm: TagAlgorithm, key: TagKey) {
         tagger = Tagger(algorithm, key: key)
     }
 
-    /// Where proven content lies.
+    /// Location of proven content.
     package struct Content {
         package let memory: AlignedBuffer
         package let offset: Int
         package let count: Int
     }
 
-    /// Proves the content of a data record whose stored bytes begin at `offset` of `memory`.
+    /// Proves the content of a data record whose stored bytes start at `offset` in `memory`.
     package func prove(
         _ record: RecordHeader, in memory: AlignedBuffer, at offset: Int
     ) throws(WireError) -> Content {

@@ -5,18 +5,18 @@ internal import Blocks
 package import Digests
 package import Wire
 
-/// What the staging log of an unfinished generation holds, as far as it is valid.
+/// The valid part of an unfinished generation's staging log.
 package struct StagedTransfer {
-    /// Its header.
+    /// Header of the log.
     package let header: StagingLogFormat.Header
-    /// The valid segments, in order.
+    /// The valid segments in order.
     package let seals: [Seal]
-    /// Where each of them begins, and where the next one will.
+    /// Position of each segment and of the next one to come, in bytes.
     private let starts: [UInt64]
 
-    /// Reads and proves a log from its first byte; the first segment that is not valid ends it.
+    /// Reads and proves a log from its first byte; the first invalid segment ends it.
     ///
-    /// - Parameter poll: called with each record; what it throws ends the reading.
+    /// - Parameter poll: called with each record; throwing ends the read.
     package init(
         reading path: String, algorithm: TagAlgorithm, key: TagKey,
         poll: () throws -> Void = {}
@@ -48,10 +48,10 @@ package struct StagedTransfer {
         self.starts = starts
     }
 
-    /// Where the log ends after `count` segments.
+    /// Position after the first `count` segments, in bytes.
     package func end(after count: Int) -> UInt64 { starts[count] }
 
-    /// A checker that stands behind the first `count` segments.
+    /// A checker that continues after the first `count` segments.
     package func checker(after count: Int) throws(WireError) -> TransferChecker {
         var checker = TransferChecker(header.begin)
         for seal in seals.prefix(count) { try checker.skip(seal) }
@@ -59,16 +59,16 @@ package struct StagedTransfer {
     }
 }
 
-/// Brings the target from one generation to the next by a committed staging log.
+/// Applies a committed staging log, which brings the target from one generation to the next.
 ///
-/// It may be done any number of times: records hold content, not differences of content.
+/// It may be repeated any number of times: records hold content, not differences.
 package struct Redo {
     private let path: String
     private let record: GenerationRecord
     private let algorithm: TagAlgorithm
     private let key: TagKey
 
-    /// For the generation `record`, whose log is at `path`.
+    /// Prepares generation `record`, whose log is at `path`.
     package init(path: String, record: GenerationRecord, key: TagKey) {
         self.path = path
         self.record = record
@@ -76,13 +76,13 @@ package struct Redo {
         self.key = key
     }
 
-    /// Why a generation could not be brought to the target.
+    /// Why a generation could not be applied to the target.
     package enum Failure: Error, CustomStringConvertible {
         case log(StagingLogError)
         case target(TargetError)
-        /// The log is valid, but not the log of this generation.
+        /// The log is valid, but belongs to another generation.
         case otherGeneration(WireError)
-        /// The caller wanted no more.
+        /// The caller stopped the operation.
         case stopped(any Error)
 
         package var description: String {
@@ -96,11 +96,12 @@ package struct Redo {
         }
     }
 
-    /// Reads the whole log and proves that it holds exactly the generation, without touching the target.
+    /// Reads the whole log and proves that it holds exactly the generation. It does not touch the
+    /// target.
     ///
-    /// - Parameter body: gets each record with its proven content; zeros and unmapped ranges have none. What it throws ends
-    ///   the proof.
-    /// - Throws: `Failure`, or what the body throws.
+    /// - Parameter body: receives each record with its proven content; zeros and unmapped ranges
+    ///   have none. Throwing ends the proof.
+    /// - Throws: `Failure`, or what `body` throws.
     package func prove(
         _ body: (_ record: RecordHeader, _ content: ContentProof.Content?) throws -> Void
     ) throws {

@@ -6,21 +6,21 @@ internal import Glibc
 internal import Platform
 package import Wire
 
-/// Reads a staging log back, proving every byte of it.
+/// Reads a staging log back and proves every byte.
 package final class StagingLogReader {
-    /// Where the log is.
+    /// Path of the log.
     package let path: String
-    /// Its header.
+    /// Header of the log.
     package let header: StagingLogFormat.Header
     private let file: File
     private let byteCount: UInt64
     private let window: Window
 
-    /// A place between two segments.
+    /// A position between two segments.
     package struct Position: Equatable, Sendable {
-        /// Byte in the file.
+        /// Offset in the file in bytes.
         package var byte: UInt64
-        /// Index of the segment that begins there.
+        /// Index of the segment that starts there.
         package var index: UInt64
     }
 
@@ -40,25 +40,25 @@ package final class StagingLogReader {
         }
     }
 
-    /// Where the first segment begins.
+    /// Start of the first segment.
     package var start: Position { Position(byte: UInt64(StagingLogFormat.unit), index: 0) }
 
-    /// What a walk hands out for each record: the record, and for data where its proven content lies.
+    /// Receives each record of a walk and, for data, the location of its proven content.
     package typealias RecordBody<Failure: Error> =
         (RecordHeader, ContentProof.Content?) throws(Failure) -> Void
 
-    /// Why a walk stopped.
+    /// Why a walk ended early.
     package enum WalkError<Failure: Error>: Error {
         case log(StagingLogError)
         case body(Failure)
     }
 
-    /// Walks through one segment, proving each record before it is handed out.
+    /// Walks through one segment and proves each record before passing it on.
     ///
-    /// In mode in place the log holds no records: the segment is taken at its word, and nothing is handed
-    /// out.
+    /// In mode in place the log holds no records: the walk trusts the segment's seal and passes
+    /// nothing on.
     ///
-    /// - Returns: what the segment is, and where the next one begins.
+    /// - Returns: the segment's seal, and the start of the next one.
     package func walk<Failure: Error>(
         _ position: Position, _ proof: ContentProof, _ checker: inout TransferChecker,
         _ body: RecordBody<Failure>
@@ -163,7 +163,7 @@ package final class StagingLogReader {
     }
 }
 
-/// A part of the log in memory, big enough for a record wherever it lies.
+/// A part of the log in memory, large enough for a record at any position.
 private final class Window {
     let memory = AlignedBuffer(byteCount: 4 << 20)
     private let file: File
@@ -176,7 +176,7 @@ private final class Window {
         self.byteCount = byteCount
     }
 
-    /// Brings a range into memory and says where it is there.
+    /// Loads a range and returns its offset in memory.
     func load(at byte: UInt64, count wanted: Int, _ path: String) throws(StagingLogError) -> Int {
         if byte < start || byte - start > UInt64(count) || count - Int(byte - start) < wanted {
             start = byte / UInt64(AlignedBuffer.alignment) * UInt64(AlignedBuffer.alignment)

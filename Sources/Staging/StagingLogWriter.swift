@@ -7,11 +7,11 @@ package import Wire
 
 /// Why a staging log cannot be written or read.
 package enum StagingLogError: Error, Sendable, CustomStringConvertible {
-    /// The file system has no room for it.
+    /// The file system has no space for it.
     case noSpace(String)
     /// Reading, writing or flushing failed.
     case failed(SystemCallError)
-    /// It is not a valid log from its first byte on.
+    /// The log is not valid.
     case damaged(String, WireError)
 
     init(_ error: SystemCallError) {
@@ -29,10 +29,10 @@ package enum StagingLogError: Error, Sendable, CustomStringConvertible {
 
 /// Appends segments to a staging log (Protocol/StagingLog.md).
 ///
-/// After a failure nothing more may be asked of it: the log is dropped, which is always safe, since the
-/// target was not touched.
+/// Do not use it after a failure: the log is dropped, which is always safe because the target is
+/// unchanged.
 package final class StagingLogWriter {
-    /// Reserved ahead of the end, so that a full file system is found before data comes in.
+    /// Space reserved past the end in bytes, to find a full file system before data arrives.
     private static let reserveAhead: UInt64 = 64 << 20
     private static let stageByteCount = 4 << 20
 
@@ -40,13 +40,13 @@ package final class StagingLogWriter {
     private let header: StagingLogFormat.Header
     private var segmentStart: UInt64
     private var recordBytes: UInt64 = 0
-    /// The part of the segment that is not written yet; `staged` bytes of `stage`.
+    /// The part of the segment that is not written yet: `staged` bytes of `stage`.
     private let stage = AlignedBuffer(byteCount: stageByteCount)
     private var staged = 0
     private var stagePosition: UInt64 = 0
     private var reservedUpTo: UInt64
 
-    /// Makes a new log. The file must not exist; the directory is synced.
+    /// Makes a new log and syncs the directory. The file must not exist.
     package init(path: String, header: StagingLogFormat.Header) throws(StagingLogError) {
         self.header = header
         segmentStart = UInt64(StagingLogFormat.unit)
@@ -63,7 +63,7 @@ package final class StagingLogWriter {
         startSegment()
     }
 
-    /// Goes on with a log whose valid part ends at `end`; what lies behind is cut off and the cut synced, so
+    /// Continues a log whose valid part ends at `end`. It cuts off the rest and syncs the cut, so
     /// that no older segment can follow a newer one.
     package init(
         resuming path: String, header: StagingLogFormat.Header, end: UInt64
@@ -81,8 +81,8 @@ package final class StagingLogWriter {
         startSegment()
     }
 
-    /// Adds a record to the segment that is being filled: header and tags at `offset` of `memory`, the
-    /// stored bytes right behind.
+    /// Adds a record to the open segment: header and tags at `offset` in `memory`, followed by the
+    /// stored bytes.
     package func append(
         _ memory: AlignedBuffer, at offset: Int, count: Int
     ) throws(StagingLogError) {
@@ -99,8 +99,8 @@ package final class StagingLogWriter {
 
     /// Ends the segment and makes it durable.
     ///
-    /// 1. The rest of the records, then the header. A crash leaves a segment that is not valid.
-    /// 2. fdatasync. From here on the segment is found at recovery.
+    /// 1. The rest of the records is written, then the header. A crash leaves an invalid segment.
+    /// 2. fdatasync. From here on recovery finds the segment.
     package func seal(_ seal: Seal) throws(StagingLogError) {
         let padded = Int(StagingLogFormat.padded(UInt64(staged)))
         if padded > staged { stage.zero(at: staged, count: padded - staged) }
@@ -130,7 +130,7 @@ package final class StagingLogWriter {
         do {
             let end = stagePosition + UInt64(staged)
             if end > reservedUpTo {
-                // Not more than the generation needs: there may be no more.
+                // Reserve no more than the generation needs: there may be no more space.
                 let left = max(header.begin.plannedContent, end) - end
                 let ahead = min(left, Self.reserveAhead)
                 _ = try file.reserve(from: stagePosition, count: UInt64(staged) + ahead)

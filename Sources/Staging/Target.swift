@@ -9,34 +9,33 @@ package import Wire
 
 /// The device or file that holds the standby's copy.
 ///
-/// Everything is direct I/O where the file system has it, so that errors surface on the write and nobody
-/// else's page cache is in between. Ranges need not be aligned: ragged edges are read, changed and
-/// written back. After the first failed write or flush the target refuses everything: the kernel may
-/// report an error once and forget it.
+/// It uses direct I/O if the file system supports that, so errors surface on the write and no page
+/// cache of another program is in between. Ranges need not be aligned: ragged edges are read,
+/// changed and written back. After the first failed write or flush the target refuses everything,
+/// because the kernel may report an error only once.
 package final class Target {
-    /// The path it was opened by.
+    /// The path that it was opened with.
     package let path: String
-    /// What it is.
     package let kind: TargetKind
-    /// Which one it is.
+    /// Facts that identify it.
     package let identity: ObjectIdentity
-    /// Size in bytes now.
+    /// Current size in bytes.
     package private(set) var byteCount: UInt64
     private let file: File
     private let unit: Int
     private let edge: AlignedBuffer
     private let zeroing: Zeroing
     private var failure: SystemCallError?
-    /// What `reserve` has given storage to; empty from the first write on.
+    /// The ranges that `reserve` has allocated; empty after the first write.
     private var reserved: [Range<UInt64>] = []
-    /// What goes beyond stays reserved after a refusal.
+    /// Largest number of ranges to remember; any others stay reserved after a refusal.
     private static let reservedLimit = 4096
-    /// For content that does not begin at a page's border, as in the staging log.
+    /// Buffer for content that does not start on a page boundary, as in the staging log.
     private var bounce: AlignedBuffer?
 
-    /// Opens a target for writing, for this process alone.
+    /// Opens a target exclusively for writing.
     ///
-    /// - Parameter registered: the identity it must have; nothing skips the check.
+    /// - Parameter registered: the identity that it must have; `nil` skips the check.
     package init(path: String, registered: String?) throws(TargetError) {
         let found = try TargetObject(path: path)
         if let registered { try found.compare(registered: registered) }
@@ -65,13 +64,14 @@ package final class Target {
         // The path may lead elsewhere by now.
         try TargetObject.compare(identity, registered: found.identity.description, path)
         if kind == .file, isHeldElsewhere() { throw .inUse(path) }
-        // A guest opens its disk without O_EXCL.
+        // A virtual machine opens its disk without O_EXCL.
         if let device = found.device, device.isOpenElsewhere(patience: Self.openPatience) {
             throw .inUse(path)
         }
     }
 
-    /// Refuses a target that its path does not lead to any more: what was written may lie in a file that has no name left.
+    /// Refuses a target that its path no longer leads to: the writes may be in a file without a
+    /// name.
     package func checkPlace() throws(TargetError) {
         do throws(SystemCallError) {
             let there = try File(path: path).status().identity
@@ -87,10 +87,10 @@ package final class Target {
         }
     }
 
-    /// How long others may have a device open, in milliseconds.
+    /// How long other programs may keep a device open, in milliseconds.
     private static let openPatience: UInt64 = 5000
 
-    /// Whether another process has a file open for writing: an emulator without locks, say.
+    /// Whether another process has a file open for writing, for example an emulator without locks.
     private static func hasWriter(_ path: String) throws(TargetError) -> Bool {
         do { return try File(path: path).hasWriter } catch { throw .failed(error) }
     }
@@ -100,7 +100,7 @@ package final class Target {
         !file.takeForWriting() || !BlockDevice.loops(of: file).isEmpty
     }
 
-    /// Makes sure that `needed` bytes fit: a file grows, a device is refused if it is too small.
+    /// Ensures that `needed` bytes fit: extends a file, refuses a device that is too small.
     package func prepare(for needed: UInt64) throws(TargetError) {
         if byteCount >= needed { return }
         guard kind == .file else {
@@ -109,18 +109,19 @@ package final class Target {
         try resize(to: needed)
     }
 
-    /// Finds out how large a device is that was made larger while it is open.
+    /// Reads the current size of a device that was extended while open.
     package func measure() throws(TargetError) {
         do { byteCount = try file.status().byteCount } catch { throw .failed(error) }
     }
 
-    /// The number of a device.
+    /// The device number; `nil` for a file.
     package var device: BlockDevice? {
         (try? file.status().device).map { BlockDevice($0) }
     }
 
-    /// Makes sure that content can be written to a range later: of a file, gives storage to what has none. Neither its
-    /// content nor its size changes. Where the file system cannot reserve, or copies on write, this proves nothing.
+    /// Ensures that content can be written to a range later: allocates storage for the holes of a
+    /// file, without changing its content or size. If the file system cannot reserve, or copies on
+    /// write, this proves nothing.
     package func reserve(_ offset: UInt64, count: UInt64) throws(SystemCallError) {
         guard kind == .file, let end = Extent(offset: offset, length: count)?.end else { return }
         var position = offset
@@ -129,7 +130,7 @@ package final class Target {
             let holeEnd = min(data?.lowerBound ?? end, end)
             if position < holeEnd {
                 let before = try file.status().allocatedByteCount
-                // What has no room may have got a part of it.
+                // A range that does not fit may have been allocated in part.
                 defer {
                     let after = try? file.status().allocatedByteCount
                     if after ?? before > before { note(position..<holeEnd) }
@@ -142,14 +143,14 @@ package final class Target {
         }
     }
 
-    /// Bytes of a file of this size for which it has no storage yet.
+    /// Bytes without storage in a file of this size.
     package func unallocatedByteCount(of size: UInt64) throws(TargetError) -> UInt64 {
         do { return size - min(try file.status().allocatedByteCount, size) } catch {
             throw .failed(error)
         }
     }
 
-    /// Gives back what `reserve` has reserved, unless something was written since.
+    /// Releases what `reserve` has allocated, unless something was written since.
     package func giveBackReserved() {
         for range in reserved {
             _ = try? file.punchHole(range.lowerBound, count: range.upperBound - range.lowerBound)
@@ -165,10 +166,11 @@ package final class Target {
         }
     }
 
-    /// Gives a file the size of the volume that was just written to it, before it is flushed; a device keeps its own.
+    /// Cuts a file to the size of the volume just written to it, before the flush; a device keeps
+    /// its size.
     ///
-    /// A crash leaves the size before or this one. The generation that asked for it is written again in both cases,
-    /// and has nothing behind this size.
+    /// A crash leaves either size. In both cases the generation is written again, and it has no
+    /// content past this size.
     package func trim(to volumeSize: UInt64) throws(TargetError) {
         if kind == .file, byteCount > volumeSize { try resize(to: volumeSize) }
     }
@@ -178,7 +180,7 @@ package final class Target {
         byteCount = size
     }
 
-    /// Writes content.
+    /// Writes content at an offset of the target.
     package func write(
         _ memory: AlignedBuffer, from position: Int, count: Int, at offset: UInt64
     ) throws(TargetError) {
@@ -212,13 +214,14 @@ package final class Target {
 
     /// Makes a range read as zeros.
     ///
-    /// - Parameter isWanted: asked while it takes long; if not, a part of the range stays as it is.
+    /// - Parameter isWanted: polled during long operations; `false` leaves the rest of the range
+    ///   unchanged.
     package func zero(
         _ offset: UInt64, count: UInt64, while isWanted: () -> Bool = { true }
     ) throws(TargetError) {
         try guarded { () throws(SystemCallError) in
             let parts = split(offset, count)
-            // Each unit that the ends are in is written in part.
+            // The units that contain the ends are written only in part.
             if parts.head != nil || parts.tail != nil {
                 try zeroing.fill(endsOf: offset..<offset + count)
             }
@@ -230,7 +233,8 @@ package final class Target {
         }
     }
 
-    /// Reads a range whose offset and count are multiples of a page, or which ends at the target's end.
+    /// Reads a range whose offset and count are multiples of a page, or which ends at the target's
+    /// end.
     package func read(
         at offset: UInt64, into memory: AlignedBuffer, count: Int
     ) throws(TargetError) -> Int {
@@ -239,10 +243,10 @@ package final class Target {
         }
     }
 
-    /// Forces everything to stable storage.
+    /// Flushes everything to stable storage.
     package func sync() throws(TargetError) {
         try guarded { () throws(SystemCallError) in
-            // Writing whole units may have rounded a file up.
+            // Writing whole units may have rounded the file's size up.
             if kind == .file, try file.status().byteCount > byteCount {
                 try file.truncate(to: byteCount)
             }
@@ -268,7 +272,7 @@ extension Target {
         var count: Int
     }
 
-    /// A range as whole units with ragged ends.
+    /// A range, split into whole units and ragged ends.
     private struct Parts {
         var head: Ragged?
         var middle: Range<UInt64>

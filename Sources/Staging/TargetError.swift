@@ -4,29 +4,29 @@
 package import Platform
 package import Wire
 
-/// Why a target cannot be used, or can no longer be trusted.
+/// Why a target cannot be used or is no longer trustworthy.
 package enum TargetError: RuledError, Equatable, Sendable, CustomStringConvertible {
-    /// Nothing is there.
+    /// The path does not exist.
     case missing(String)
     /// Mounted, stacked under another device, attached to a loop device, or open for writing elsewhere.
     case inUse(String)
-    /// Device-mapper has suspended it, under this name.
+    /// The device is suspended under this device-mapper name.
     case suspended(String, device: String)
     /// The device is read-only.
     case readOnly(String)
     /// Neither a block device nor a regular file.
     case wrongKind(String)
-    /// Not the object that was registered; the facts that differ, in words.
+    /// Not the registered object; lists the facts that differ.
     case foreign(String, registered: String, found: String)
-    /// It belongs to something else, or lies on something that does.
+    /// It belongs to another target, or lies above or below one.
     case taken(String, by: String)
-    /// It holds something, and nobody has said that it may be overwritten.
+    /// It has content that the operator has not allowed to be overwritten.
     case occupied(String, by: String, volume: VolumeName)
-    /// Almost nothing of what was compared is what was committed; 0 compared if nothing is known but that.
+    /// Almost no block matches what was committed; `compared` is 0 if there are no counts.
     case replaced(String, differing: Int, compared: Int)
-    /// A device that is smaller than what is to be written.
+    /// The device is smaller than what must be written.
     case tooSmall(String, byteCount: UInt64, needed: UInt64)
-    /// Reading, writing or flushing failed; what it holds is no longer known.
+    /// Reading, writing or flushing failed; the content is no longer known.
     case failed(SystemCallError)
 
     package var description: String {
@@ -80,7 +80,8 @@ package enum TargetError: RuledError, Equatable, Sendable, CustomStringConvertib
         }
     }
 
-    /// Whether what it holds, or all of it, may be gone for good; what is only held up by something is not.
+    /// Whether its content, or the whole target, may be lost permanently rather than be unavailable
+    /// for now.
     package var isLoss: Bool {
         switch self {
         case .missing, .wrongKind, .foreign, .replaced, .tooSmall: true
@@ -89,7 +90,7 @@ package enum TargetError: RuledError, Equatable, Sendable, CustomStringConvertib
         }
     }
 
-    /// Whether there was no room: more of it mends this.
+    /// Whether space was lacking, so that more space solves the problem.
     package var isLackOfRoom: Bool {
         if case .failed(let error) = self { return error.isNoSpace }
         return false

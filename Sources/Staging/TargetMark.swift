@@ -4,14 +4,15 @@
 internal import Digests
 package import Platform
 
-/// What is written on a target file when it is registered, in the extended attribute `user.blockferry.target`: whose it
-/// is. A copy of the file that keeps attributes has it too; with the inode it names one file.
+/// The owner of a target file, written at registration to the extended attribute
+/// `user.blockferry.target`. A copy that keeps attributes carries it too; together with the inode
+/// it identifies one file.
 package struct TargetMark: Equatable, Sendable {
     private static let attribute = "user.blockferry.target"
 
-    /// The state directory, without symbolic links.
+    /// Path of the state directory, without symbolic links.
     package var state: String
-    /// The volume.
+    /// Name of the volume.
     package var volume: String
     /// 32 hexadecimal digits, drawn at registration.
     package let random: String
@@ -23,7 +24,7 @@ package struct TargetMark: Equatable, Sendable {
         random = Hex.encode(SecureRandom.bytes(16))
     }
 
-    /// The mark on a file; nothing if there is none, or something else.
+    /// Reads the mark of a file; `nil` if there is none or it is malformed.
     package init?(on file: File) {
         guard let bytes = file.attribute(Self.attribute),
             let text = String(validating: bytes, as: UTF8.self)
@@ -37,16 +38,16 @@ package struct TargetMark: Equatable, Sendable {
         random = String(lines[2])
     }
 
-    /// The marks on the files that the loop devices below a file or device are made of.
+    /// The marks on the files behind the loop devices below a file or device.
     package static func below(_ stack: StorageStack) -> [TargetMark] {
         stack.backingFiles.compactMap { path in
             (try? File(path: path)).flatMap { TargetMark(on: $0) }
         }
     }
 
-    /// Writes it on a file and flushes that.
+    /// Writes the mark to a file and flushes it.
     ///
-    /// - Returns: false if the file system keeps no attributes.
+    /// - Returns: `false` if the file system does not support attributes.
     package func write(on file: File) throws(SystemCallError) -> Bool {
         let text = "\(state)\n\(volume)\n\(random)"
         guard !state.utf8.contains(0x0A),
@@ -56,7 +57,7 @@ package struct TargetMark: Equatable, Sendable {
         return true
     }
 
-    /// Takes the mark off a file.
+    /// Removes the mark from a file.
     package static func remove(from file: File) throws(SystemCallError) {
         try file.removeAttribute(attribute)
         try file.syncAll()

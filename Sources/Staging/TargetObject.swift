@@ -6,23 +6,23 @@ package import Objects
 package import Platform
 package import Wire
 
-/// A target that is open for reading, to look at what it is and what it holds. Others may write it meanwhile.
+/// A target that is open for reading, to inspect its identity and content. Other programs may write
+/// it meanwhile.
 package final class TargetObject {
-    /// The path it was opened by.
+    /// The path that it was opened with.
     package let path: String
-    /// What it is.
     package let kind: TargetKind
-    /// Which one it is. Without facts nothing tells it from others.
+    /// Facts that identify it. Without facts it cannot be told from others.
     package let identity: ObjectIdentity
     /// Size in bytes.
     package let byteCount: UInt64
-    /// Of a file that was registered: whose it is.
+    /// Owner of a registered file.
     package let mark: TargetMark?
-    /// The number of a device.
+    /// The device number; `nil` for a file.
     package let device: BlockDevice?
     package let file: File
 
-    /// Looks at what is at a path.
+    /// Opens the object at a path and reads its facts.
     package init(path: String) throws(TargetError) {
         self.path = path
         do { file = try File(openingDirect: path, []) } catch {
@@ -45,11 +45,11 @@ package final class TargetObject {
         return status
     }
 
-    /// What names an open target.
+    /// Facts that identify an open target.
     ///
-    /// Of a file its inode, with its mark; without a mark, its file system too, which a mark does not need: the file
-    /// may be moved to another place, and the file system may get another number. Of a device what names that
-    /// (`BlockDevice.objectFacts`), and of a thin volume its id in the pool.
+    /// For a file: its inode and its mark, or without a mark its inode and file system. With a mark
+    /// the file system does not matter: the file may be moved, and a file system's number may
+    /// change. For a device: `BlockDevice.objectFacts`, and for a thin volume its id in the pool.
     static func identity(
         of file: File, _ status: FileStatus
     ) throws(SystemCallError) -> ObjectIdentity {
@@ -68,9 +68,10 @@ package final class TargetObject {
         return ObjectIdentity(.file, object: facts)
     }
 
-    /// Refuses what is not the registered object.
+    /// Refuses any object but the registered one.
     ///
-    /// - Parameter registered: the text in the catalog. One of a former version says nothing.
+    /// - Parameter registered: the text in the catalog; one of an earlier version matches any
+    ///   object.
     package func compare(registered: String) throws(TargetError) {
         try Self.compare(identity, registered: registered, path)
     }
@@ -82,15 +83,15 @@ package final class TargetObject {
         var differing: [String] = []
         switch registered.relation(to: found) {
         case .different(let names): differing = names
-        // It had a name, and has none of that sort any more.
+        // It had a name and no longer has any fact of that kind.
         case .unknown: differing = registered.object.keys.sorted()
         case .same: break
         }
-        // A copy in its place has everything but the mark, where inodes are used again.
+        // If inodes are reused, a copy in its place matches in everything but the mark.
         if registered.object["mark"] != nil, found.object["mark"] == nil {
             differing.append("mark")
         }
-        // A disk is not its partition, and no device of one kind becomes one of another.
+        // A disk is not its partition, and a device cannot change its kind.
         if !registered.object.isEmpty {
             for name in ["dm", "partition"]
             where (registered.object[name] == nil) != (found.object[name] == nil) {
@@ -102,8 +103,9 @@ package final class TargetObject {
             path, registered: registered.words(differing), found: found.words(differing))
     }
 
-    /// Why it has not the size for a generation of so many bytes; nil if it has. A device may be larger. A file is as large as
-    /// the generation, since whoever uses it sees what is behind that, too.
+    /// Why its size does not suit a generation of this size; `nil` if it does. A device may be
+    /// larger. A file must have exactly that size, because its users also see what lies past the
+    /// generation's end.
     package func problem(holding volumeByteCount: UInt64) -> String? {
         guard byteCount < volumeByteCount || kind == .file && byteCount > volumeByteCount else {
             return nil
@@ -111,9 +113,10 @@ package final class TargetObject {
         return "\(path) has \(byteCount) bytes, the generation on it \(volumeByteCount)"
     }
 
-    /// Refuses a device that is suspended: whoever reads it waits for whoever has done that, for ever if he is gone.
+    /// Refuses a suspended device: its readers wait until it is resumed, which may be never.
     ///
-    /// - Parameter patience: how long it may be so, in milliseconds: taking a snapshot suspends for a moment.
+    /// - Parameter patience: how long it may be suspended, in milliseconds, because taking a
+    ///   snapshot suspends it briefly.
     package func checkResumed(patience: UInt64) throws(TargetError) {
         guard let device, device.isSuspended else { return }
         let due = Clock.monotonic() + patience * (nanosecondsPerSecond / 1000)
@@ -125,7 +128,7 @@ package final class TargetObject {
         }
     }
 
-    /// Fills part of `memory` from `offset`; fewer bytes at the end.
+    /// Fills part of `memory` from `offset`; returns fewer bytes at the end.
     package func read(
         at offset: UInt64, into memory: AlignedBuffer, count: Int
     ) throws(TargetError) -> Int {
@@ -136,7 +139,7 @@ package final class TargetObject {
 }
 
 extension ObjectIdentity {
-    /// Facts for people.
+    /// The named facts as text.
     fileprivate func words(_ names: [String]) -> String {
         names.map { name in
             if name == "kind" { return "a \(kind.rawValue)" }

@@ -5,34 +5,34 @@ internal import Blocks
 package import Platform
 internal import Wire
 
-/// Makes ranges of a target read as zeros, giving storage back where that leaves zeros.
+/// Makes ranges of a target read as zeros and releases storage if that leaves zeros.
 ///
-/// A file gets holes, which read as zeros by definition. A block device gets zeros written
-/// (`BLKZEROOUT`), since what a discarded range reads as is a device's own affair. Only a thin volume
-/// gets discards, under the conditions of `method(of:byteCount:)`; even there each is read back, because
-/// a pool may drop a discard that meets other I/O.
+/// A file gets holes, which read as zeros by definition. A block device gets written zeros
+/// (`BLKZEROOUT`), because the content of a discarded range depends on the device. Only a thin
+/// volume gets discards, under the conditions of `method(of:byteCount:)`; each is read back,
+/// because a pool may drop a discard that meets other I/O.
 package final class Zeroing {
-    /// How whole units are zeroed.
+    /// How to zero whole units.
     package enum Method: Equatable, Sendable {
-        /// Punch a hole.
+        /// Punch holes.
         case hole
         /// Let the kernel write zeros.
         case write
-        /// Discard whole pool blocks, of so many bytes. Where nothing proves that a pool zeroes a new block of which a part
-        /// is written, units are filled: zeros are written to all of one before a part of it is written.
+        /// Discard whole pool blocks of `unit` bytes. If the pool is not proven to zero a new block
+        /// before a partial write, `isFilled` is set: zeros are written to the whole block first.
         case discard(unit: UInt64, isFilled: Bool)
     }
 
-    /// How it is done now.
+    /// The current method.
     package private(set) var method: Method
     private let file: File
     private let memory = AlignedBuffer(byteCount: Limits.recordContent)
-    /// Bytes that the kernel is asked to zero at once.
+    /// Largest number of bytes per request to the kernel.
     private static let step: UInt64 = 1 << 30
-    /// The last unit that was found to have storage.
+    /// Start of the last unit known to have storage.
     private var filled: UInt64?
 
-    /// For a target that is open for writing.
+    /// Prepares for a target that is open for writing.
     package init(_ file: File, _ status: FileStatus) {
         self.file = file
         guard let device = status.device else {
@@ -44,7 +44,8 @@ package final class Zeroing {
 
     /// Zeroes a range of whole logical blocks.
     ///
-    /// - Parameter isWanted: asked between the parts of a long range; if not, the rest of the range stays as it is.
+    /// - Parameter isWanted: polled between the parts of a long range; `false` leaves the rest
+    ///   unchanged.
     package func zero(
         _ range: Range<UInt64>, while isWanted: () -> Bool = { true }
     ) throws(SystemCallError) {
@@ -64,11 +65,11 @@ package final class Zeroing {
             filled = nil
             let inner = Self.whole(units: unit, in: range)
             if !inner.isEmpty, try !file.discard(inner.lowerBound, count: inner.length) {
-                // Somebody has turned discards off.
+                // Discards have been turned off.
                 method = .write
                 return try zero(range, while: isWanted)
             }
-            // The ragged ends were left alone, and whatever the pool kept is there still.
+            // Discards skip the ragged ends, and the pool may have dropped one.
             try writeWhereNotZero(range, while: isWanted)
         }
     }
@@ -81,10 +82,11 @@ package final class Zeroing {
         return overflow || start >= end ? range.lowerBound..<range.lowerBound : start..<end
     }
 
-    /// Reads the whole range past every cache, and writes zeros into the blocks of 64 KiB where something else is.
+    /// Reads the whole range past every cache, and writes zeros to each 64 KiB block that is not
+    /// zero.
     ///
-    /// What has no storage is read at the speed of memory, and gets none by this: a pool's blocks are whole multiples
-    /// of 64 KiB.
+    /// Ranges without storage are read at memory speed and stay without: a pool's block is a
+    /// multiple of 64 KiB.
     private func writeWhereNotZero(
         _ range: Range<UInt64>, while isWanted: () -> Bool
     ) throws(SystemCallError) {
@@ -108,8 +110,8 @@ package final class Zeroing {
         }
     }
 
-    /// Prepares a range for being written: a unit at one of its ends that has nothing but zeros, and so perhaps no storage,
-    /// gets zeros as a whole, so that what is not written of it stays zeros.
+    /// Prepares a range for a write: if a unit at one of its ends contains only zeros, and so may
+    /// have no storage, zeros are written to the whole unit, so that its unwritten part stays zero.
     package func fill(endsOf range: Range<UInt64>) throws(SystemCallError) {
         guard case .discard(let unit, true) = method else { return }
         for end in [range.lowerBound, range.upperBound] where end % unit != 0 {
@@ -139,14 +141,15 @@ package final class Zeroing {
 // MARK: - Choice
 
 extension Zeroing {
-    /// The greatest unit that the kernel writes at once, so that a pool shows all of it or nothing.
+    /// Largest unit that the kernel writes in one request, so that a pool shows all of it or
+    /// nothing.
     private static let greatestFilled: UInt64 = 1 << 20
 
-    /// How ranges of a device are zeroed.
+    /// Chooses the method for a device.
     ///
-    /// Discards are for logical volumes that by sysfs stand on nothing but a thin pool and take them, if device-mapper's
-    /// tables prove that zeros are left. Where nobody answers for device-mapper, units are filled, if they are small enough
-    /// for that.
+    /// Discards are used for logical volumes that by sysfs lie only on a thin pool and support
+    /// them, if device-mapper's tables prove that a discard leaves zeros. If device-mapper cannot
+    /// be queried, units are filled, provided they are small enough.
     package static func method(of device: BlockDevice, byteCount: UInt64) -> Method {
         guard device.isThin, let unit = device.discardUnit else { return .write }
         return method(
@@ -154,9 +157,9 @@ extension Zeroing {
             isWhole: device.isLogicalVolume)
     }
 
-    /// The same from what is known.
+    /// Chooses the method from known facts.
     ///
-    /// - Parameter isProven: what the tables say; nil where nobody answers.
+    /// - Parameter isProven: what the tables prove; `nil` if device-mapper cannot be queried.
     package static func method(
         unit: UInt64, byteCount: UInt64, isProven: Bool?, isWhole: Bool
     ) -> Method {
@@ -168,6 +171,5 @@ extension Zeroing {
 }
 
 extension Range<UInt64> {
-    /// Bytes in it.
     fileprivate var length: UInt64 { upperBound - lowerBound }
 }

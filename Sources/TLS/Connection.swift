@@ -6,20 +6,20 @@ internal import COpenSSL
 internal import Digests
 internal import Glibc
 
-/// What has to become possible before an operation can go on.
+/// What an operation must wait for before it can continue.
 package struct Interest: OptionSet, Sendable {
     package let rawValue: UInt8
     package init(rawValue: UInt8) { self.rawValue = rawValue }
-    /// Bytes arrive.
+    /// Bytes can be read.
     package static let read = Interest(rawValue: 1)
-    /// There is room for bytes.
+    /// Bytes can be written.
     package static let write = Interest(rawValue: 2)
 }
 
-/// Owns an `SSL` over a non-blocking socket, which belongs to somebody else, and turns what OpenSSL
-/// says into values and errors.
+/// Owns an `SSL` over a non-blocking socket that another object owns, and turns OpenSSL's results
+/// into values and errors.
 @safe struct Connection: ~Copyable {
-    /// How far an operation came.
+    /// Result of one operation.
     enum Progress {
         case done
         case wants(Interest)
@@ -28,9 +28,9 @@ package struct Interest: OptionSet, Sendable {
 
     let descriptor: CInt
     private let session: OpaquePointer
-    // OpenSSL's callbacks reach it through the session, so it must live as long.
+    // OpenSSL's callbacks reach the judge through the session, so it must live as long as that.
     private let judge: Judge
-    /// Whether `close_notify` may still be sent: not twice, and not after an error.
+    /// Whether `close_notify` may still be sent: only once, and not after an error.
     private(set) var canEnd = true
 
     init(_ context: TLSContext, descriptor: CInt, judge: Judge) throws(TLSError) {
@@ -67,7 +67,7 @@ package struct Interest: OptionSet, Sendable {
         case .sender:
             unsafe SSL_set_connect_state(session)
             let names = judge.offered.flatMap { [UInt8($0.rawValue.utf8.count)] + $0.rawValue.utf8 }
-            // Unlike its kin this gives 0 for success.
+            // Unlike related functions, this one returns 0 for success.
             return unsafe SSL_set_alpn_protos(session, names, CUnsignedInt(names.count)) == 0
         }
     }
@@ -77,7 +77,7 @@ package struct Interest: OptionSet, Sendable {
         unsafe SSL_free(session)
     }
 
-    /// Runs one call into libssl and explains its result.
+    /// Runs one call into libssl and interprets its result.
     private mutating func run(_ call: (OpaquePointer) -> CInt) throws(TLSError) -> Progress {
         ERR_clear_error()
         errno = 0
@@ -143,8 +143,8 @@ package struct Interest: OptionSet, Sendable {
         return (progress, count)
     }
 
-    /// Looks again, after the handshake, at everything a session must have; a slip in a callback
-    /// must not become a session with a stranger.
+    /// Checks everything again after the handshake, so that a mistake in a callback cannot become a
+    /// session with an unknown peer.
     func checkedPeer() throws(TLSError) -> (KeyID, ApplicationProtocol) {
         // SAFETY: the session is live, and the certificate belongs to it.
         guard unsafe SSL_version(session) == TLS1_3_VERSION else {

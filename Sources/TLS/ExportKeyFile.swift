@@ -3,10 +3,10 @@
 
 package import HPKE
 
-/// The file with the export key cannot be used or made.
+/// Why the file with the export key cannot be used or made.
 package enum ExportKeyFileError: Error, CustomStringConvertible {
     case file(IdentityFileError)
-    /// It holds no key on X25519.
+    /// It does not contain an X25519 key.
     case content
 
     package var description: String {
@@ -18,9 +18,10 @@ package enum ExportKeyFileError: Error, CustomStringConvertible {
     }
 }
 
-/// The file that holds the key to which export files for this standby are encrypted, readable by its owner alone.
+/// The file with the key to which export files for this standby are encrypted; only its owner can
+/// read it.
 package enum ExportKeyFile {
-    /// Reads the key, making one at first use.
+    /// Reads the key; makes one at first use.
     package static func readOrCreate(_ path: String) throws(ExportKeyFileError) -> RecipientKey {
         let pem: [UInt8]
         do { pem = try PrivateFile.readOrCreate(path) { RecipientKey.generate().pem } } catch {

@@ -5,13 +5,13 @@ internal import Blocks
 internal import COpenSSL
 package import Digests
 
-/// Bytes are no identity.
+/// Why bytes are not an identity.
 package enum IdentityError: Error, Equatable, Sendable {
-    /// There is no unencrypted private key, or no certificate.
+    /// The private key is missing or encrypted, or the certificate is missing.
     case malformed
-    /// The key in the certificate is neither Ed25519 nor on P-256, or is encoded otherwise than these are.
+    /// The certificate's key is neither Ed25519 nor on P-256, or has a different encoding.
     case unsupportedKey
-    /// The certificate is for another key.
+    /// The certificate belongs to another key.
     case mismatch
 }
 
@@ -26,18 +26,17 @@ extension IdentityError: CustomStringConvertible {
     }
 }
 
-/// What this host proves itself with: a private key and a self-signed certificate around its public
-/// half.
+/// The identity of this host: a private key and a self-signed certificate with its public half.
 ///
-/// Only the key counts; TLS wants the certificate as an envelope. It is valid from 1970 to 9999,
-/// and nobody looks.
+/// Only the key matters; TLS requires the certificate as its container. The certificate is valid
+/// from 1970 to 9999, and its dates are never checked.
 @safe package final class Identity {
     let key: OpaquePointer
     let certificate: OpaquePointer
-    /// What peers pin.
+    /// The key id that peers pin.
     package let keyID: KeyID
 
-    /// Takes over both references.
+    /// Takes ownership of both references.
     private init(key: OpaquePointer, certificate: OpaquePointer, keyID: KeyID) {
         unsafe self.key = key
         unsafe self.certificate = certificate
@@ -76,7 +75,7 @@ extension IdentityError: CustomStringConvertible {
             && X509_sign(certificate, key, nil) > 0
     }
 
-    /// Reads a PKCS#8 key, which is not encrypted, and a certificate.
+    /// Reads an unencrypted PKCS#8 key and a certificate.
     package convenience init(pem: [UInt8]) throws(IdentityError) {
         LibCrypto.start
         // SAFETY: the callback never gives a passphrase, so that nobody is asked for one.
@@ -91,7 +90,7 @@ extension IdentityError: CustomStringConvertible {
         guard let key = unsafe key, let certificate = unsafe certificate, let keyID else {
             let error: IdentityError =
                 unsafe key == nil || certificate == nil ? .malformed : .unsupportedKey
-            // SAFETY: freeing nothing is allowed; the references are ours.
+            // SAFETY: freeing nil is allowed; the references are ours.
             unsafe EVP_PKEY_free(key)
             unsafe X509_free(certificate)
             throw error
@@ -132,7 +131,7 @@ extension IdentityError: CustomStringConvertible {
 // SAFETY: nothing changes after init, and OpenSSL lets threads share keys and certificates.
 extension Identity: @unsafe @unchecked Sendable {}
 
-/// The DER SubjectPublicKeyInfo that stands in a certificate; empty, if it cannot be encoded.
+/// The certificate's DER SubjectPublicKeyInfo; empty if it cannot be encoded.
 func publicKeyInfo(ofCertificate certificate: OpaquePointer) -> [UInt8] {
     // SAFETY: the key info belongs to the certificate; the second call writes as many bytes as the
     // first one counted.
@@ -145,7 +144,7 @@ func publicKeyInfo(ofCertificate certificate: OpaquePointer) -> [UInt8] {
 }
 
 extension KeyID {
-    /// The id of the key in a certificate, or nothing if the key is none that an identity has.
+    /// The id of the key in a certificate; `nil` if an identity cannot have that key.
     init?(ofCertificate certificate: OpaquePointer) {
         unsafe self.init(ofPublicKeyInfo: publicKeyInfo(ofCertificate: certificate))
     }

@@ -3,17 +3,17 @@
 
 internal import Glibc
 
-/// An identity file cannot be used or made.
+/// Why an identity file cannot be used or made.
 package enum IdentityFileError: Error, Equatable, Sendable {
     /// A system call failed. `ELOOP` from `open` means that the path is a symbolic link.
     case system(call: String, errno: CInt)
-    /// There is a file already, which is never overwritten.
+    /// The file exists and is never overwritten.
     case exists
-    /// It is no regular file.
+    /// It is not a regular file.
     case notRegular
-    /// It belongs to this user, not to the one that runs.
+    /// It belongs to this user instead of the effective one.
     case owner(UInt32)
-    /// Group or others have rights; these are its mode bits.
+    /// Group or others have permissions; with its mode bits.
     case mode(UInt32)
     /// It is longer than an identity.
     case tooLong
@@ -24,7 +24,7 @@ package enum IdentityFileError: Error, Equatable, Sendable {
 extension IdentityFileError: CustomStringConvertible {
     package var description: String { "the identity file identity.pem: \(problem)" }
 
-    /// What is wrong with the file, without its name.
+    /// The problem, without the file's name.
     var problem: String {
         switch self {
         case .system(let call, let code):
@@ -42,17 +42,17 @@ extension IdentityFileError: CustomStringConvertible {
     }
 }
 
-/// The file that holds an identity, readable by its owner alone.
+/// The file with an identity; only its owner can read it.
 package enum IdentityFile {
-    /// Reads the identity, making one at first use.
+    /// Reads the identity; makes one at first use.
     ///
-    /// Of two processes that make one at once, the second reads what the first has made.
+    /// If two processes make one at once, the second reads the first one's.
     package static func readOrCreate(_ path: String) throws(IdentityFileError) -> Identity {
         try identity(try PrivateFile.readOrCreate(path) { Identity.generate().pem })
     }
 
-    /// Reads the identity from a regular file that belongs to the effective user and that nobody
-    /// else may read or write.
+    /// Reads the identity from a regular file that belongs to the effective user and that no other
+    /// user may read or write.
     package static func read(_ path: String) throws(IdentityFileError) -> Identity {
         try identity(try PrivateFile.read(path))
     }

@@ -4,13 +4,13 @@
 internal import Blocks
 internal import Glibc
 
-/// Small files with a private key, readable by their owner alone.
+/// Small files with a private key; only their owner can read them.
 enum PrivateFile {
     private static let maximumByteCount = 16_384
 
-    /// Reads the file, making one of what `make` gives at first use.
+    /// Reads the file; makes one from `make` at first use.
     ///
-    /// Of two processes that make one at once, the second reads what the first has made.
+    /// If two processes make one at once, the second reads the first one's.
     static func readOrCreate(
         _ path: String, _ make: () -> [UInt8]
     ) throws(IdentityFileError) -> [UInt8] {
@@ -23,7 +23,8 @@ enum PrivateFile {
         return try read(path)
     }
 
-    /// Reads a regular file that belongs to the effective user and that nobody else may read or write.
+    /// Reads a regular file that belongs to the effective user and that no other user may read or
+    /// write.
     static func read(_ path: String) throws(IdentityFileError) -> [UInt8] {
         // SAFETY: the path is passed as a C string. O_NONBLOCK: a FIFO must not make it wait.
         let descriptor = unsafe open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
@@ -61,10 +62,10 @@ enum PrivateFile {
 
     /// Writes bytes to a new file with mode 0600.
     ///
-    /// What a crash leaves behind after each step:
-    /// 1. a temporary file is written and flushed: that file, with a key that nobody knows;
-    /// 2. it is linked to its name, which fails if there is a file: all bytes under both
-    ///    names, or under the temporary one alone;
+    /// What a crash after each step leaves:
+    /// 1. a temporary file is written and flushed: that file, with an unused key;
+    /// 2. it is linked to its name, which fails if the name exists: the whole file under both names
+    ///    or only under the temporary one;
     /// 3. the temporary name is removed and the directory flushed: the file.
     static func create(_ path: String, _ bytes: [UInt8]) throws(IdentityFileError) {
         let slash = path.lastIndex(of: "/")

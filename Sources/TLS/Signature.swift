@@ -6,8 +6,8 @@ internal import Digests
 
 /// Signatures outside of TLS (Protocol/ExportFile.md).
 ///
-/// What is signed must begin with words of its own, so that nothing that was signed for one purpose is good for
-/// another.
+/// Every signed message must start with a prefix of its purpose, so that a signature for one
+/// purpose is not valid for another.
 extension Identity {
     /// The public key: DER SubjectPublicKeyInfo, whose SHA-256 is the key id.
     package var publicKeyInfo: [UInt8] {
@@ -15,7 +15,7 @@ extension Identity {
         unsafe TLS.publicKeyInfo(ofCertificate: certificate)
     }
 
-    /// Signs a message: Ed25519, or ECDSA with SHA-256 in DER, as the key is.
+    /// Signs a message with Ed25519, or with ECDSA and SHA-256 in DER, depending on the key.
     package func signature(of message: [UInt8]) -> [UInt8] {
         // SAFETY: the context belongs to this call, the key is live, and the output has the length that is passed.
         guard let context = unsafe EVP_MD_CTX_new() else { preconditionFailure("out of memory") }
@@ -33,10 +33,10 @@ extension Identity {
     }
 }
 
-/// What proves that a message comes from the owner of a key.
+/// Verifies that a message comes from the owner of a key.
 package enum Signatures {
-    /// Whether a signature is that of the key, given as DER SubjectPublicKeyInfo, over a message. A key that is no
-    /// identity's has none.
+    /// Whether a signature of a message is valid for a key, given as DER SubjectPublicKeyInfo. A
+    /// key that an identity cannot have never has a valid one.
     package static func isValid(
         _ signature: [UInt8], of message: [UInt8], publicKeyInfo: [UInt8]
     ) -> Bool {
@@ -48,7 +48,7 @@ package enum Signatures {
             return unsafe d2i_PUBKEY(nil, &cursor, bytes.count)
         }
         guard let key = unsafe parsed, let context = unsafe EVP_MD_CTX_new() else {
-            // What libcrypto has noted is of no use to anybody.
+            // Drop the errors that libcrypto has queued.
             ERR_clear_error()
             return false
         }
@@ -61,7 +61,7 @@ package enum Signatures {
             && EVP_DigestVerify(context, signature, signature.count, message, message.count) == 1
     }
 
-    /// Ed25519 makes its own digest.
+    /// `nil` for Ed25519, which makes its own digest.
     fileprivate static func digest(of key: OpaquePointer) -> OpaquePointer? {
         // SAFETY: the key is live; the method is a constant of the library.
         unsafe EVP_PKEY_is_a(key, "ED25519") == 1 ? nil : EVP_sha256()

@@ -4,7 +4,7 @@
 internal import COpenSSL
 package import Digests
 
-/// What a session is for; the raw value is the ALPN name (specification 3.1).
+/// Purpose of a session; the raw value is the ALPN name (specification 3.1).
 package enum ApplicationProtocol: String, Sendable, CaseIterable {
     /// Replication between pinned peers.
     case replication = "blockferry/1"
@@ -12,14 +12,13 @@ package enum ApplicationProtocol: String, Sendable, CaseIterable {
     case pairing = "blockferry-pair/1"
 }
 
-/// The TLS profile of the specification and this host's identity: what all sessions of one role
-/// share.
+/// The specification's TLS profile and this host's identity, shared by all sessions of one role.
 @safe package final class TLSContext {
-    /// Which side of every session this is.
+    /// This side's role in every session.
     package enum Role: Sendable {
-        /// Connects; TLS calls it client.
+        /// Connects; the client in TLS.
         case sender
-        /// Accepts; TLS calls it server.
+        /// Accepts; the server in TLS.
         case receiver
     }
 
@@ -84,9 +83,9 @@ final class Judge {
     let role: TLSContext.Role
     let offered: [ApplicationProtocol]
     let pinned: [KeyID]
-    /// The judged key, once there is one.
+    /// The peer's key, once it has been judged.
     private(set) var peer: KeyID?
-    /// Why the handshake was ended by this side.
+    /// Why this side ended the handshake.
     private(set) var refusal: TLSError?
 
     init(role: TLSContext.Role, offered: [ApplicationProtocol], pinned: [KeyID]) {
@@ -95,7 +94,7 @@ final class Judge {
         self.pinned = pinned
     }
 
-    /// The receiver's choice among the names that the sender offers.
+    /// The receiver's choice from the sender's list of names.
     func select(from names: [[UInt8]]) -> Int? {
         for candidate in offered {
             if let index = names.firstIndex(of: [UInt8](candidate.rawValue.utf8)) { return index }
@@ -126,7 +125,7 @@ final class Judge {
 }
 
 extension ApplicationProtocol {
-    /// The protocol that the two sides of a session have settled on, if it is one of ours.
+    /// The protocol that both sides of a session agreed on; `nil` if it is not one of Blockferry's.
     init?(selectedIn session: OpaquePointer) {
         var name: UnsafePointer<UInt8>?
         var count: CUnsignedInt = 0
@@ -145,8 +144,7 @@ private func judge(of session: OpaquePointer?) -> Judge? {
     }
 }
 
-/// Takes the place of OpenSSL's chain building: the key decides, and nothing else in the
-/// certificate.
+/// Replaces OpenSSL's chain building: only the key decides, nothing else in the certificate.
 private func judgeCertificate(_ store: OpaquePointer?) -> CInt {
     // SAFETY: OpenSSL passes a live store context, which holds the session and the peer's first
     // certificate.
@@ -155,12 +153,12 @@ private func judgeCertificate(_ store: OpaquePointer?) -> CInt {
     guard let session = unsafe session, let judge = unsafe judge(of: session) else { return 0 }
     let id = unsafe X509_STORE_CTX_get0_cert(store).flatMap { unsafe KeyID(ofCertificate: $0) }
     if judge.accepts(id, for: unsafe ApplicationProtocol(selectedIn: session)) { return 1 }
-    // Sends the alert unknown_ca: the certificate is well-formed and not trusted.
+    // This sends the alert unknown_ca: the certificate is well-formed but not trusted.
     unsafe X509_STORE_CTX_set_error(store, X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT)
     return 0
 }
 
-/// Answers the sender's list of names, each with its length in one byte before it.
+/// Answers the sender's list of names, each preceded by its length in one byte.
 private func selectProtocol(
     _ session: OpaquePointer?, _ out: UnsafeMutablePointer<UnsafePointer<UInt8>?>?,
     _ outCount: UnsafeMutablePointer<UInt8>?, _ offered: UnsafePointer<UInt8>?, _ count: Int

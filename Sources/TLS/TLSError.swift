@@ -5,15 +5,15 @@ internal import COpenSSL
 package import Digests
 internal import Glibc
 
-/// Why there is no session, or no longer one.
+/// Why a session could not start or has ended.
 ///
-/// After any of these only closing the socket is left.
+/// After any of these, only close the socket.
 package enum TLSError: Error, Equatable, Sendable {
     /// The deadline passed.
     case timedOut
-    /// The stream ended without `close_notify`: a cut, by the network or by somebody in between.
+    /// The stream ended without `close_notify`: the network or a third party cut it.
     case truncated
-    /// The peer ended the stream properly, where more bytes were due.
+    /// The peer ended the stream properly, but more bytes were expected.
     case closed
     /// The peer's host or something in between reset the connection.
     case reset
@@ -21,7 +21,7 @@ package enum TLSError: Error, Equatable, Sendable {
     case system(errno: CInt)
     /// The peer showed no certificate.
     case noPeerCertificate
-    /// The key in the peer's certificate is none that an identity has.
+    /// An identity cannot have the key in the peer's certificate.
     case unsupportedPeerKey
     /// The peer has proved a key that this side does not accept.
     case peerNotPinned(KeyID)
@@ -29,11 +29,11 @@ package enum TLSError: Error, Equatable, Sendable {
     case ownKeyRefused
     /// The sides have no application protocol in common, or the peer named none.
     case wrongALPN
-    /// What one of the sides got is not what the other one has sent, as far as TLS can tell.
+    /// As far as TLS can tell, one side received something other than what was sent.
     case damaged(String)
     /// The peer ended the session with another TLS alert.
     case alert(String)
-    /// The peer broke TLS, or wants what the profile excludes; with OpenSSL's reason.
+    /// The peer broke TLS or requires what the profile excludes; with OpenSSL's reason.
     case protocolFailure(String)
 }
 
@@ -60,7 +60,7 @@ extension TLSError: CustomStringConvertible {
 }
 
 extension TLSError {
-    /// The reason that OpenSSL has queued for this thread's last call, which failed with
+    /// The reason in OpenSSL's queue for this thread's last call, which failed with
     /// `SSL_ERROR_SSL`.
     static func fromQueue() -> TLSError {
         let code = ERR_peek_error()
@@ -83,7 +83,7 @@ extension TLSError {
         }
     }
 
-    /// What two sides that have agreed on everything cannot mean: their stream was damaged.
+    /// The error for a message that two sides in agreement cannot send: the stream was damaged.
     var afterHandshake: TLSError {
         switch self {
         case .alert(let text), .protocolFailure(let text): .damaged(text)
@@ -91,8 +91,8 @@ extension TLSError {
         }
     }
 
-    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key, so that the
-    /// alerts about the key arrive with its first read.
+    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key, so alerts about
+    /// the key arrive with the sender's first read.
     private static func fromAlert(_ alert: CInt) -> TLSError {
         switch alert {
         case SSL_AD_BAD_CERTIFICATE, SSL_AD_CERTIFICATE_UNKNOWN, SSL_AD_UNKNOWN_CA,
@@ -102,7 +102,7 @@ extension TLSError {
         case SSL_AD_DECODE_ERROR, SSL_AD_BAD_RECORD_MAC, SSL_AD_RECORD_OVERFLOW,
             SSL_AD_UNEXPECTED_MESSAGE, SSL_AD_DECRYPT_ERROR, SSL_AD_ILLEGAL_PARAMETER:
             return .damaged(name(alert))
-        // Every TLS 1.3 has sent it.
+        // Every implementation of TLS 1.3 sends it.
         case SSL_AD_MISSING_EXTENSION: return .damaged("missing extension")
         default: return .alert(name(alert))
         }
@@ -119,7 +119,7 @@ extension TLSError {
             ?? "error \(String(code, radix: 16))"
     }
 
-    /// The errors of system calls that mean a broken connection have cases of their own.
+    /// A system call's error; those that mean a broken connection have separate cases.
     static func fromSystem(_ code: CInt) -> TLSError {
         switch code {
         case 0: .truncated

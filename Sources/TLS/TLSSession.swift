@@ -7,54 +7,54 @@ internal import Glibc
 
 /// A TLS session with a peer whose key is accepted.
 ///
-/// There is no session before both sides are judged, so that no application byte can be read or
-/// written before. One thread at a time uses it. It does not own the socket, which must live
-/// longer, and it writes with `write`, so that the program has to ignore `SIGPIPE`.
+/// A session exists only after both sides are judged, so no application byte can be read or written
+/// earlier. One thread at a time uses it. It does not own the socket, which must outlive it. It
+/// writes with `write`, so the program must ignore `SIGPIPE`.
 @safe package struct TLSSession: ~Copyable {
-    /// What `read` found.
+    /// Result of `read`.
     package enum Read: Equatable, Sendable {
-        /// So many bytes, at least one.
+        /// Number of bytes read; at least one.
         case bytes(Int)
-        /// None yet.
+        /// No bytes yet.
         case wouldBlock(Interest)
         /// The peer has ended its stream with `close_notify`.
         case closed
     }
 
-    /// What `write` did.
+    /// Result of `write`.
     package enum Write: Equatable, Sendable {
-        /// Took so many bytes; none only if there were none.
+        /// Number of bytes taken; 0 only for an empty write.
         case written(Int)
-        /// Took none.
+        /// No bytes taken.
         case wouldBlock(Interest)
     }
 
-    /// What `wait` waited for.
+    /// Result of `wait`.
     package struct Ready: OptionSet, Sendable {
         package let rawValue: UInt8
         package init(rawValue: UInt8) { self.rawValue = rawValue }
-        /// The session can go on.
+        /// The session can continue.
         package static let session = Ready(rawValue: 1)
         /// The other descriptor is readable.
         package static let other = Ready(rawValue: 2)
     }
 
-    /// The peer's key: pinned, or, for `pairing` on the receiver, any.
+    /// The peer's key: a pinned one, or any for `pairing` on the receiver.
     package let peer: KeyID
-    /// What the session is for.
+    /// Purpose of the session.
     package let applicationProtocol: ApplicationProtocol
     private var connection: Connection
 
-    /// Shakes hands over a connected socket, which is made non-blocking.
+    /// Completes the handshake over a connected socket, which becomes non-blocking.
     ///
-    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key: that the key is
-    /// refused comes as `ownKeyRefused` from the sender's first read.
+    /// In TLS 1.3 the sender's handshake ends before the receiver has seen its key: the sender's
+    /// first read reports a refused key as `ownKeyRefused`.
     ///
     /// - Parameters:
-    ///   - offered: the protocols in order of preference; for the receiver `pairing` only while an
-    ///     invitation is open.
-    ///   - pinned: the keys of which the peer must have one.
-    ///   - deadline: bounds the whole handshake, however slowly the peer sends.
+    ///   - offered: the protocols in order of preference; the receiver offers `pairing` only while
+    ///     an invitation is open.
+    ///   - pinned: the accepted keys.
+    ///   - deadline: limits the whole handshake, however slowly the peer sends.
     package init(
         _ context: TLSContext, descriptor: CInt, offering offered: [ApplicationProtocol],
         accepting pinned: [KeyID], deadline: ContinuousClock.Instant
@@ -75,9 +75,9 @@ internal import Glibc
 
     // MARK: Without waiting
 
-    /// Reads what is there into the beginning of `buffer`, up to one TLS record (16 KiB).
+    /// Reads what is available to the start of `buffer`, up to one TLS record (16 KiB).
     ///
-    /// OpenSSL reads ahead: only after `wouldBlock` may the caller wait for the socket.
+    /// OpenSSL reads ahead: wait for the socket only after `wouldBlock`.
     package mutating func read(into buffer: inout MutableRawSpan) throws(TLSError) -> Read {
         precondition(!buffer.isEmpty, "nothing can be read into an empty buffer")
         return try read(into: &buffer, from: 0)
@@ -93,11 +93,11 @@ internal import Glibc
         }
     }
 
-    /// Writes as much of `bytes` as the socket takes.
+    /// Writes as much of `bytes` as the socket accepts.
     ///
-    /// Only after `wouldBlock` may the caller wait for the socket. Up to one TLS record may then
-    /// stay encrypted inside the session. Therefore the next write must begin with the bytes that
-    /// were not taken, and be no shorter.
+    /// Wait for the socket only after `wouldBlock`. Up to one TLS record may then remain encrypted
+    /// inside the session, so the next write must start with the bytes that were not taken, and
+    /// must not be shorter.
     package mutating func write(_ bytes: RawSpan) throws(TLSError) -> Write {
         try write(bytes, from: 0)
     }
@@ -140,7 +140,7 @@ internal import Glibc
         }
     }
 
-    /// Writes all `bytes`, and does not read meanwhile.
+    /// Writes all `bytes` and reads nothing meanwhile.
     package mutating func writeAll(
         _ bytes: RawSpan, deadline: ContinuousClock.Instant
     ) throws(TLSError) {
@@ -154,10 +154,10 @@ internal import Glibc
         }
     }
 
-    /// Ends this side's stream with `close_notify`; does nothing the second time or after an error.
+    /// Ends this side's stream with `close_notify`; does nothing if repeated or after an error.
     ///
-    /// A socket that is closed while bytes are unread resets the connection, and the peer may then
-    /// miss the end: read until `closed` first, if the peer may still be sending.
+    /// Closing a socket with unread bytes resets the connection, and the peer may then miss the
+    /// end: if the peer may still be sending, read until `closed` first.
     package mutating func closeNotify(deadline: ContinuousClock.Instant) throws(TLSError) {
         while connection.canEnd {
             guard case .wants(let interest) = try connection.shutDown() else { return }
@@ -167,9 +167,9 @@ internal import Glibc
 
     // MARK: Waiting
 
-    /// Waits until the session can go on or `other` is readable.
+    /// Waits until the session can continue or `other` is readable.
     ///
-    /// - Returns: which; nothing after the deadline.
+    /// - Returns: what is ready; empty after the deadline.
     package func wait(
         for interest: Interest, alsoReadable other: CInt? = nil,
         until deadline: ContinuousClock.Instant
@@ -180,7 +180,8 @@ internal import Glibc
     private static func waitOrTimeOut(
         _ descriptor: CInt, for interest: Interest, until deadline: ContinuousClock.Instant
     ) throws(TLSError) {
-        // Asked before waiting too: a peer that sends a byte now and then must not get past it.
+        // Check before waiting too: a peer that sends a byte now and then must not evade the
+        // deadline.
         guard ContinuousClock.now < deadline,
             try !wait(descriptor, for: interest, alsoReadable: nil, until: deadline).isEmpty
         else { throw .timedOut }
@@ -199,7 +200,7 @@ internal import Glibc
         ]
         while true {
             let left = max(.zero, ContinuousClock.now.duration(to: deadline)).components
-            // Rounded up, so that the deadline has passed when poll gives nothing.
+            // Round up, so that the deadline has passed when poll returns 0.
             let milliseconds =
                 min(left.seconds, 1_000_000) * 1000 + left.attoseconds / 1_000_000_000_000_000 + 1
             // SAFETY: the kernel writes to the two entries.

@@ -4,20 +4,20 @@
 internal import Blocks
 package import Digests
 
-/// The digests of a tag map (Protocol/TagMap.md, 2). What is all zeros has the digest of zeros.
+/// The digests of a tag map (Protocol/TagMap.md, 2). A page or node of zeros has the zero digest.
 package enum MapDigest {
     private static let page = Array("blockferry map page 1".utf8)
     private static let node = Array("blockferry map node 1".utf8)
     private static let root = Array("blockferry map root 1".utf8)
 
-    /// Of a page, from its 4096 bytes.
+    /// The digest of a page, from its 4096 bytes.
     package static func ofPage(_ index: UInt64, _ entries: RawSpan) -> SHA256Digest {
         var start = page
         start.append(littleEndian: index)
         return digest(start, entries)
     }
 
-    /// Of a node of level 1 or above, from the 4096 bytes of the digests below it.
+    /// The digest of a node of level 1 or above, from the 4096 bytes of the digests below it.
     package static func ofNode(
         _ index: UInt64, level: UInt64, _ digests: RawSpan
     ) -> SHA256Digest {
@@ -35,7 +35,7 @@ package enum MapDigest {
         return hasher.finish()
     }
 
-    /// Of the whole map.
+    /// The digest of the whole map.
     package static func ofMap(
         _ shape: MapShape, _ algorithm: TagAlgorithm, top: SHA256Digest
     ) -> SHA256Digest {
@@ -49,15 +49,15 @@ package enum MapDigest {
     }
 }
 
-/// The digests of level 1 and above of a map, whose lower levels lie elsewhere.
+/// The digests of level 1 and above of a map whose lower levels are stored elsewhere.
 ///
-/// It has one digest of 32 bytes for every 128 pages, that is for 2 GiB of a volume, but none for zeros: a peer may
-/// name any size.
+/// It holds one 32-byte digest for each 128 pages, which is 2 GiB of a volume, but none for zeros:
+/// a peer may claim any size.
 package struct MapTree: Sendable {
     package let shape: MapShape
-    /// Level 1 first; empty if the map has one page. What is not there is zeros.
+    /// Level 1 first; empty if the map has one page. Missing entries are zeros.
     private var upper: [[UInt64: SHA256Digest]]
-    /// The digest of the only page, if there is but one.
+    /// The digest of a map's only page.
     private var only: SHA256Digest
 
     /// Makes the tree of a map of zeros.
@@ -67,7 +67,7 @@ package struct MapTree: Sendable {
         only = .zero
     }
 
-    /// Takes in the digests of the pages of a strip: 4096 bytes. `seal` makes the levels above it right.
+    /// Sets the page digests of a strip: 4096 bytes. `seal` updates the levels above it.
     package mutating func set(strip: UInt64, _ digests: RawSpan) {
         if upper.isEmpty {
             only = (try? SHA256Digest(digests, at: 0)) ?? .zero
@@ -104,7 +104,8 @@ package struct MapTree: Sendable {
         return bytes
     }
 
-    /// The first node from `index` on of a level from 1 to the top that is not zeros. The tree must be sealed.
+    /// The first node at or after `index` that is not zeros, on a level from 1 to the top; `nil` if
+    /// there is none. Call `seal` first.
     package func content(level: Int, from index: UInt64) -> UInt64? {
         let unit = UInt64(MapShape.nodeDigests)
         let (digests, count) = (upper[level - 1], shape.levels[level])

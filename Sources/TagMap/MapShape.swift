@@ -4,21 +4,22 @@
 package import Blocks
 internal import Digests
 
-/// How many blocks, pages and digests the tag map of a volume has (Protocol/TagMap.md, 1 and 2).
+/// The number of blocks, pages and digests in the tag map of a volume (Protocol/TagMap.md, 1 and
+/// 2).
 package struct MapShape: Equatable, Sendable {
-    /// Bytes of the volume under one entry.
+    /// Bytes of the volume that one entry covers.
     package static let blockByteCount = UInt64(Tagger.blockByteCount)
-    /// Entries of a page.
+    /// Number of entries in a page.
     package static let pageEntries = 256
-    /// Digests below a node.
+    /// Number of digests below a node.
     package static let nodeDigests = 128
-    /// Bytes of a page, and of the digests below a node.
+    /// Size in bytes of a page, and of the digests below a node.
     package static let unit = 4096
 
-    /// Bytes.
+    /// Size of the volume in bytes.
     package let volumeByteCount: UInt64
     package let blockCount: UInt64
-    /// How many digests each level has: the pages' first, the single one of the top last.
+    /// Number of digests on each level: that of the pages first, the top's single one last.
     package let levels: [UInt64]
 
     /// The shape for a volume of at least one byte.
@@ -38,29 +39,29 @@ package struct MapShape: Equatable, Sendable {
     /// The level with one digest.
     package var top: Int { levels.count - 1 }
 
-    /// Where a block lies in the volume; the last one may be short. Nothing outside the volume.
+    /// The extent of a block; the last one may be short. `nil` outside the volume.
     package func extent(ofBlock block: UInt64) -> Extent? {
         guard block < blockCount else { return nil }
         let start = block * Self.blockByteCount
         return Extent(from: start, upTo: min(start + Self.blockByteCount, volumeByteCount))
     }
 
-    /// The blocks that lie wholly or in part inside an extent of the volume.
+    /// The blocks that an extent of the volume covers fully or in part.
     package static func blocks(of extent: Extent) -> Range<UInt64> {
         extent.offset / blockByteCount..<(extent.end - 1) / blockByteCount + 1
     }
 
-    /// The end of the blocks that an extent of the volume covers whole, if it covers one.
+    /// End of the blocks that an extent of the volume fully covers, if it covers any.
     package func wholeBlocksEnd(_ extent: Extent) -> UInt64 {
         extent.end >= volumeByteCount ? blockCount : extent.end / Self.blockByteCount
     }
 
-    /// The page of a block, and the entry's place in it.
+    /// The page of a block, and the entry's index in it.
     package static func place(ofBlock block: UInt64) -> (page: UInt64, entry: Int) {
         (block / UInt64(pageEntries), Int(block % UInt64(pageEntries)))
     }
 
-    /// Whether nodes may be asked for: `count` pages (level 0) or nodes from `index` on exist.
+    /// Whether `count` pages (level 0) or nodes, starting with `index`, exist.
     package func has(level: Int, index: UInt64, count: UInt64) -> Bool {
         guard levels.indices.contains(level) else { return false }
         let (end, overflow) = index.addingReportingOverflow(count)

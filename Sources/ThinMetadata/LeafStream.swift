@@ -3,31 +3,31 @@
 
 internal import Blocks
 
-/// What a mapping value must respect.
+/// Bounds of a mapping.
 struct MappingLimits {
-    /// First thin block whose bytes a volume cannot address.
+    /// First thin block that a volume cannot address.
     let thinBlockLimit: UInt64
-    /// Blocks of the data device.
+    /// Number of blocks on the data device.
     let dataBlockCount: UInt64
 }
 
-/// The mappings of leaves in ascending order, decoded a window of leaves at a time.
+/// The mappings of leaves in ascending order; decodes a window of leaves at a time.
 struct LeafStream {
     private let store: NodeStore
     private let limits: MappingLimits
     private let leaves: [NodeReference]
-    /// The next leaf that has not been decoded yet.
+    /// Index of the next leaf to decode.
     private var nextLeaf = 0
-    /// For each leaf of the window, where its entries end in `keys` and `values`.
+    /// For each leaf of the window, the end of its entries in `keys` and `values`.
     private var ends: [Int] = []
     private var slot = 0
     private static let slotSize = 252
 
-    /// Thin blocks of the window; entries `position..<end` are the current leaf's.
+    /// Thin blocks of the window; `position..<end` are those of the current leaf.
     private(set) var keys: [UInt64] = []
     /// Packed values of the window: data block in the upper 40 bits, time in the lower 24.
     private(set) var values: [UInt64] = []
-    /// The next entry.
+    /// Index of the next entry.
     var position = 0
     /// End of the current leaf's entries.
     private(set) var end = 0
@@ -38,7 +38,7 @@ struct LeafStream {
         self.limits = limits
     }
 
-    /// Makes sure that `position` is before `end`; `false` at the end of the stream.
+    /// Ensures that `position` is before `end`; returns `false` at the end of the stream.
     mutating func fill() throws(ThinMetadataError) -> Bool {
         while position == end {
             slot += 1
@@ -81,7 +81,7 @@ struct LeafStream {
         let header = try NodeHeader(checking: bytes, as: leaf, wantLeaf: true)
         let count = header.entryCount
         guard count > 0 else { return base }
-        // Spans, because an array looks whether it is shared at every store.
+        // Use spans: an array checks on every store whether it is shared.
         var keys = keys.mutableSpan
         var values = values.mutableSpan
         var highest: UInt64 = 0

@@ -1,25 +1,25 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// How a run of thin blocks compares in two devices of one pool.
+/// Comparison of a run of thin blocks in two devices of one pool.
 public enum DifferenceKind: String, Hashable, Sendable, CaseIterable {
-    /// Both map it, to the same data.
+    /// Both devices map the run to the same data blocks.
     case same
-    /// Both map it, to different data.
+    /// Both devices map the run to different data blocks.
     case different
-    /// Only the first maps it.
+    /// Only the first device maps the run.
     case leftOnly = "left_only"
-    /// Only the second maps it.
+    /// Only the second device maps the run.
     case rightOnly = "right_only"
 }
 
-/// A run of thin blocks of one kind.
+/// A run of thin blocks with the same result of the comparison.
 public struct DifferenceRun: Hashable, Sendable {
-    /// First thin block.
+    /// First block of the run.
     public let begin: UInt64
     /// Number of blocks.
     public let length: UInt64
-    /// How they compare.
+    /// Result of the comparison.
     public let kind: DifferenceKind
 
     /// Makes a run.
@@ -30,11 +30,11 @@ public struct DifferenceRun: Hashable, Sendable {
     }
 }
 
-/// Joins neighbouring blocks of one kind.
+/// Joins adjacent blocks of one kind.
 private struct RunCollector {
     private var pending: DifferenceRun?
 
-    /// Adds a block to the pending run, or begins another and gives the first back.
+    /// Adds a block to the pending run. If the block starts another run, returns the finished one.
     @inline(__always)
     mutating func append(_ key: UInt64, _ kind: DifferenceKind) -> DifferenceRun? {
         if let last = pending, last.kind == kind, last.begin + last.length == key {
@@ -51,13 +51,13 @@ private struct RunCollector {
     }
 }
 
-/// The difference of two mapping trees of one pool, in ascending runs.
+/// The difference between two mapping trees of one pool, in ascending runs.
 ///
-/// Within one image of the metadata a block has one content, and its keys are absolute. So a node
-/// that both trees refer to adds the same mappings to both, wherever it hangs, and is left out of
-/// both without being read. The trees are compared level by level from the top; below the last
-/// level only the leaves that are not shared are read, and merged by key. The cost follows the
-/// change, not the volume. Memory holds the references of one level and a window of leaves.
+/// Within one state of the metadata, a block has one content, and its keys are absolute. A node
+/// that both trees refer to therefore adds the same mappings to both, wherever it hangs, and is
+/// skipped in both without being read. The comparison descends level by level; at the bottom it
+/// reads only the leaves that are not shared and merges them by key. The cost grows with the
+/// change, not with the volume. Memory holds the references of one level and a window of leaves.
 public struct MappingDifference {
     private var left: LeafStream
     private var right: LeafStream
@@ -66,8 +66,8 @@ public struct MappingDifference {
 
     /// Prepares the comparison: reads the internal nodes.
     ///
-    /// - Parameter includesSame: also report what is the same, which means to read both trees
-    ///   whole.
+    /// - Parameter includesSame: also report shared blocks, which requires reading both trees in
+    ///   full.
     init(
         _ store: NodeStore, _ leftRoot: UInt64, _ rightRoot: UInt64, limits: MappingLimits,
         includesSame: Bool
@@ -100,7 +100,7 @@ public struct MappingDifference {
         }
     }
 
-    /// Merges until a leaf ends or a run is complete, and gives that run back.
+    /// Merges until a leaf ends or a run is complete; returns the complete run.
     private mutating func mergeLeaves() -> DifferenceRun? {
         var i = left.position
         var j = right.position
@@ -132,7 +132,7 @@ public struct MappingDifference {
         return nil
     }
 
-    /// Takes what is left of a leaf that the other side has nothing against.
+    /// Takes the rest of a leaf when the other side has no entries left.
     private static func drain(
         _ stream: inout LeafStream, _ kind: DifferenceKind, into collector: inout RunCollector
     ) -> DifferenceRun? {
@@ -144,7 +144,7 @@ public struct MappingDifference {
         return nil
     }
 
-    /// The leaves of each tree that are not in the other.
+    /// The leaves of each tree that the other does not contain.
     private static func unsharedLeaves(
         _ store: NodeStore, _ leftRoot: UInt64, _ rightRoot: UInt64
     ) throws(ThinMetadataError) -> (left: [NodeReference], right: [NodeReference]) {
@@ -167,10 +167,11 @@ public struct MappingDifference {
         }
     }
 
-    /// Takes the nodes of one level that both trees have out of both lists.
+    /// Removes the nodes of one level that both trees share from both lists.
     ///
-    /// Such a node has the same lowest key in both trees: the kernel copies a node before it changes the keys
-    /// below it. One that had not would be read and found equal, so only time depends on that.
+    /// A shared node has the same lowest key in both trees: the kernel copies a node before it
+    /// changes the keys below it. A violation would cost only time: the node would be read and
+    /// found equal.
     private static func dropShared(_ left: inout [NodeReference], _ right: inout [NodeReference]) {
         var leftOnly: [NodeReference] = []
         var rightOnly: [NodeReference] = []

@@ -3,13 +3,14 @@
 
 public import Blocks
 
-/// A run of thin blocks that are neighbours on the data device too and were mapped at one time.
+/// A run of blocks that are adjacent in the volume and on the data device and were mapped at the
+/// same time.
 public struct MappingRun: Hashable, Sendable {
     /// First block of the volume.
     public let thinBlock: UInt64
     /// First block of the data device.
     public let dataBlock: UInt64
-    /// The pool's clock when they were mapped.
+    /// Value of the pool's clock when the blocks were mapped.
     public let time: UInt32
     /// Number of blocks.
     public let length: UInt64
@@ -31,7 +32,7 @@ public struct Mappings {
 
     /// The next run, or `nil` at the end.
     ///
-    /// The end is reached only if there were as many mappings as the device's details say.
+    /// It reaches the end only if the number of mappings equals the count in the device's details.
     public mutating func next() throws(ThinMetadataError) -> MappingRun? {
         while try stream.fill() {
             while stream.position < stream.end {
@@ -67,10 +68,10 @@ public struct Mappings {
     }
 }
 
-/// Finds the content of a thin volume on the pool's data device.
+/// Locates the content of a thin volume on the pool's data device.
 ///
-/// Made for a reader that goes through extents in ascending order: it knows all leaves of the tree
-/// by their keys (24 bytes a leaf, of about 200 mappings), and keeps the last one decoded.
+/// Use it for extents in ascending order: it holds the keys of all leaves (24 bytes per leaf of
+/// about 200 mappings) and caches the last decoded leaf.
 public final class ThinContentMap {
     /// Size of a block in bytes.
     public let blockByteCount: UInt64
@@ -88,9 +89,9 @@ public final class ThinContentMap {
         leaves = try store.leaves(of: device.mappingRoot)
     }
 
-    /// Splits an extent by where its content is, in ascending order and without a gap.
+    /// Splits an extent by the location of its content, in ascending order and without gaps.
     ///
-    /// Neighbours in the volume that are neighbours on the data device come as one piece. A piece
+    /// Blocks that are adjacent in the volume and on the data device form one piece. A piece
     /// without an offset is not mapped: it reads as zeros, or as the external origin if the volume
     /// has one.
     public func pieces(of extent: Extent) throws(ThinMetadataError) -> [ContentPiece] {

@@ -3,14 +3,14 @@
 
 internal import Blocks
 
-/// What all blocks of dm's persistent-data library share.
+/// Properties that all blocks of dm's persistent-data library share.
 ///
-/// They have 4096 bytes, a checksum over all but the first four, and their own number. Source:
-/// drivers/md/persistent-data.
+/// A block has 4096 bytes: a checksum over everything after the first four bytes, and its own
+/// number. Source: drivers/md/persistent-data.
 enum MetadataBlock {
     static let byteCount = 4096
 
-    /// Values that the checksum of each kind of block is combined with.
+    /// The value that the checksum of each kind of block is XORed with.
     enum Salt: UInt32 {
         case superblock = 160_774
         case node = 121_107
@@ -31,7 +31,7 @@ enum MetadataBlock {
 }
 
 extension RawSpan {
-    /// A little-endian field.
+    /// Reads a little-endian field.
     @inline(__always)
     func field<Value: FixedWidthInteger & BitwiseCopyable>(
         at offset: Int

@@ -3,19 +3,18 @@
 
 internal import Blocks
 
-/// A node as its parent describes it: where it is and which keys it may hold.
+/// A node as its parent describes it: its block and the range of its keys.
 ///
-/// The ranges of one level never overlap, and no node but a root may be empty. So a block that a
-/// damaged tree refers to twice is refused when it is read the second time, and a walk stays
-/// bounded.
+/// The ranges of one level never overlap, and only a root may be empty. So the second read of a
+/// block that a damaged tree refers to twice is refused, and a walk stays bounded.
 struct NodeReference {
-    /// Levels a tree may have; 252 to the power of four already exceeds the largest pool.
+    /// Largest number of levels in a tree; 252^4 already exceeds the largest pool.
     static let maximumDepth = 10
 
     let block: UInt64
     /// Lowest key.
     let low: UInt64
-    /// First key that is too high; `UInt64.max` for none.
+    /// First key past the range; `UInt64.max` if there is no limit.
     let high: UInt64
     var isRoot = false
 
@@ -30,9 +29,9 @@ struct NodeReference {
 /// |-------:|-----:|-----------------------------------------|
 /// |      0 |    4 | checksum                                |
 /// |      4 |    4 | flags: 1 internal, 2 leaf               |
-/// |      8 |    8 | own block number                        |
+/// |      8 |    8 | the node's own block number             |
 /// |     16 |    4 | entries in use                          |
-/// |     20 |    4 | entries there is room for, n            |
+/// |     20 |    4 | capacity in entries, n                 |
 /// |     24 |    4 | size of a value                         |
 /// |     28 |    4 | padding                                 |
 /// |     32 |  8·n | keys                                    |
@@ -50,8 +49,8 @@ struct NodeHeader {
     /// Checks a block and the header of the node in it.
     ///
     /// - Parameters:
-    ///   - wantLeaf: which kind it must be, if that is known.
-    ///   - valueByteCount: size of a value in a leaf.
+    ///   - wantLeaf: the required kind, or `nil` if it is not known.
+    ///   - valueByteCount: size of a leaf's value in bytes.
     init(
         checking bytes: RawSpan, as node: NodeReference, wantLeaf: Bool?, valueByteCount: UInt32 = 8
     ) throws(ThinMetadataError.Reason) {
@@ -81,13 +80,14 @@ struct NodeHeader {
         try checkKeys(bytes, node)
     }
 
-    /// The fewest entries that any kernel leaves in a node that is not a root: one less than a third of the room, because
-    /// kernels before 5.5 stopped one removal too late. See "Counts" in docs/formats/thin-metadata.md.
+    /// The fewest entries that any kernel leaves in a node other than a root: one less than a third
+    /// of its capacity, because kernels before 5.5 stopped one removal too late. See "Counts" in
+    /// docs/formats/thin-metadata.md.
     private static func leastEntries(capacity: UInt32) -> UInt32 {
         max(capacity / 3, 2) - 1
     }
 
-    /// Keys ascend and stay inside the range of the parent.
+    /// Checks that the keys ascend and stay inside the parent's range.
     private func checkKeys(
         _ bytes: RawSpan, _ node: NodeReference
     ) throws(ThinMetadataError.Reason) {
@@ -106,19 +106,19 @@ struct NodeHeader {
         }
     }
 
-    /// Key `index`, which must be below `entryCount`.
+    /// Key number `index`, which must be below `entryCount`.
     @inline(__always)
     func key(_ index: Int, in bytes: RawSpan) throws(ThinMetadataError.Reason) -> UInt64 {
         try bytes.field(at: Self.byteCount + 8 * index)
     }
 
-    /// Value `index` of a node with values of eight bytes.
+    /// Value number `index` of a node with 8-byte values.
     @inline(__always)
     func value(_ index: Int, in bytes: RawSpan) throws(ThinMetadataError.Reason) -> UInt64 {
         try bytes.field(at: valuesOffset + 8 * index)
     }
 
-    /// The children of an internal node, in the order of their keys.
+    /// The children of an internal node, in key order.
     func children(
         in bytes: RawSpan, of node: NodeReference, blockCount: UInt64
     ) throws(ThinMetadataError.Reason) -> [NodeReference] {

@@ -5,13 +5,13 @@ internal import Blocks
 
 /// Reads metadata blocks in batches.
 final class NodeStore {
-    /// Blocks that are read with one call at most.
+    /// Largest number of blocks per read.
     static let maximumRun = 64
-    /// Nodes that are looked at in one batch.
+    /// Number of nodes in one batch.
     static let batchCount = 128
 
     let source: any ByteSource
-    /// Blocks that a pointer may name: 1 up to, not including, this.
+    /// A valid pointer lies in `1..<blockCount`.
     let blockCount: UInt64
 
     init(_ source: any ByteSource, blockCount: UInt64) {
@@ -32,8 +32,8 @@ final class NodeStore {
         return value
     }
 
-    /// Reads nodes, in the order of their blocks and neighbours together, and hands each to `body`
-    /// with its index.
+    /// Reads nodes in the order of their blocks, joins adjacent ones into one read, and passes each
+    /// to `body` with its index.
     func read(
         _ nodes: ArraySlice<NodeReference>,
         _ body: (Int, RawSpan) throws(ThinMetadataError.Reason) -> Void
@@ -57,7 +57,7 @@ final class NodeStore {
         }
     }
 
-    /// Reads `count` blocks that follow one another.
+    /// Reads `count` consecutive blocks.
     private func readRun(
         _ start: UInt64, _ count: Int,
         _ body: (Int, RawSpan) throws(ThinMetadataError.Reason) -> Void
@@ -85,7 +85,7 @@ final class NodeStore {
         if let failure { throw failure }
     }
 
-    /// The next level below internal nodes of one level, in the order of the keys.
+    /// The nodes one level below the given internal nodes, in key order.
     func children(of nodes: [NodeReference]) throws(ThinMetadataError) -> [NodeReference] {
         var level: [NodeReference] = []
         var start = 0
@@ -105,7 +105,7 @@ final class NodeStore {
         return level
     }
 
-    /// Levels of internal nodes above the leaves of a tree, found along its left edge.
+    /// Number of internal levels above the leaves, measured along the tree's left edge.
     func height(
         of root: UInt64, valueByteCount: UInt32 = 8
     ) throws(ThinMetadataError) -> Int {
@@ -125,7 +125,7 @@ final class NodeStore {
         throw ThinMetadataError(block: root, .tooDeep)
     }
 
-    /// The leaves of a tree in the order of their keys; reads all its internal nodes and one leaf.
+    /// The leaves of a tree in key order; reads all its internal nodes and one leaf.
     func leaves(
         of root: UInt64, valueByteCount: UInt32 = 8
     ) throws(ThinMetadataError) -> [NodeReference] {

@@ -3,47 +3,50 @@
 
 public import Blocks
 
-/// How many snapshots a thin pool can still take.
+/// The number of snapshots that a thin pool can still take.
 ///
-/// A pool's clock goes up by one with each snapshot, and never down; each mapping holds the time at which it was made in
-/// the lowest 24 bits of a number whose other bits are the data block. The kernel does not check that: from 2^24 on a
-/// mapping that is made names a wrong block, in the volume that is written. Device ids, which LVM gives out, are of 24 bits,
-/// too. So nobody may come near either.
+/// Each snapshot increments the pool's clock, which never decreases. A mapping stores the time at
+/// which it was made in the lowest 24 bits of a number whose upper bits hold the data block. The
+/// kernel does not check for overflow: from 2^24 on, a new mapping names a wrong block, in the
+/// volume being written. Device ids, which LVM assigns, have 24 bits too. Stay well below both
+/// limits.
 ///
 /// Source: `pack_block_time` and `__create_snap` in drivers/md/dm-thin-metadata.c.
 public struct SnapshotBudget: Equatable, Sendable {
-    /// From here on no snapshot may be taken: below 2^24 by as many as others may take meanwhile.
+    /// From this value on, take no snapshot. The margin below 2^24 covers snapshots that others
+    /// take meanwhile.
     public static let limit: UInt64 = (1 << 24) - (1 << 12)
 
-    /// How much of it is used: the pool's clock or its highest device id, whichever is higher.
+    /// The pool's clock or its highest device id, whichever is higher.
     public let used: UInt64
 
     /// - Parameters:
-    ///   - time: the pool's clock.
-    ///   - highestDevice: the highest device id in use; LVM gives the next one.
+    ///   - time: value of the pool's clock.
+    ///   - highestDevice: highest device id in use; LVM assigns the next one.
     public init(time: UInt32, highestDevice: UInt32) {
         used = UInt64(max(time, highestDevice))
     }
 
-    /// How many snapshots can still be taken.
+    /// Number of snapshots that can still be taken.
     public var left: UInt64 { Self.limit - min(used, Self.limit) }
 
-    /// Whether none may be taken any more.
+    /// Whether no further snapshot may be taken.
     public var isExhausted: Bool { left == 0 }
 
-    /// Whether so few are left that somebody has to do something: a fifth of all, or less.
+    /// Whether at most a fifth of the budget is left, so that an operator must act.
     public var isLow: Bool { used >= Self.limit / 5 * 4 }
 }
 
 extension ThinMetadataReader {
-    /// How many snapshots the pool can still take.
+    /// Number of snapshots that the pool can still take.
     public var snapshotBudget: SnapshotBudget {
         SnapshotBudget(time: superblock.time, highestDevice: devices.last?.deviceID ?? 0)
     }
 }
 
 extension Superblock {
-    /// Reads the superblock alone, of a pool that may be active: it is one block, and written as a whole.
+    /// Reads only the superblock. The pool may be active: the superblock is one block, written as a
+    /// whole.
     public static func read(_ source: any ByteSource) throws(ThinMetadataError) -> Superblock {
         try NodeStore(source, blockCount: 1).superblock(0)
     }

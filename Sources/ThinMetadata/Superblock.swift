@@ -3,14 +3,13 @@
 
 internal import Blocks
 
-/// The superblock of a thin pool: block 0 of the metadata, or the copy of it that is a metadata
-/// snapshot.
+/// The superblock of a thin pool: block 0 of the metadata, or its copy in a metadata snapshot.
 ///
 /// | offset | size | field                                                         |
 /// |-------:|-----:|---------------------------------------------------------------|
 /// |      0 |    4 | checksum                                                      |
-/// |      4 |    4 | flags; bit 0: needs a check                                   |
-/// |      8 |    8 | own block number                                              |
+/// |      4 |    4 | flags; bit 0: the pool needs a check                          |
+/// |      8 |    8 | the superblock's own block number                             |
 /// |     16 |   16 | uuid, zero in practice                                        |
 /// |     32 |    8 | magic, 27022010                                               |
 /// |     40 |    4 | version, 2                                                    |
@@ -29,26 +28,26 @@ internal import Blocks
 /// All integers are little-endian. Layout: `struct thin_disk_superblock` in
 /// drivers/md/dm-thin-metadata.c.
 public struct Superblock: Hashable, Sendable {
-    /// The magic number.
+    /// Value of the magic field.
     public static let magic: UInt64 = 27_022_010
 
-    /// Whether the kernel wants the pool checked: it has lost a transaction.
+    /// Whether the kernel has flagged the pool for a check because it lost a transaction.
     public let needsCheck: Bool
-    /// The pool's clock: it goes up by one with each snapshot.
+    /// The pool's clock; each snapshot increments it.
     public let time: UInt32
-    /// Transaction id, which belongs to LVM.
+    /// Transaction id, managed by LVM.
     public let transactionID: UInt64
     /// Block of the metadata snapshot; 0 if there is none.
     public let metadataSnapshot: UInt64
-    /// Number of blocks of the data device; 0 in a metadata snapshot, which does not say.
+    /// Number of blocks on the data device; 0 in a metadata snapshot, which does not record it.
     public let dataBlockCount: UInt64
-    /// Root of the tree of mapping trees.
+    /// Block of the root of the tree of mapping trees.
     public let mappingRoot: UInt64
-    /// Root of the tree of device details.
+    /// Block of the root of the tree of device details.
     public let detailsRoot: UInt64
     /// Size of a data block in sectors of 512 bytes.
     public let dataBlockSectors: UInt32
-    /// Number of metadata blocks when the pool was made; the device may have grown since.
+    /// Number of metadata blocks when the pool was made; the metadata device may have grown since.
     public let metadataBlockCount: UInt64
 
     /// Size of a data block in bytes.

@@ -8,7 +8,7 @@ public struct ThinChanges: ChangeList {
     private var difference: MappingDifference
     private let blockByteCount: UInt64
     private let sizes: VolumeSizes?
-    /// Everything in the newer snapshot, if it has grown.
+    /// The full list of the newer snapshot, if the volume has grown.
     private var grown: ThinFullChanges?
     private var coalescer = ChangeCoalescer(volumeByteCount: nil)
 
@@ -22,7 +22,7 @@ public struct ThinChanges: ChangeList {
         self.grown = grown
     }
 
-    /// The next entry.
+    /// The next entry, or `nil` at the end.
     public mutating func next() throws(ThinMetadataError) -> Change? {
         while let run = try difference.next() {
             guard run.kind != .same,
@@ -41,14 +41,14 @@ public struct ThinChanges: ChangeList {
     }
 }
 
-/// Everything in a thin volume as a change list, for a full copy.
+/// The whole content of a thin volume as a change list, for a full copy.
 public struct ThinFullChanges: ChangeList {
     private var mappings: Mappings
     private let blockByteCount: UInt64
     private let volumeByteCount: UInt64
-    /// End of what has been given back.
+    /// End in bytes of the entries returned so far.
     private var done: UInt64 = 0
-    /// Mapped bytes that have not been given back yet.
+    /// Mapped bytes that have not been returned yet.
     private var pending: Extent?
     private var isAtEnd = false
 
@@ -58,7 +58,7 @@ public struct ThinFullChanges: ChangeList {
         self.volumeByteCount = volumeByteCount
     }
 
-    /// The next entry; together they cover the volume.
+    /// The next entry, or `nil` at the end; the entries cover the volume without gaps.
     public mutating func next() throws(ThinMetadataError) -> Change? {
         if pending == nil { try collect() }
         guard let mapped = pending else {
@@ -66,7 +66,7 @@ public struct ThinFullChanges: ChangeList {
         }
         if done < mapped.offset { return take(upTo: mapped.offset, .unmapped) }
         pending = nil
-        // Neighbours in the volume that are apart on the data device still are one extent.
+        // Runs that are adjacent in the volume but not on the data device form one extent.
         var end = mapped.end
         while true {
             try collect()
@@ -82,9 +82,9 @@ public struct ThinFullChanges: ChangeList {
         return Extent(from: done, upTo: end).map { Change($0, kind) }
     }
 
-    /// Gets the next mapped run, clipped to the volume.
+    /// Fetches the next mapped run, clipped to the volume.
     private mutating func collect() throws(ThinMetadataError) {
-        // The stream is read to its end even past the volume, because only that checks it.
+        // Read the stream to its end, even past the volume: only that checks all mappings.
         while pending == nil, !isAtEnd {
             guard let run = try mappings.next() else {
                 isAtEnd = true

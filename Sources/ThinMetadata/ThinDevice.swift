@@ -3,38 +3,39 @@
 
 internal import Blocks
 
-/// What tells a snapshot apart from another that later got its number.
+/// Facts that distinguish a snapshot from a later one with the same device id.
 ///
-/// LVM gives the number of a removed device to the next one, so the number alone proves nothing.
+/// LVM reuses the id of a removed device, so the id alone proves nothing.
 public struct DeviceIdentity: Hashable, Sendable {
-    /// Number of the device in its pool.
+    /// Id of the device in its pool.
     public let deviceID: UInt32
     /// The pool's transaction id when the device was made.
     public let transactionID: UInt64
-    /// The pool's clock when the device was made.
+    /// Value of the pool's clock when the device was made.
     public let creationTime: UInt32
-    /// Root of the device's mapping tree, which stays while nobody writes to the device.
+    /// Block of the root of the device's mapping tree; it changes only if the device is written.
     public let mappingRoot: UInt64
-    /// Number of blocks mapped.
+    /// Number of mapped blocks.
     public let mappedBlocks: UInt64
 }
 
 /// A device of a thin pool.
 public struct ThinDevice: Hashable, Sendable {
-    /// Number of the device in its pool; below 2^24.
+    /// Id of the device in its pool; below 2^24.
     public let deviceID: UInt32
-    /// Root of the device's mapping tree.
+    /// Block of the root of the device's mapping tree.
     public let mappingRoot: UInt64
-    /// Number of blocks mapped.
+    /// Number of mapped blocks.
     public let mappedBlocks: UInt64
     /// The pool's transaction id when the device was made.
     public let transactionID: UInt64
-    /// The pool's clock when the device was made.
+    /// Value of the pool's clock when the device was made.
     public let creationTime: UInt32
-    /// The pool's clock when the device was last part of a snapshot, as either side.
+    /// Value of the pool's clock when the device last took part in a snapshot, as origin or
+    /// snapshot.
     public let snapshottedTime: UInt32
 
-    /// What tells this device apart from others with its number.
+    /// Facts that distinguish this device from others with the same id.
     public var identity: DeviceIdentity {
         DeviceIdentity(
             deviceID: deviceID, transactionID: transactionID, creationTime: creationTime,
@@ -45,7 +46,7 @@ public struct ThinDevice: Hashable, Sendable {
 extension NodeStore {
     private static let detailsByteCount: UInt32 = 24
 
-    /// All devices, ascending; refused unless both trees name the same ones.
+    /// All devices in ascending order; refused unless both trees name the same ones.
     func devices(mappingRoot: UInt64, detailsRoot: UInt64) throws(ThinMetadataError) -> [ThinDevice]
     {
         var roots: [(id: UInt64, root: UInt64)] = []
@@ -80,13 +81,12 @@ extension NodeStore {
         return devices
     }
 
-    /// Goes through the entries of a tree of few nodes: key, node, offset of the value.
+    /// Passes the entries of a tree with few nodes to the closure: key, node, offset of the value.
     private func forEachEntry(
         _ root: UInt64, valueByteCount: UInt32,
         _ body: (UInt64, RawSpan, Int) throws(ThinMetadataError.Reason) -> Void
     ) throws(ThinMetadataError) {
-        // One by one, because the order of the keys matters here and batches come in that of the
-        // blocks.
+        // Read one leaf at a time: key order matters here, and a batch arrives in block order.
         for leaf in try leaves(of: root, valueByteCount: valueByteCount) {
             try read(leaf.block) { (bytes) throws(ThinMetadataError.Reason) in
                 let header = try NodeHeader(

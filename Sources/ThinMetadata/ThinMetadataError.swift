@@ -3,21 +3,21 @@
 
 public import Blocks
 
-/// Why a pool's metadata gives no answer.
+/// Why a pool's metadata could not be read or trusted.
 public struct ThinMetadataError: Error, Equatable, Sendable {
-    /// What was wrong.
+    /// The violated rule.
     public enum Reason: Error, Equatable, Sendable {
         /// The metadata could not be read.
         case read(ByteSourceError)
-        /// There is not even one whole block.
+        /// The metadata is smaller than one block.
         case tooSmall(byteCount: UInt64)
         /// The superblock is all zero: the pool was never used.
         case uninitialised
-        /// The magic number is another one.
+        /// The magic number is wrong.
         case wrongMagic(found: UInt64)
-        /// The block's checksum is not that of its content.
+        /// The stored checksum does not match the block's content.
         case checksumMismatch(stored: UInt32, computed: UInt32)
-        /// The block says that it is another block.
+        /// The block carries the number of another block.
         case wrongBlockNumber(found: UInt64)
         /// The superblock's version is not 2.
         case wrongVersion(found: UInt32)
@@ -25,29 +25,29 @@ public struct ThinMetadataError: Error, Equatable, Sendable {
         case wrongDataBlockSize(sectors: UInt32)
         /// The size of a metadata block, in sectors, is not 8.
         case wrongMetadataBlockSize(sectors: UInt32)
-        /// Flags that this reader does not know.
+        /// The superblock has flags that this reader does not know.
         case unknownFlags(UInt32)
-        /// The kernel has marked the pool as needing a check: a transaction was lost.
+        /// The kernel has flagged the pool for a check: it lost a transaction.
         case needsCheck
-        /// Features that this reader does not know.
+        /// The superblock has incompatible features that this reader does not know.
         case incompatibleFeatures(UInt32)
-        /// There is no metadata snapshot, or not the one that was asked for.
+        /// The pool has no metadata snapshot, or not the requested one.
         case noMetadataSnapshot(found: UInt64)
-        /// A pointer to the superblock or past the end of the metadata.
+        /// A pointer names the superblock or a block past the end of the metadata.
         case wrongPointer(found: UInt64, blockCount: UInt64)
-        /// A node is not of the kind its place asks for.
+        /// The node is of the wrong kind for its place.
         case wrongNodeKind(flags: UInt32, wantLeaf: Bool)
-        /// A node has more entries than it has room for, or fewer than any writer leaves in a node of its place.
+        /// A node has more entries than its capacity, or fewer than any kernel leaves in its place.
         case wrongEntryCount(found: UInt32, minimum: UInt32, maximum: UInt32)
-        /// A node's capacity does not fit its value size or the block.
+        /// A node's capacity does not match its value size or the block size.
         case wrongCapacity(found: UInt32, valueByteCount: UInt32)
-        /// A node's values have another size.
+        /// A node's values have the wrong size.
         case wrongValueSize(found: UInt32, expected: UInt32)
         /// A node's keys do not ascend.
         case keysOutOfOrder(index: Int)
-        /// A key lies outside the range that the parent node gives.
+        /// A key lies outside the range that the parent node sets.
         case keyOutOfRange(found: UInt64, from: UInt64, upTo: UInt64)
-        /// The tree is deeper than any that fits into a pool.
+        /// The tree is deeper than the largest pool allows.
         case tooDeep
         /// A mapping points past the end of the data device.
         case wrongDataBlock(found: UInt64, blockCount: UInt64)
@@ -55,15 +55,15 @@ public struct ThinMetadataError: Error, Equatable, Sendable {
         case devicesDiffer(deviceID: UInt64)
         /// The pool has no such device.
         case noSuchDevice(deviceID: UInt32)
-        /// A device has another number of mappings than its details say.
+        /// The device's number of mappings differs from the count in its details.
         case wrongMappingCount(found: UInt64, expected: UInt64)
         /// A field lies past the end of its block.
         case truncated(TruncatedBytes)
     }
 
-    /// The metadata block, or `nil` if the reason concerns none.
+    /// Number of the metadata block; `nil` if the reason concerns none.
     public let block: UInt64?
-    /// What was wrong.
+    /// The violated rule, with the values found.
     public let reason: Reason
 
     /// Makes the error.
@@ -74,7 +74,7 @@ public struct ThinMetadataError: Error, Equatable, Sendable {
 }
 
 extension ThinMetadataError: CustomStringConvertible {
-    /// One sentence that says where and why, without a capital letter and a full stop.
+    /// One sentence that says where and why, without a capital letter or a full stop.
     public var description: String {
         block.map { "block \($0): \(reason)" } ?? "\(reason)"
     }

@@ -3,27 +3,27 @@
 
 public import Blocks
 
-/// Where to begin reading a pool's metadata.
+/// Where to start reading a pool's metadata.
 public enum MetadataRoot: Hashable, Sendable {
-    /// The superblock: the state at the last commit. Only for a pool that is not active.
+    /// The superblock, with the state at the last commit. Use it only for an inactive pool.
     case current
     /// The metadata snapshot that the superblock names.
     case metadataSnapshot
-    /// The metadata snapshot at this block, as the kernel's status line gave it; refused if the
-    /// superblock names another one. The way to read an active pool.
+    /// The metadata snapshot at this block, as the kernel's status line reports it; refused if the
+    /// superblock names another one. Use it for an active pool.
     case metadataSnapshotAt(UInt64)
 }
 
-/// Reads the metadata of a thin pool: its devices, their mappings, and what differs between two of
-/// them.
+/// Reads the metadata of a thin pool: its devices, their mappings, and the differences between two
+/// devices.
 ///
-/// Every block that is used is checked: checksum, own number, kind, and the rules of its place. The
-/// first violation ends the reading with an error, and there is no list. Source of the format:
+/// It checks every block that it uses: checksum, own number, kind, and the rules for its place. The
+/// first violation throws, and there is no list. Source of the format:
 /// drivers/md/dm-thin-metadata.c and drivers/md/persistent-data.
 public final class ThinMetadataReader {
-    /// The superblock that the trees were taken from.
+    /// The superblock that names the trees.
     public let superblock: Superblock
-    /// All devices of the pool, by ascending number.
+    /// All devices of the pool, in ascending order of their ids.
     public let devices: [ThinDevice]
 
     private let root: MetadataRoot
@@ -32,8 +32,8 @@ public final class ThinMetadataReader {
 
     /// Reads the superblock and the lists of devices.
     ///
-    /// - Parameter allowsNeedsCheck: read a pool that the kernel wants checked. Good for a look at
-    ///   it; a change list of such a pool must not be trusted.
+    /// - Parameter allowsNeedsCheck: read a pool even if the kernel wants it checked. Use it to
+    ///   inspect the pool; do not trust a change list of it.
     public init(
         _ source: any ByteSource, root: MetadataRoot = .current, allowsNeedsCheck: Bool = false
     ) throws(ThinMetadataError) {
@@ -47,15 +47,15 @@ public final class ThinMetadataReader {
         if main.needsCheck, !allowsNeedsCheck { throw ThinMetadataError(block: 0, .needsCheck) }
         let block = try Self.block(of: root, in: main)
         superblock = block == 0 ? main : try everything.superblock(block)
-        // Not the superblock's number of metadata blocks: the kernel writes that when the pool is made, and never
-        // again, however much the metadata device has grown (dm-thin-metadata.c).
+        // Do not use the superblock's number of metadata blocks: the kernel writes it when it makes
+        // the pool and never updates it when the metadata device grows (dm-thin-metadata.c).
         store = everything
         guard superblock.dataBlockSectors == main.dataBlockSectors else {
             throw ThinMetadataError(
                 block: block, .wrongDataBlockSize(sectors: superblock.dataBlockSectors))
         }
-        // A metadata snapshot has no space map; the pool's data can only have grown since. No
-        // device ends past 2^63, which also keeps every product of block and size in range.
+        // A metadata snapshot has no space map, and the data device may have grown since. No device
+        // ends past 2^63, which also keeps every product of block and size in range.
         let blockLimit = (1 << 63) / main.dataBlockByteCount
         limits = MappingLimits(
             thinBlockLimit: blockLimit, dataBlockCount: min(main.dataBlockCount, blockLimit))
@@ -63,7 +63,7 @@ public final class ThinMetadataReader {
             mappingRoot: superblock.mappingRoot, detailsRoot: superblock.detailsRoot)
     }
 
-    /// The device with a number.
+    /// The device with this id.
     public func device(_ deviceID: UInt32) throws(ThinMetadataError) -> ThinDevice {
         guard let device = devices.first(where: { $0.deviceID == deviceID }) else {
             throw ThinMetadataError(block: nil, .noSuchDevice(deviceID: deviceID))
@@ -73,8 +73,8 @@ public final class ThinMetadataReader {
 
     /// Checks that the superblock still names the metadata snapshot that was read.
     ///
-    /// To be called after the last read of an active pool: if somebody has released the snapshot
-    /// meanwhile, its blocks may have been used again, and everything read is worthless.
+    /// Call it after the last read of an active pool. If the snapshot was released meanwhile, its
+    /// blocks may have been reused: discard everything that was read.
     public func confirmMetadataSnapshot() throws(ThinMetadataError) {
         let main = try store.superblock(0)
         let block = try Self.block(of: root, in: main)
@@ -84,9 +84,10 @@ public final class ThinMetadataReader {
         }
     }
 
-    /// What differs between two devices, in blocks.
+    /// The differences between two devices, in blocks.
     ///
-    /// - Parameter includesSame: also what is the same, at the cost of reading both trees whole.
+    /// - Parameter includesSame: also report shared blocks, which requires reading both trees in
+    ///   full.
     public func difference(
         from left: UInt32, to right: UInt32, includesSame: Bool = false
     ) throws(ThinMetadataError) -> MappingDifference {
@@ -95,13 +96,14 @@ public final class ThinMetadataReader {
             includesSame: includesSame)
     }
 
-    /// What changed from one snapshot to another.
+    /// The changes from one snapshot to another.
     ///
-    /// Exact if nobody writes to either. What only the older one maps is `.unmapped`; with an
-    /// external origin that does not mean zeros.
+    /// The list is exact if neither snapshot is written. Blocks that only the older one maps are
+    /// `.unmapped`; with an external origin they need not read as zeros.
     ///
-    /// - Parameter sizes: of the volume at both snapshots, which the metadata does not know. nil lists what differs in the
-    ///   pool's blocks, clipped to nothing; then what lies behind the older snapshot's end is the caller's part.
+    /// - Parameter sizes: sizes of the volume at both snapshots, which the metadata does not
+    ///   contain. `nil` returns the differences in whole pool blocks without clipping; the caller
+    ///   then adds the part past the older snapshot's end.
     public func changes(
         from left: UInt32, to right: UInt32, sizes: VolumeSizes? = nil
     ) throws(ThinMetadataError) -> ThinChanges {
@@ -114,7 +116,7 @@ public final class ThinMetadataReader {
             grown: grown)
     }
 
-    /// Everything there is in a device: what it maps is `.data`, the rest of the volume is
+    /// The whole device as a change list: mapped blocks are `.data`, the rest of the volume is
     /// `.unmapped`.
     public func fullChanges(
         of deviceID: UInt32, volumeByteCount: UInt64
@@ -128,11 +130,11 @@ public final class ThinMetadataReader {
         try Mappings(store, try device(deviceID), limits: limits)
     }
 
-    /// Whether nobody has written to a snapshot since it was taken.
+    /// Whether a snapshot has not been written since it was taken.
     ///
-    /// What was there when it was taken carries an earlier time than the snapshot; a block that is written later carries
-    /// its own. A device with such blocks may be overwritten in place, which leaves no trace in the metadata. Reads all
-    /// mappings of the device.
+    /// Blocks from before the snapshot carry an earlier time than the snapshot; a block written
+    /// later carries its own. A device with such blocks can be overwritten in place, which leaves
+    /// no trace in the metadata. Reads all mappings of the device.
     public func isUnwritten(_ deviceID: UInt32) throws(ThinMetadataError) -> Bool {
         let creationTime = try device(deviceID).creationTime
         var mappings = try mappings(of: deviceID)
@@ -142,14 +144,14 @@ public final class ThinMetadataReader {
         return true
     }
 
-    /// Where the content of a device is on the data device.
+    /// Locates the content of a device on the data device.
     public func contentMap(of deviceID: UInt32) throws(ThinMetadataError) -> ThinContentMap {
         try ThinContentMap(
             store, try device(deviceID), limits: limits,
             blockByteCount: superblock.dataBlockByteCount)
     }
 
-    /// The block of the superblock to read; 0 for the main one.
+    /// The block of the superblock to read; 0 is the main one.
     private static func block(
         of root: MetadataRoot, in main: Superblock
     ) throws(ThinMetadataError) -> UInt64 {

@@ -1,17 +1,17 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// The XML of `thin_delta` (thin-provisioning-tools), piece by piece.
+/// The XML of `thin_delta` (thin-provisioning-tools), built piece by piece.
 ///
 /// Numbers are blocks of `data_block_size` sectors, not bytes. Write the prefix, every run of a
-/// difference that includes what is the same, and the suffix.
+/// difference with `includesSame`, and the suffix.
 public struct ThinDeltaXML: Sendable {
-    /// What comes before the runs.
+    /// Text before the runs.
     public let prefix: String
-    /// What comes after the runs.
+    /// Text after the runs.
     public let suffix = "  </diff>\n</superblock>\n"
 
-    /// Starts the text for two devices of a pool.
+    /// Starts the text for two devices of one pool.
     public init(_ superblock: Superblock, from left: UInt32, to right: UInt32) {
         let snapshot = superblock.metadataSnapshot
         let held = snapshot == 0 ? "" : " metadata_snap=\"\(snapshot)\""
@@ -23,19 +23,19 @@ public struct ThinDeltaXML: Sendable {
             + "  <diff left=\"\(left)\" right=\"\(right)\">\n"
     }
 
-    /// The text of a run.
+    /// The text of one run.
     public func run(_ run: DifferenceRun) -> String {
         "    <\(run.kind.rawValue) begin=\"\(run.begin)\" length=\"\(run.length)\"/>\n"
     }
 }
 
-/// The XML of `thin_dump`, piece by piece; `thin_restore` reads it.
+/// The XML of `thin_dump`, built piece by piece; `thin_restore` reads it.
 public struct ThinDumpXML: Sendable {
-    /// What comes before the devices.
+    /// Text before the devices.
     public let prefix: String
-    /// What comes after the devices.
+    /// Text after the devices.
     public let suffix = "</superblock>\n"
-    /// What comes after the runs of a device.
+    /// Text after the runs of a device.
     public let deviceSuffix = "  </device>\n"
 
     /// Starts the text for a pool.
@@ -48,14 +48,14 @@ public struct ThinDumpXML: Sendable {
             + "nr_data_blocks=\"\(superblock.dataBlockCount)\">\n"
     }
 
-    /// What comes before the runs of a device.
+    /// Text before the runs of a device.
     public func devicePrefix(_ device: ThinDevice) -> String {
         "  <device dev_id=\"\(device.deviceID)\" mapped_blocks=\"\(device.mappedBlocks)\" "
             + "transaction=\"\(device.transactionID)\" "
             + "creation_time=\"\(device.creationTime)\" snap_time=\"\(device.snapshottedTime)\">\n"
     }
 
-    /// The text of a run.
+    /// The text of one run.
     public func run(_ run: MappingRun) -> String {
         run.length == 1
             ? "    <single_mapping origin_block=\"\(run.thinBlock)\" "

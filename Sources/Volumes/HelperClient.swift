@@ -5,13 +5,13 @@ internal import Blocks
 package import Platform
 package import Wire
 
-/// Why the helper did not do what it was asked.
+/// Why the helper did not fulfil a request.
 package enum HelperError: Error, CustomStringConvertible {
-    /// There is none, or it does not answer.
+    /// The helper is missing or does not answer.
     case absent(SystemCallError)
-    /// Its answer is none, or another program's.
+    /// The answer is malformed or from another program.
     case notUnderstood(String)
-    /// It refuses, or LVM did not do it.
+    /// The helper refused, or LVM failed.
     case refused(String)
 
     package var description: String {
@@ -24,16 +24,16 @@ package enum HelperError: Error, CustomStringConvertible {
     }
 }
 
-/// Asks `blockferryd-lvm` (Protocol/Helper.md).
+/// Sends requests to `blockferryd-lvm` (Protocol/Helper.md).
 package struct HelperClient: StandbyVolumes {
     package static let defaultPath = "/run/blockferryd-lvm/socket"
-    /// How long it may take to answer what changes nothing.
+    /// Time limit for requests that change nothing, in seconds.
     private static let patience = 150
     private let path: String
 
     package init(path: String = HelperClient.defaultPath) { self.path = path }
 
-    /// What device-mapper says of a logical volume; nil where that cannot be asked.
+    /// Device-mapper's facts about a logical volume; `nil` if it cannot be queried.
     package func look(at device: BlockDevice) -> MapperAnswer? {
         guard let volume = device.logicalVolume,
             case .look(let thinDevice, let provesDiscards, let openCount) =
@@ -107,7 +107,7 @@ package struct HelperClient: StandbyVolumes {
         guard channel.send(request, passing: lock?.descriptor) else {
             throw HelperError.absent(SystemCallError("sendmsg", path))
         }
-        // What changes something is waited for, however long it takes.
+        // A request that changes something has no time limit.
         if !order.isChange, !channel.wait(seconds: Self.patience) {
             throw HelperError.absent(SystemCallError("recvmsg", path, code: Self.timedOut))
         }

@@ -6,9 +6,9 @@ internal import LVM
 package import Platform
 internal import Wire
 
-/// Serves one request of the daemon's, as root (Protocol/Helper.md).
+/// Serves one request of the daemon as root (Protocol/Helper.md).
 package struct HelperServer {
-    /// How long the request may take to come, in seconds.
+    /// Time limit for the arrival of the request, in seconds.
     private static let patience = 10
     private let file: String
     private let user: UInt32
@@ -16,9 +16,9 @@ package struct HelperServer {
     private let log: (String) -> Void
 
     /// - Parameters:
-    ///   - file: names the volumes.
-    ///   - user: who may ask, beside root.
-    ///   - directory: where a record is kept while a pool's metadata is read.
+    ///   - file: lists the volumes.
+    ///   - user: the user that may send requests, beside root.
+    ///   - directory: keeps a record while a pool's metadata is read.
     package init(
         volumes file: String, user: UInt32, recordIn directory: String,
         log: @escaping (String) -> Void
@@ -29,7 +29,7 @@ package struct HelperServer {
         self.log = log
     }
 
-    /// Reads the request, does what it asks for if it may be done, and answers.
+    /// Reads the request, carries it out if that is allowed, and answers.
     package func serve(_ channel: borrowing Channel) {
         guard let peer = channel.peerUser, peer == 0 || peer == user else {
             return log("a process of another user has connected, and was not heard")
@@ -119,12 +119,12 @@ package struct HelperServer {
         }
     }
 
-    /// The volumes that an administrator has named.
+    /// The volumes that an administrator has listed.
     private func configured() throws(LVMError) -> ConfiguredVolumes {
         let bytes: [UInt8]
         let mode: UInt32
         do throws(SystemCallError) {
-            // Root's own, and no link to another file.
+            // The file must belong to root and not be a link.
             let file = try File(path: file, .noFollow)
             mode = try file.status().mode
             bytes = try file.readBytes(at: 0, count: ConfiguredVolumes.limit + 1)

@@ -7,10 +7,10 @@ internal import FoundationEssentials
 package import LVM
 package import Wire
 
-/// How the name of a kept generation's snapshot ends.
+/// The ending of a kept generation's snapshot name.
 struct KeptName {
     let short: String
-    /// Numbers begin anew with every lineage.
+    /// Includes an id, because each lineage starts counting again.
     let long: String
 
     init(_ mark: GenerationMark) {
@@ -18,28 +18,29 @@ struct KeptName {
         long = short + "_\(mark.id)".prefix(9)
     }
 
-    /// Where nothing fits before it, a name is the ending without its first sign.
+    /// If nothing fits before it, the name is the ending without its first character.
     func matches(_ name: String) -> Bool {
         let name = "_" + name
         return name.hasSuffix(short) || name.hasSuffix(long)
     }
 
-    /// Whether a name is that which a snapshot of this volume was given.
+    /// Whether a snapshot of this volume was given this name.
     func matches(_ name: String, of volume: LogicalVolume) -> Bool {
         name == volume.derivedName(short) || name == volume.derivedName(long)
     }
 }
 
-/// The tags on the snapshots of a standby, which say all there is to know of a kept generation (Protocol/Helper.md 5).
+/// The tags on a standby's snapshots, which hold everything known of a kept generation
+/// (Protocol/Helper.md 5).
 package struct KeptTags {
-    /// On each snapshot of ours, for people and settings of LVM.
+    /// On each of our snapshots, for people and for LVM's settings.
     private static let mark = "blockferry"
     private static let prefix = "bfk2:"
     private let owner: KeptOwner
 
     package init(_ owner: KeptOwner) { self.owner = owner }
 
-    /// What a new snapshot is tagged with.
+    /// The tags of a new snapshot.
     package func new(_ mark: GenerationMark) -> [String] { [Self.mark, packed(mark)] }
 
     private func packed(_ mark: GenerationMark) -> String {
@@ -50,18 +51,19 @@ package struct KeptTags {
         return "\(Self.prefix)\(mark.number):\(owner.volume):\(text)"
     }
 
-    /// The tag of a snapshot that only those have which this owner keeps, of whichever form; nothing if it has none.
+    /// The tag, of either form, that only this owner's snapshots have; `nil` if the volume has
+    /// none.
     func proof(of lv: LogicalVolume) -> String? {
         guard let found = generation(of: lv) else { return nil }
         let packed = packed(found.mark)
         return lv.tags.contains(packed) ? packed : FirstTags.standby(owner)
     }
 
-    /// The generations of this volume that are kept in a group, none of them twice.
+    /// The kept generations of this volume in a group, without duplicates.
     ///
-    /// A snapshot that was made writable may hold something else by now, one that was renamed is somebody's, and so is one
-    /// that LVM knows to be of another volume: they are the operator's. Where LVM has forgotten the origin, pool and whole
-    /// name must be right.
+    /// A snapshot that was made writable may have changed; one that was renamed, or that LVM knows
+    /// to be of another volume, is used for something else: all of these belong to the operator. If
+    /// LVM has forgotten the origin, the pool and the whole name must match.
     package func own(
         in volumes: [LogicalVolume], of target: LogicalVolume
     ) -> [KeptGeneration] {
@@ -88,14 +90,14 @@ package struct KeptTags {
             found, snapshot: lv.fullName, snapshotUUID: lv.uuid, thinDevice: device)
     }
 
-    /// What its one packed tag says; without one, what those of the first form say.
+    /// The mark in its one packed tag, or without one the mark in tags of the first form.
     private func mark(of lv: LogicalVolume) -> GenerationMark? {
         let packed = lv.tags.filter { $0.hasPrefix(Self.prefix) }
         guard let tag = packed.first else { return FirstTags.mark(lv.tags, owner) }
         return packed.count == 1 ? mark(tag) : nil
     }
 
-    /// Reads a packed tag of this owner's.
+    /// Reads a packed tag of this owner.
     package func mark(_ tag: String) -> GenerationMark? {
         let parts = tag.dropFirst(Self.prefix.count).split(
             separator: ":", omittingEmptySubsequences: false)
@@ -110,12 +112,12 @@ package struct KeptTags {
             return GenerationMark(
                 number: number, id: id, sourceTime: sourceTime, committedAt: committedAt)
         }
-        // Owner and all the rest: one generation has one tag.
+        // The tag must match in owner and all other fields: one generation has exactly one tag.
         return found.flatMap { packed($0) == tag ? $0 : nil }
     }
 }
 
-/// The tags that snapshots of earlier versions have: one for each fact.
+/// The tags on snapshots of earlier versions: one for each fact.
 private enum FirstTags {
     static func standby(_ owner: KeptOwner) -> String {
         "blockferry.standby=" + Hex.encode(owner.standby)

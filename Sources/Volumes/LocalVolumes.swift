@@ -7,14 +7,14 @@ package import Platform
 internal import ThinMetadata
 package import Wire
 
-/// Works on volumes in this process, which needs root's rights for it. Proves everything that it is told before it
-/// changes anything.
+/// Works on volumes in this process, which needs root's privileges for that. It verifies every
+/// request before it changes anything.
 package struct LocalVolumes: StandbyVolumes {
-    /// Where a record is kept while a pool's metadata is read.
+    /// Directory of the record while a pool's metadata is read.
     private let directory: String
-    /// The volumes that may be worked on; nil where whoever runs this process decides.
+    /// The volumes that may be changed; `nil` if the user of this process decides.
     private let configured: ConfiguredVolumes?
-    /// More snapshots than retention can ask for, and those that wait to be released.
+    /// More snapshots than retention can ask for plus those waiting to be released.
     private static let snapshotLimit = 10_100
 
     package init(recordIn directory: String, configured: ConfiguredVolumes?) {
@@ -39,7 +39,7 @@ package struct LocalVolumes: StandbyVolumes {
                 clamping: SnapshotBudget(time: time, highestDevice: 0).left))
     }
 
-    /// The device of an active volume that may be worked on.
+    /// The device of an active volume that may be changed.
     package func device(of volume: LogicalVolumeID) throws(LVMError) -> BlockDevice {
         guard let device = volume.device, let name = device.mapperName else {
             throw .refused("the logical volume with the ids \(volume) is not active")
@@ -115,8 +115,8 @@ package struct LocalVolumes: StandbyVolumes {
         try VolumeGroup.removeSnapshot(snapshot, tag: proof, holding: lock)
     }
 
-    /// Whether nobody has written to a snapshot of the target since it was taken, as the pool's metadata says: one that is
-    /// read-only may have been writable for a while.
+    /// Whether a snapshot of the target was not written since it was taken, by the pool's metadata:
+    /// one that is read-only now may have been writable for a while.
     private func isUnwritten(
         _ snapshot: LogicalVolume, _ target: LogicalVolume
     ) throws -> Bool {
@@ -153,8 +153,8 @@ package struct LocalVolumes: StandbyVolumes {
         try VolumeGroup.activate(target, holding: lock)
     }
 
-    /// A volume that an administrator has named, which nobody has where root runs this process by hand: he grows and
-    /// activates volumes himself then.
+    /// A volume that an administrator has listed. There are none if root runs this process by hand:
+    /// root grows and activates volumes without it.
     private func named(_ volume: LogicalVolumeID) throws(LVMError) -> LogicalVolume {
         guard configured != nil else {
             throw .refused("no file names the volumes that may be grown and activated")

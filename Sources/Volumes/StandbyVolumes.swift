@@ -4,28 +4,29 @@
 package import Platform
 package import Wire
 
-/// What a standby wants of the logical volumes that are its targets, and what needs root's rights: done in this process
-/// (`LocalVolumes`) or by `blockferryd-lvm` (`HelperClient`).
+/// The standby's operations on its logical volumes that need root's privileges, performed by this
+/// process (`LocalVolumes`) or by `blockferryd-lvm` (`HelperClient`).
 ///
-/// What changes something holds the volume's lock to its end.
+/// Operations that change something hold the volume's lock to their end.
 package protocol StandbyVolumes: Sendable {
-    /// Asks the pool of an active thin volume.
+    /// Remaining capacity of an active thin volume's pool.
     func room(of volume: LogicalVolumeID) throws -> ThinRoom
 
-    /// The snapshots of a volume that are kept for somebody, none of them twice.
+    /// The kept snapshots of a volume for one owner, without duplicates.
     func kept(of volume: LogicalVolumeID, by owner: KeptOwner) throws -> [KeptGeneration]
 
-    /// Makes a read-only snapshot of an active thin volume as it is now, unless there is one with this mark's id.
+    /// Makes a read-only snapshot of an active thin volume as it is now, unless one with this
+    /// mark's id exists.
     func keep(
         _ mark: GenerationMark, of volume: LogicalVolumeID, by owner: KeptOwner,
         holding lock: FileLock) throws
 
-    /// Removes a snapshot that is kept, if it still is what was made and nobody has written to it.
+    /// Removes a kept snapshot, if it still is the one that was made and was not written.
     func release(
         _ snapshotUUID: String, of volume: LogicalVolumeID, by owner: KeptOwner,
         holding lock: FileLock) throws
 
-    /// Makes a thin volume at least so large.
+    /// Grows a thin volume to at least this size.
     func grow(
         _ volume: LogicalVolumeID, to byteCount: UInt64, holding lock: FileLock) throws
 
@@ -33,16 +34,16 @@ package protocol StandbyVolumes: Sendable {
     func activate(_ volume: LogicalVolumeID, holding lock: FileLock) throws
 }
 
-/// Who works on volumes for this process: itself if it is root's, else the helper.
+/// The operations for this process: its own if it runs as root, else those of the helper.
 ///
-/// - Parameter directory: where this process keeps a record while it reads a pool's metadata.
+/// - Parameter directory: directory of the record while a pool's metadata is read.
 package func volumes(recordIn directory: String) -> any StandbyVolumes {
     Process.effectiveUser == 0
         ? LocalVolumes(recordIn: directory, configured: nil) : HelperClient()
 }
 
 extension BlockDevice {
-    /// LVM's ids of a logical volume; nothing for other devices.
+    /// LVM's ids of a logical volume; `nil` for other devices.
     package var logicalVolume: LogicalVolumeID? {
         isLogicalVolume
             ? mapperUUID.flatMap { LogicalVolumeID(String($0.dropFirst("LVM-".count))) } : nil
@@ -50,7 +51,7 @@ extension BlockDevice {
 }
 
 extension LogicalVolumeID {
-    /// The device of the volume, if it is active.
+    /// The device of the volume; `nil` if it is not active.
     package var device: BlockDevice? {
         let uuid = "LVM-\(self)"
         return BlockDevice.mapped().lazy.map { BlockDevice($0) }.first { $0.mapperUUID == uuid }

@@ -24,12 +24,12 @@ enum Address {
         return digits.reduce(0) { $0 * 10 + Int($1 - UInt8(ascii: "0")) } <= 65_535
     }
 
-    /// An address of RFC 4291 2.2: eight groups, one run of which may be left out as `::`, the last two of
-    /// which may be an IPv4 address.
+    /// An address of RFC 4291 2.2: eight groups, of which `::` may replace one run, and of which an
+    /// IPv4 address may replace the last two.
     private static func isVersion6(_ text: ArraySlice<UInt8>) -> Bool {
         let parts = text.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false)
         guard parts.count >= 3 else { return false }
-        // An empty part is where "::" is; at either end it makes two of them, alone three.
+        // `::` leaves an empty part: two of them at either end, three if it stands alone.
         let empty = parts.indices.filter { parts[$0].isEmpty }
         switch empty.count {
         case 0: break

@@ -8,22 +8,22 @@ package import Digests
 package struct Compare: Message {
     package static let type = FrameType.compare
 
-    /// Where the map comes from.
+    /// Origin of the map.
     package enum Mode: UInt8, Sendable, CaseIterable {
         /// The receiver reads its target.
         case read = 1
-        /// It takes the map that it keeps.
+        /// The receiver uses its stored map.
         case stored = 2
     }
 
     package var mode: Mode
     package var algorithm: TagAlgorithm
-    /// Bytes of the sender's volume.
+    /// Size of the sender's volume in bytes.
     package var volumeSize: UInt64
     package var firstPage: UInt64
-    /// 0: all from the first one on.
+    /// Number of pages; 0 means all from the first one on.
     package var pageCount: UInt64
-    /// Nothing: the key of the volume's lineage.
+    /// `nil` uses the key of the volume's lineage.
     package var tagKey: TagKey?
 
     package init(
@@ -69,13 +69,13 @@ package struct Compare: Message {
     }
 }
 
-/// Says that the map is made.
+/// Reports that the map is made.
 package struct Compared: Message {
     package static let type = FrameType.compared
     package var root: SHA256Digest
-    /// Bytes of the target that were read for it.
+    /// Bytes of the target that were read for the map.
     package var read: UInt64
-    /// Bytes of the committed generation's volume; 0 if there is none.
+    /// Volume size of the committed generation in bytes; 0 if there is none.
     package var committedSize: UInt64
 
     package init(root: SHA256Digest, read: UInt64, committedSize: UInt64 = 0) {
@@ -102,11 +102,11 @@ package struct Compared: Message {
     }
 }
 
-/// Which pages (level 0) or nodes of a tree are meant.
+/// A range of pages (level 0) or of nodes of a tree.
 package struct NodeRange: Equatable, Sendable {
     package var level: UInt8
     package var index: UInt64
-    /// 1–16.
+    /// Number of pages or nodes, 1–16.
     package var count: UInt32
 
     package init(level: UInt8, index: UInt64, count: UInt32) {
@@ -134,7 +134,7 @@ package struct NodeRange: Equatable, Sendable {
     }
 }
 
-/// Asks for what lies below nodes of the receiver's tree.
+/// Asks for the content below nodes of the receiver's tree.
 package struct Ask: Message {
     package static let type = FrameType.ask
     package var range: NodeRange
@@ -150,7 +150,7 @@ package struct Ask: Message {
     package func encoded() -> [UInt8] { range.encoded }
 }
 
-/// What lies below nodes of the receiver's tree: 4096 bytes for each.
+/// The content below nodes of the receiver's tree: 4096 bytes for each.
 package struct Nodes: Message {
     package static let type = FrameType.nodes
     package var range: NodeRange

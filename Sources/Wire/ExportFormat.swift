@@ -6,27 +6,27 @@ package import Digests
 
 /// Structures of the export file (Protocol/ExportFile.md).
 package enum ExportFormat {
-    /// Size of the header.
+    /// Size of the header in bytes.
     package static let headerByteCount = 1024
-    /// Size of the trailer.
+    /// Size of the trailer in bytes.
     package static let trailerByteCount = 256
-    /// Content in a chunk; the last one may have less.
+    /// Content of a chunk in bytes; the last one may have less.
     package static let chunkByteCount = 65_536
-    /// The greatest DER SubjectPublicKeyInfo.
+    /// Largest DER SubjectPublicKeyInfo in bytes.
     package static let keyLimit = 256
-    /// The greatest signature.
+    /// Largest signature in bytes.
     package static let signatureLimit = 128
-    /// The greatest file, within what one key of AES-GCM may encrypt.
+    /// Largest file in bytes, within what one key of AES-GCM may encrypt.
     package static let fileLimit: UInt64 = 1 << 52
 
-    /// What is authenticated with a chunk: whether it is the last one.
+    /// Data authenticated with a chunk: whether it is the last one.
     package static func associated(isLast: Bool) -> [UInt8] { [isLast ? 1 : 0] }
 
-    /// Who sent a file to whom: the part of the header that stands under its signature.
+    /// Sender and recipient of a file: the part of the header that its signature covers.
     package struct Envelope: Equatable, Sendable {
-        /// The standby that the file is for.
+        /// Key id of the receiving standby.
         package var standby: KeyID
-        /// Its export key, to which the content is encrypted.
+        /// The standby's export key, to which the content is encrypted.
         package var recipient: X25519Key
         /// HPKE's encapsulated key.
         package var encapsulated: X25519Key
@@ -46,7 +46,7 @@ package enum ExportFormat {
             self.volume = volume
         }
 
-        /// From the standby's id on.
+        /// The bytes from the standby's id on.
         private var encoded: [UInt8] {
             var bytes = standby.digest.bytes + recipient.bytes + encapsulated.bytes
             bytes.append(contentsOf: publicKeyInfo)
@@ -54,7 +54,7 @@ package enum ExportFormat {
             return bytes
         }
 
-        /// The message under the header's signature.
+        /// The message that the header's signature covers.
         package var signed: [UInt8] { Array("blockferry export header 2".utf8) + encoded }
 
         /// HPKE's info.
@@ -66,7 +66,7 @@ package enum ExportFormat {
     /// The first 1024 bytes of a file, which are not encrypted.
     package struct Header: Equatable, Sendable {
         package var envelope: Envelope
-        /// The sender's, over `Envelope.signed`.
+        /// The sender's signature of `Envelope.signed`.
         package var signature: [UInt8]
 
         package init(envelope: Envelope, signature: [UInt8]) {
@@ -75,7 +75,7 @@ package enum ExportFormat {
             self.signature = signature
         }
 
-        /// The format that the first bytes of a file name; nil if it is no export file.
+        /// The format number at the start of a file; `nil` if it is not an export file.
         package static func format(of bytes: RawSpan) -> UInt32? {
             var reader = FieldReader("export-header")
             guard (try? reader.fixed(8, bytes)) == magic else { return nil }
@@ -90,7 +90,7 @@ package enum ExportFormat {
                 throw reader.error(.truncated)
             }
             guard try reader.fixed(8, bytes) == Self.magic else { throw reader.error(.badMagic) }
-            // Before the checksum, which stood elsewhere in format 1.
+            // Check this before the checksum, which format 1 kept elsewhere.
             guard try reader.integer(UInt32.self, bytes) == 2 else {
                 throw reader.error(.badFormat)
             }
@@ -130,7 +130,7 @@ package enum ExportFormat {
         }
     }
 
-    /// Checks that a generation is one that a file can hold.
+    /// Checks that a file can hold a generation.
     package static func check(_ begin: Begin) throws(WireError) {
         guard begin.head.kind != .resync else { throw WireError("BEGIN", .badKind) }
         guard begin.group == nil else { throw WireError("BEGIN", .badMembers) }
@@ -139,7 +139,7 @@ package enum ExportFormat {
 
     /// What the sender signs: the first part of the trailer.
     package struct Statement: Equatable, Sendable {
-        /// Bytes of the content before the trailer.
+        /// Length of the content before the trailer in bytes.
         package var length: UInt64
         /// SHA-256 of the header and of the content before the trailer.
         package var digest: SHA256Digest
@@ -160,7 +160,7 @@ package enum ExportFormat {
             return bytes
         }
 
-        /// The message under the signature.
+        /// The message that the signature covers.
         package var signed: [UInt8] { Array("blockferry export 2".utf8) + encoded }
     }
 
@@ -175,7 +175,7 @@ package enum ExportFormat {
             self.signature = signature
         }
 
-        /// Decodes the trailer of a content that has `length` bytes before it.
+        /// Decodes the trailer that follows `length` bytes of content.
         package init(decoding bytes: RawSpan, length: UInt64) throws(WireError) {
             var reader = FieldReader("export-trailer")
             try reader.checkSealed(bytes, ExportFormat.trailerByteCount)
@@ -207,20 +207,20 @@ package enum ExportFormat {
         }
     }
 
-    /// Which frame may follow which.
+    /// Checks the order of the frames.
     package struct FrameOrder: Equatable, Sendable {
         private var last: FrameType?
-        /// The number of the next frame.
+        /// Sequence number of the next frame.
         package private(set) var sequence: UInt64 = 0
 
         package init() {}
 
-        /// Whether COMMIT has come.
+        /// Whether COMMIT has been taken.
         package var isComplete: Bool { last == .commit }
 
         /// Takes the next frame.
         ///
-        /// - Returns: whether it may stand there.
+        /// - Returns: whether the order allows it.
         package mutating func take(_ type: FrameType) -> Bool {
             switch (last, type) {
             case (nil, .begin), (.begin, .record), (.begin, .commit), (.record, .record),
@@ -236,7 +236,7 @@ package enum ExportFormat {
 }
 
 extension FieldReader {
-    /// Checks that `count` bytes are there and that the last four of them are the checksum of the others.
+    /// Checks that `count` bytes are present and that the last four are the checksum of the others.
     fileprivate func checkSealed(_ bytes: RawSpan, _ count: Int) throws(WireError) {
         guard bytes.byteCount >= count else { throw error(.truncated) }
         let stored: UInt32
@@ -248,7 +248,7 @@ extension FieldReader {
 }
 
 extension [UInt8] {
-    /// Fills up with zeros, and appends the checksum as the last four of `count` bytes.
+    /// Pads with zeros up to `count` bytes, the last four of which are the checksum.
     fileprivate mutating func seal(_ count: Int) {
         append(zeros: count - 4 - self.count)
         append(littleEndian: withRawSpan { CRC32C.checksum($0) })

@@ -3,8 +3,8 @@
 
 package import Digests
 
-/// Tells the key to which export files for the receiver are encrypted; the first frame after a WELCOME with the
-/// feature.
+/// Carries the key to which export files for the receiver are encrypted; first frame after a
+/// WELCOME with the feature.
 package struct ExportKey: Message {
     package static let type = FrameType.exportKey
     package var key: X25519Key
@@ -21,7 +21,7 @@ package struct ExportKey: Message {
 }
 
 extension FieldReader {
-    /// Reads a public key that is not zeros.
+    /// Reads a public key other than zeros.
     mutating func exportKey(_ bytes: RawSpan) throws(WireError) -> X25519Key {
         guard let key = X25519Key(bytes: try fixed(X25519Key.byteCount, bytes)) else {
             throw error(.zeroKey)

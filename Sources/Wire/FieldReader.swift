@@ -3,7 +3,7 @@
 
 internal import Blocks
 
-/// Reads the fields of one structure in order and names it in errors.
+/// Reads the fields of one structure in order; its errors name the structure.
 struct FieldReader {
     let structure: String
     private var cursor = ByteCursor()
@@ -48,14 +48,14 @@ struct FieldReader {
         return text
     }
 
-    /// Ends the structure: nothing may follow.
+    /// Ends the structure; no bytes may follow.
     func finish(_ bytes: RawSpan) throws(WireError) {
         if cursor.offset != bytes.byteCount { throw error(.trailingBytes) }
     }
 }
 
 extension [UInt8] {
-    /// Appends a string with its 16-bit length, cut to `limit` bytes at a character's border.
+    /// Appends a string with its 16-bit length, cut to at most `limit` bytes between characters.
     mutating func append(string: String, limit: Int) {
         var kept = string
         while kept.utf8.count > limit { kept.removeLast() }
@@ -63,7 +63,6 @@ extension [UInt8] {
         append(contentsOf: kept.utf8)
     }
 
-    /// Appends zeros.
     mutating func append(zeros count: Int) {
         append(contentsOf: repeatElement(0, count: count))
     }

@@ -4,7 +4,7 @@
 internal import Blocks
 internal import Digests
 
-/// Frame types; numbers are never used again for something else.
+/// Frame types; a number is never reused.
 package enum FrameType: UInt16, Sendable, CaseIterable {
     case hello = 1
     case welcome = 2
@@ -31,7 +31,7 @@ package enum FrameType: UInt16, Sendable, CaseIterable {
     case exportKey = 23
     case current = 24
 
-    /// The greatest payload in bytes.
+    /// Largest payload in bytes.
     package var payloadLimit: Int {
         switch self {
         case .record: Limits.record
@@ -54,16 +54,14 @@ package enum FrameType: UInt16, Sendable, CaseIterable {
 /// |     24 |    4 | reserved, zero   |
 /// |     28 |    4 | header checksum  |
 package struct FrameHeader: Equatable, Sendable {
-    /// Bytes that follow.
+    /// Length of the payload in bytes.
     package var payloadLength: Int
-    /// What they are.
     package var type: FrameType
     /// Position in this direction of the session, from 0.
     package var sequence: UInt64
     /// XXH3-64 of the payload.
     package var payloadChecksum: UInt64
 
-    /// Makes a header.
     package init(
         type: FrameType, payloadLength: Int, sequence: UInt64, payloadChecksum: UInt64
     ) {
@@ -74,7 +72,7 @@ package struct FrameHeader: Equatable, Sendable {
         self.payloadChecksum = payloadChecksum
     }
 
-    /// Decodes a header and checks everything that can be known before the payload.
+    /// Decodes a header and checks everything that does not need the payload.
     package init(decoding bytes: RawSpan, expecting sequence: UInt64) throws(WireError) {
         var reader = FieldReader("frame")
         guard bytes.byteCount >= Limits.frameHeader else { throw reader.error(.truncated) }
@@ -103,7 +101,7 @@ package struct FrameHeader: Equatable, Sendable {
         }
     }
 
-    /// The 32 bytes.
+    /// The encoded header, 32 bytes.
     package func encoded() -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(Limits.frameHeader)

@@ -8,24 +8,24 @@ package import Digests
 package enum GenerationKind: UInt8, Sendable {
     case full = 1
     case delta = 2
-    /// Holds the blocks in which two volumes differed when they were compared.
+    /// Holds the blocks in which two copies of a volume differed when they were compared.
     case resync = 3
 }
 
-/// What both BEGIN and the generation record say of a generation.
+/// The part of a generation's description that BEGIN and the generation record share.
 package struct GenerationHead: Equatable, Sendable {
     package var kind: GenerationKind
     package var tagAlgorithm: TagAlgorithm
     package var lineage: LineageID
-    /// From 1; for people and for resuming.
+    /// Counts from 1; shown to people and used for resuming.
     package var number: UInt64
-    /// Id of the generation this one changes; zeros for one that begins a lineage.
+    /// Id of the generation that this one changes; zeros if it begins a lineage.
     package var parent: SHA256Digest
-    /// Bytes.
+    /// Size of the volume in bytes.
     package var volumeSize: UInt64
     /// The snapshot's point in time, nanoseconds since 1970-01-01 UTC.
     package var sourceTime: UInt64
-    /// What the sender read, in words; at most 512 bytes.
+    /// Description of what the sender read; at most 512 bytes.
     package var sourceIdentity: String
 
     package init(
@@ -51,19 +51,20 @@ package struct Begin: Message {
     /// Bytes of data extents in the change list.
     package var plannedContent: UInt64
     package var plannedSegments: UInt64
-    /// How many first segments the sender holds digests of.
+    /// Number of leading segments whose digests the sender holds.
     package var heldSegments: UInt64
-    /// The lineage's key in a generation that begins one, else nothing.
+    /// Tag key of the lineage that the generation begins; otherwise `nil`.
     package var tagKey: TagKey?
-    /// Whether the sender's operator allows a volume smaller than the committed one; not of a full generation.
+    /// Whether the sender's operator allows a volume smaller than the committed one; not used in a
+    /// full generation.
     package var allowsShrink: Bool
     /// The group, if the generation is committed together with others.
     package var group: Group?
-    /// Of a resync: the root of the map that it was compared with.
+    /// In a resync: the root of the map that it was compared with.
     package var comparedRoot: SHA256Digest?
-    /// Of a resync without parent: nothing on the target is to be protected.
+    /// In a resync without parent: the target's content needs no protection.
     package var inPlace: Bool
-    /// How large its segments may be.
+    /// Growth of the transfer's segments.
     package var segmentGrowth: SegmentGrowth
 
     package init(
@@ -85,11 +86,11 @@ package struct Begin: Message {
         self.segmentGrowth = segmentGrowth
     }
 
-    /// Bits of the flags.
+    /// Bits of the flags field.
     private static let shrinkAllowed: UInt8 = 1
     private static let inPlaceWanted: UInt8 = 2
 
-    /// The flags that a kind of generation may have.
+    /// The flags allowed for a kind of generation.
     private static func flags(of kind: GenerationKind) -> UInt8 {
         switch kind {
         case .full: 0
@@ -169,7 +170,7 @@ package struct GenerationRecord: Message {
     package var head: GenerationHead
     package var segmentCount: UInt64
     package var deltaDigest: SHA256Digest
-    /// Root of the volume's tag map; zeros if the sender keeps none.
+    /// Root of the volume's tag map; zeros if the sender has none.
     package var volumeRoot: SHA256Digest
     package var senderKey: KeyID
 
@@ -225,7 +226,7 @@ package struct GenerationRecord: Message {
     /// SHA-256 of the record.
     package var id: SHA256Digest { SHA256Digest.of(encoded()) }
 
-    /// Checks that this is the record of that transfer (the end of Specification 7).
+    /// Checks that this is the record of a transfer (end of Specification 7).
     package func check(against transfer: SealedTransfer) throws(WireError) {
         guard head == transfer.head, head.sourceIdentity.isSameBytes(transfer.head.sourceIdentity)
         else { throw WireError("COMMIT", .beginMismatch) }
@@ -241,18 +242,18 @@ package struct GenerationRecord: Message {
     }
 }
 
-/// What COMMIT is checked against.
+/// The facts that COMMIT is checked against.
 package struct SealedTransfer: Sendable {
-    /// Of the announcement.
+    /// From the announcement.
     package var head: GenerationHead
     /// The peer's key.
     package var sender: KeyID
     package var segmentCount: UInt64
-    /// Over the sealed segments.
+    /// Digest of the sealed segments.
     package var deltaDigest: SHA256Digest
-    /// Whether records came after the last SEAL.
+    /// Whether records follow the last SEAL.
     package var hasOpenSegment: Bool
-    /// End of the last record.
+    /// End of the last record in bytes.
     package var lastEnd: UInt64
 
     package init(
@@ -269,7 +270,8 @@ package struct SealedTransfer: Sendable {
 }
 
 extension String {
-    /// Swift's `==` takes canonically equivalent strings for equal; the protocol compares bytes.
+    /// Compares bytes, as the protocol does; Swift's `==` also accepts canonically equivalent
+    /// strings.
     fileprivate func isSameBytes(_ other: String) -> Bool { utf8.elementsEqual(other.utf8) }
 }
 
@@ -307,24 +309,23 @@ extension FieldReader {
     }
 }
 
-/// Makes the digest of one segment from its records (Specification 6.3).
+/// Computes the digest of one segment from its records (Specification 6.3).
 package struct SegmentDigester: ~Copyable {
     private var hasher = SHA256Hasher()
-    /// Records so far.
+    /// Number of records so far.
     package private(set) var recordCount: UInt32 = 0
     /// Bytes of data records so far.
     package private(set) var content: UInt64 = 0
-    /// End of the last record.
+    /// End of the last record in bytes.
     package private(set) var endOffset: UInt64 = 0
 
-    /// Starts the segment with this index.
+    /// Starts the segment with number `index`.
     package init(index: UInt64) {
         var start = Array("blockferry segment 1".utf8)
         start.append(littleEndian: index)
         hasher.update(start)
     }
 
-    /// Adds the next record.
     package mutating func add(_ record: RecordHeader) {
         var bytes = [record.kind.rawValue]
         bytes.append(littleEndian: record.offset)
@@ -336,7 +337,7 @@ package struct SegmentDigester: ~Copyable {
         endOffset = record.end
     }
 
-    /// Ends the segment; nothing may be added after.
+    /// Ends the segment; call `add` no more.
     package mutating func finish() -> SHA256Digest { hasher.finish() }
 }
 

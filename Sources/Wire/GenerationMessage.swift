@@ -4,10 +4,10 @@
 internal import Blocks
 package import Digests
 
-/// A message that names a generation, and says by its type what is true of it.
+/// The type of a message that names a generation and states a fact about it.
 package protocol GenerationMessageKind {
     static var type: FrameType { get }
-    /// As the specification calls the frame.
+    /// The frame's name in the specification.
     static var name: String { get }
 }
 
@@ -55,12 +55,12 @@ package enum CurrentKind: GenerationMessageKind {
     package static let name = "CURRENT"
 }
 
-/// Says that the target holds the generation, on stable storage.
+/// The target holds the generation on stable storage.
 package typealias Committed = GenerationMessage<CommittedKind>
 
-/// Says that the generation waits on stable storage for the other members of its group.
+/// The generation waits on stable storage for the other members of its group.
 package typealias Prepared = GenerationMessage<PreparedKind>
 
-/// Says that the sender's volume, as it is now, is what this committed generation holds; answered by COMMITTED. Of a session
-/// with the feature alone.
+/// The sender's volume still is this committed generation; answered by COMMITTED. Sent only in
+/// sessions with the feature.
 package typealias Current = GenerationMessage<CurrentKind>

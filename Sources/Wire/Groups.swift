@@ -3,11 +3,11 @@
 
 /// The generations that are committed together with one, or not at all (Specification 7.1).
 package struct Group: Hashable, Sendable {
-    /// How many a group may have.
+    /// Allowed number of members.
     package static let sizes: ClosedRange<UInt32> = 2...Limits.groupMembers
-    /// Made for one set of points in time.
+    /// Random id for one set of points in time.
     package var id: GroupID
-    /// How many generations it has, this one included.
+    /// Number of generations, including this one.
     package var members: UInt32
 
     package init(id: GroupID, members: UInt32) {

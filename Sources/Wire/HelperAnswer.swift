@@ -4,23 +4,24 @@
 internal import Blocks
 internal import Digests
 
-/// What a thin pool, and the metadata of its volume group, can still take.
+/// Remaining capacity of a thin pool and of its volume group's metadata.
 package struct ThinRoom: Hashable, Sendable {
-    /// Of a block of the pool.
+    /// Size of a block of the pool in bytes.
     package var blockByteCount: UInt64
     package var blocks: UInt64
     package var freeBlocks: UInt64
-    /// Blocks of the volume that was asked about, shared or not.
+    /// Blocks mapped by the volume in question, shared or not.
     package var ownBlocks: UInt64
-    /// Blocks of the pool's metadata.
+    /// Size of the pool's metadata in blocks.
     package var metadataBlocks: UInt64
     package var freeMetadataBlocks: UInt64
-    /// Bytes of a metadata area of the group, and those that LVM's text can still grow by; 0 if not known.
+    /// Size of a metadata area of the group in bytes, and how much LVM's text can still grow; 0 if
+    /// unknown.
     package var textAreaByteCount: UInt64
     package var freeTextByteCount: UInt64
-    /// Whether LVM may make pools larger by itself, so that what is free says nothing.
+    /// Whether LVM may extend pools automatically, which makes the free space meaningless.
     package var growsByItself: Bool
-    /// How many snapshots the pool's clock has left.
+    /// Number of snapshots that the pool's clock still allows.
     package var snapshotsLeft: UInt32
 
     package init(
@@ -41,25 +42,25 @@ package struct ThinRoom: Hashable, Sendable {
     }
 }
 
-/// What `blockferryd-lvm` answers (Protocol/Helper.md 3).
+/// An answer of `blockferryd-lvm` (Protocol/Helper.md 3).
 package enum HelperAnswer: Hashable, Sendable {
-    /// The greatest answer, in bytes.
+    /// Largest answer in bytes.
     package static let limit = 131_072
-    /// Snapshots in one answer.
+    /// Largest number of snapshots in one answer.
     package static let snapshotLimit = 256
 
     case look(thinDevice: UInt32?, provesDiscards: Bool, openCount: UInt32)
     case room(ThinRoom)
-    /// In ascending order of the snapshots' ids.
+    /// The kept snapshots, in ascending order of their ids.
     case kept([KeptGeneration], hasMore: Bool)
-    /// Of a request that changes something.
+    /// A request that changes something succeeded.
     case done(type: UInt8)
-    /// It may not be done: not configured, not what the request says.
+    /// The request is not allowed: not configured, or not what it claims.
     case refused(String, type: UInt8)
-    /// LVM or the kernel did not do it.
+    /// LVM or the kernel failed to do it.
     case failed(String, type: UInt8)
 
-    /// The type of the request that it answers; 0 of one that was not understood.
+    /// Type of the request that it answers; 0 if the request was not understood.
     package var type: UInt8 {
         switch self {
         case .look: 1
@@ -111,7 +112,7 @@ package enum HelperAnswer: Hashable, Sendable {
     ) throws(WireError) -> ThinRoom {
         let blockByteCount = try reader.integer(UInt64.self, bytes)
         guard blockByteCount > 0 else { throw reader.error(.zeroLength) }
-        /// What there is, and what is free of it.
+        /// Reads total and free space.
         func room() throws(WireError) -> (all: UInt64, free: UInt64) {
             let all = try reader.integer(UInt64.self, bytes)
             let free = try reader.integer(UInt64.self, bytes)
@@ -180,7 +181,7 @@ package enum HelperAnswer: Hashable, Sendable {
         return bytes
     }
 
-    /// A reason as a string may be: what a program has printed can hold anything.
+    /// Cuts a reason down to what a string may hold; a program's output can contain anything.
     private static func plain(_ reason: String) -> String {
         let scalars = reason.unicodeScalars.map { $0.value >= 0x20 && $0.value != 0x7F ? $0 : " " }
         let text = String(String.UnicodeScalarView(scalars))

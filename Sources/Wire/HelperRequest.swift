@@ -4,12 +4,13 @@
 internal import Blocks
 internal import Digests
 
-/// LVM's ids of a group and of a volume in it, without dashes: 64 characters, which name the volume for ever.
+/// LVM's ids of a group and of one of its volumes, without dashes: 64 characters that identify the
+/// volume permanently.
 package struct LogicalVolumeID: Hashable, Sendable, CustomStringConvertible {
     package static let byteCount = 64
     package let description: String
 
-    /// Nothing for what is none.
+    /// Returns `nil` if the text is not such an id.
     package init?(_ text: String) {
         guard text.utf8.count == Self.byteCount, text.utf8.allSatisfy(Self.isCharacter) else {
             return nil
@@ -24,7 +25,7 @@ package struct LogicalVolumeID: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    /// Whether a text is LVM's id of one volume, as it prints it.
+    /// Whether a text is LVM's id of one volume in the form that LVM prints.
     package static func isUUID(_ text: String) -> Bool {
         let parts = text.utf8.split(separator: 0x2D, omittingEmptySubsequences: false)
         return parts.map(\.count) == [6, 4, 4, 4, 4, 4, 6]
@@ -32,16 +33,16 @@ package struct LogicalVolumeID: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// What the daemon asks of `blockferryd-lvm` (Protocol/Helper.md 2).
+/// A request from the daemon to `blockferryd-lvm` (Protocol/Helper.md 2).
 package struct HelperRequest: Hashable, Sendable {
-    /// The greatest request, in bytes.
+    /// Largest request in bytes.
     package static let limit = 512
     package static let version: UInt8 = 2
 
     package enum Order: Hashable, Sendable {
         case look
         case room
-        /// `after`: LVM's id of the last snapshot that is known already, or empty.
+        /// `after`: LVM's id of the last snapshot already received, or empty.
         case kept(KeptOwner, after: String)
         case keep(KeptOwner, GenerationMark)
         case release(KeptOwner, snapshotUUID: String)
@@ -60,7 +61,7 @@ package struct HelperRequest: Hashable, Sendable {
             }
         }
 
-        /// Whether it changes something, and so needs the volume's lock.
+        /// Whether it changes something and so needs the volume's lock.
         package var isChange: Bool { type >= 4 }
     }
 

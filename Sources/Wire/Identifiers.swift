@@ -4,12 +4,12 @@
 internal import Blocks
 internal import Digests
 
-/// Sixteen random bytes that name something; the parameter keeps different things apart.
+/// Sixteen random bytes that identify something; the parameter keeps kinds of ids apart.
 package struct RandomID<Kind>: Hashable, Sendable, CustomStringConvertible {
-    /// The bytes; always sixteen.
+    /// The id; always 16 bytes.
     package let bytes: [UInt8]
 
-    /// Takes sixteen bytes.
+    /// Takes 16 bytes; returns `nil` for any other count.
     package init?(bytes: [UInt8]) {
         guard bytes.count == 16 else { return nil }
         self.bytes = bytes
@@ -17,10 +17,10 @@ package struct RandomID<Kind>: Hashable, Sendable, CustomStringConvertible {
 
     private init(unchecked bytes: [UInt8]) { self.bytes = bytes }
 
-    /// All zeros: "there is none".
+    /// All zeros, which stands for no id.
     package static var none: Self { Self(unchecked: [UInt8](repeating: 0, count: 16)) }
 
-    /// A new one.
+    /// A new random id.
     package static func random() -> Self { Self(unchecked: SecureRandom.bytes(16)) }
 
     /// Whether it is all zeros.
@@ -38,26 +38,27 @@ package enum GroupKind {}
 /// Marks the id of a staging log.
 package enum StagingLogKind {}
 
-/// Names a chain of generations.
+/// Identifies a chain of generations.
 package typealias LineageID = RandomID<LineageKind>
-/// Names one attempt to bring one generation over.
+/// Identifies one attempt to send one generation.
 package typealias TransferID = RandomID<TransferKind>
-/// Names generations that are committed together or not at all.
+/// Identifies generations that are committed together or not at all.
 package typealias GroupID = RandomID<GroupKind>
 /// Ties the segments of a staging log to its file.
 package typealias StagingLogID = RandomID<StagingLogKind>
 
-/// The name of a volume, as it may travel and stand in a path of ours.
+/// The name of a volume, valid on the wire and in our paths.
 package struct VolumeName: Hashable, Sendable, CustomStringConvertible {
-    /// The text: 1–63 of the characters that LVM allows in names: A–Z, a–z, 0–9, "+", "_", ".", "-"; not beginning with "-",
-    /// and neither "." nor "..". Names that differ in case alone are two names.
+    /// The text: 1–63 of the characters that LVM allows in names: A–Z, a–z, 0–9, "+", "_", ".",
+    /// "-"; it does not begin with "-" and is neither "." nor "..". Names that differ only in case
+    /// are different names.
     package let text: String
 
-    /// What a name may be, in words.
+    /// The rule as text.
     package static let rule =
         "1 to 63 of A-Z, a-z, 0-9, '+', '_', '.', '-', does not begin with '-', and is neither '.' nor '..'"
 
-    /// Takes a name that keeps the rule.
+    /// Takes a name, or returns `nil` if it breaks the rule.
     package init?(_ text: String) {
         let bytes = Array(text.utf8)
         guard (1...63).contains(bytes.count), bytes.first != UInt8(ascii: "-"), text != ".",
@@ -69,8 +70,8 @@ package struct VolumeName: Hashable, Sendable, CustomStringConvertible {
 
     package var description: String { text }
 
-    /// Whether it needs the feature *wide names*: without that a name has no capitals and no "+", and begins with a letter or
-    /// digit.
+    /// Whether it requires the feature *wide names*. Other names have no capitals and no "+" and
+    /// begin with a letter or digit.
     package var isWide: Bool {
         let bytes = text.utf8
         return bytes.contains { $0 == UInt8(ascii: "+") || Self.isCapital($0) }

@@ -8,10 +8,10 @@ package import Digests
 package struct Invitation: Equatable, Sendable {
     /// The receiver's key.
     package var receiver: KeyID
-    /// Sixteen bytes, shown once.
+    /// Sixteen random bytes, shown once.
     package var secret: [UInt8]
     package var volume: VolumeName
-    /// Where the receiver listens: host:port.
+    /// Address at which the receiver listens: host:port.
     package var address: String
 
     package init(receiver: KeyID, secret: [UInt8], volume: VolumeName, address: String) {
@@ -23,10 +23,11 @@ package struct Invitation: Equatable, Sendable {
 
     private static let prefix = "bf1."
 
-    /// Reads an invitation.
+    /// Parses an invitation.
     package init(text: String) throws(WireError) {
         var reader = FieldReader("invitation")
-        // By bytes: `hasPrefix` compares characters, and what follows may belong to the last one.
+        // Compare bytes: `hasPrefix` compares characters, and the last one may include what
+        // follows.
         guard text.utf8.starts(with: Self.prefix.utf8) else { throw reader.error(.badPrefix) }
         let encoded = String(decoding: text.utf8.dropFirst(Self.prefix.utf8.count), as: UTF8.self)
         guard let bytes = Base32.decode(encoded, .lower) else {
@@ -53,7 +54,7 @@ package struct Invitation: Equatable, Sendable {
         }
     }
 
-    /// The string to show.
+    /// The text to show to the operator.
     package var text: String {
         var bytes: [UInt8] = [1]
         bytes.append(contentsOf: receiver.digest.bytes)

@@ -7,15 +7,17 @@ package import Digests
 package struct KeptGeneration: Hashable, Sendable {
     package var number: UInt64
     package var id: SHA256Digest
-    /// The point in time of the source's snapshot, nanoseconds since 1970-01-01 UTC by the source's clock.
+    /// Point in time of the source's snapshot, nanoseconds since 1970-01-01 UTC by the source's
+    /// clock.
     package var sourceTime: UInt64
-    /// Nanoseconds since 1970-01-01 UTC by the standby's clock.
+    /// Time of the commit, nanoseconds since 1970-01-01 UTC by the standby's clock.
     package var committedAt: UInt64
-    /// "vg/lv" of the snapshot when it was seen last.
+    /// Full name of the snapshot, "vg/lv", when it was last seen.
     package var snapshot: String
-    /// LVM's id of it.
+    /// LVM's id of the snapshot.
     package var snapshotUUID: String
-    /// Its number in its thin pool. LVM gives a new one a number above all there are, so that it tells what is newer.
+    /// Device id of the snapshot in its thin pool. LVM numbers a new snapshot above all existing
+    /// ones, so a greater id is newer.
     package var thinDevice: UInt32
 
     package init(
@@ -31,7 +33,7 @@ package struct KeptGeneration: Hashable, Sendable {
         self.thinDevice = thinDevice
     }
 
-    /// What is marked so, in this snapshot.
+    /// Combines a mark with the snapshot that carries it.
     package init(
         _ mark: GenerationMark, snapshot: String, snapshotUUID: String, thinDevice: UInt32
     ) {
@@ -41,17 +43,17 @@ package struct KeptGeneration: Hashable, Sendable {
             thinDevice: thinDevice)
     }
 
-    /// What its tags say.
+    /// The part that its tags record.
     package var mark: GenerationMark {
         GenerationMark(number: number, id: id, sourceTime: sourceTime, committedAt: committedAt)
     }
 }
 
-/// What the tags of a kept generation's snapshot say of it.
+/// What the tags of a kept generation's snapshot record.
 package struct GenerationMark: Hashable, Sendable {
     package var number: UInt64
     package var id: SHA256Digest
-    /// As in `KeptGeneration`.
+    /// Same as in `KeptGeneration`.
     package var sourceTime, committedAt: UInt64
 
     package init(number: UInt64, id: SHA256Digest, sourceTime: UInt64, committedAt: UInt64) {
@@ -62,15 +64,17 @@ package struct GenerationMark: Hashable, Sendable {
     }
 }
 
-/// Whose kept generations: those of one volume of one standby, since it was last told to keep some.
+/// Owner of kept generations: one volume of one standby, since the operator last told it to keep
+/// generations.
 package struct KeptOwner: Hashable, Sendable {
-    /// Eight bytes that no other owner has: drawn at random when the standby was told to keep generations of the volume;
-    /// by earlier versions the first of the SHA-256 of the standby's key.
+    /// Eight bytes that no other owner has: drawn at random when the operator told the standby to
+    /// keep generations of the volume. Earlier versions took the first bytes of the SHA-256 of the
+    /// standby's key.
     package let standby: [UInt8]
-    /// The name that the volume had then.
+    /// Name of the volume at that time.
     package let volume: VolumeName
 
-    /// The owner of what `standby` keeps of `volume`.
+    /// The owner of the generations of `volume` that `standby` keeps.
     package init(_ standby: KeyID, _ volume: VolumeName) {
         self.standby = Array(standby.digest.bytes.prefix(8))
         self.volume = volume

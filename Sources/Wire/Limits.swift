@@ -3,70 +3,73 @@
 
 /// The numbers of Protocol/Specification.md, section 10, derived from each other.
 package enum Limits {
-    /// Bytes of the volume under one tag.
+    /// Bytes of the volume that one tag covers.
     package static let blockByteCount = 65_536
-    /// Unit of offsets.
+    /// Unit of offsets in bytes.
     package static let sectorByteCount: UInt64 = 512
-    /// Content of one data record in bytes.
+    /// Largest content of one data record in bytes.
     package static let recordContent = 1_048_576
-    /// Blocks that a record of the greatest length can touch.
+    /// Largest number of blocks that one record touches.
     package static let recordTags = recordContent / blockByteCount + 1
-    /// Fixed part of a record.
+    /// Size of a record's fixed part in bytes.
     package static let recordHeader = 32
-    /// Header and tags of a record at most.
+    /// Largest header with tags of a record in bytes.
     package static let recordPrefix = recordHeader + recordTags * 16
-    /// A record at most.
+    /// Largest record in bytes.
     package static let record = recordPrefix + recordContent
-    /// Payload of every other frame.
+    /// Largest payload of every other frame in bytes.
     package static let controlPayload = 1024
-    /// Nodes or pages of one answer.
+    /// Largest number of nodes or pages in one answer.
     package static let nodes: UInt32 = 16
-    /// Payload of NODES.
+    /// Largest payload of NODES in bytes.
     package static let nodesPayload = 24 + Int(nodes) * 4096
-    /// Data content of one segment in bytes, without growth; also what may be sent and not acknowledged.
+    /// Largest data content of one segment in bytes, without growth; also the limit for
+    /// unacknowledged content.
     package static let segmentContent: UInt64 = 33_554_432
-    /// Records of one segment, without growth.
+    /// Largest number of records in one segment, without growth.
     package static let segmentRecords: UInt32 = 65_536
-    /// Segments of one transfer.
+    /// Largest number of segments in one transfer.
     package static let segments: UInt64 = 1_048_576
-    /// Members of a group.
+    /// Largest number of members in a group.
     package static let groupMembers: UInt32 = 256
-    /// Greatest volume.
+    /// Largest volume in bytes.
     package static let volumeSize: UInt64 = 1 << 62
-    /// Greatest volume that has a tag map: of a greater one nothing is taken.
+    /// Largest volume with a tag map, in bytes; Blockferry refuses larger ones.
     package static let mappedVolumeSize: UInt64 = 1 << 50
-    /// Bytes of a frame header.
+    /// Size of a frame header in bytes.
     package static let frameHeader = 32
-    /// A side that has sent nothing for this long sends PING.
+    /// A side that has sent no frame for this long sends PING.
     package static let pingSeconds = 15
-    /// A side that has received nothing for this long treats the connection as cut.
+    /// A side that has received no frame for this long treats the connection as cut.
     package static let idleSeconds = 60
-    /// Time from accept to a place; and for handshake and HELLO together, from there.
+    /// Time from accept until a connection gets a place, and again from there until handshake and
+    /// HELLO are done.
     package static let greetingSeconds = 5
-    /// Time for an enrolment, from the start of the handshake.
+    /// Time limit for an enrolment, from the start of the handshake.
     package static let enrolmentSeconds = 10
-    /// Connections that wait for a place, and those from networks of pinned peers.
+    /// Largest number of connections that wait for a place, and of those from networks of pinned
+    /// peers.
     package static let waiting = (others: 384, known: 128)
-    /// Places before authentication, and those for networks of pinned peers alone.
+    /// Places before authentication, and those reserved for networks of pinned peers.
     package static let placesBeforeAuthentication = (others: 8, known: 16)
-    /// How long a place before authentication is one's own, although others wait for it.
+    /// How long a connection keeps a place before authentication while others wait for it.
     package static let placeMilliseconds = 500
-    /// How long a network is known after a pinned peer came from there.
+    /// How long a network stays known after a pinned peer connected from it.
     package static let knownSeconds = 2 * 86_400
-    /// Sessions of all pinned peers at once.
+    /// Largest number of sessions of all pinned peers together.
     package static let sessions = 64
-    /// Sessions that one peer may have at once.
+    /// Largest number of sessions of one peer.
     package static let peerSessions = 8
-    /// When a peer with a session too many may come back.
+    /// Delay after which a peer with too many sessions may come back.
     package static let retryAfterSeconds: UInt16 = 2
-    /// The latest time at which a refused peer is told to come back.
+    /// Largest delay that a refusal may name.
     package static let greatestRetryAfterSeconds: UInt16 = 3600
 }
 
-/// How much larger the segments of a transfer may be than usual, so that it gets along with the segments that a transfer may
-/// have (Specification 5.5): by a power of two.
+/// Factor by which the segments of a transfer exceed the usual size, a power of two, so that a
+/// large transfer stays within the number of segments (Specification 5.5).
 package struct SegmentGrowth: RawRepresentable, Equatable, Sendable {
-    /// The exponent.
+    /// Exponent of the power of two.
     package let rawValue: UInt8
 
     package init?(rawValue: UInt8) {
@@ -76,15 +79,15 @@ package struct SegmentGrowth: RawRepresentable, Equatable, Sendable {
 
     private init(known: UInt8) { rawValue = known }
 
-    /// That of all transfers but the largest.
+    /// No growth, as in all transfers but the largest.
     package static let none = SegmentGrowth(known: 0)
     package static let most = SegmentGrowth(known: 7)
 
-    /// The one above, if there is one.
+    /// The next larger growth, or `nil`.
     package var next: SegmentGrowth? { SegmentGrowth(rawValue: rawValue + 1) }
 
-    /// Data content of one segment in bytes; also what may be sent and not acknowledged.
+    /// Largest data content of one segment in bytes; also the limit for unacknowledged content.
     package var content: UInt64 { Limits.segmentContent << UInt64(rawValue) }
-    /// Records of one segment.
+    /// Largest number of records in one segment.
     package var records: UInt32 { Limits.segmentRecords << UInt32(rawValue) }
 }

@@ -6,41 +6,42 @@ package import Digests
 
 /// A message of one frame type, without its frame.
 package protocol Message: Equatable, Sendable {
-    /// The type of the frame that carries it.
+    /// Type of the frame that carries the message.
     static var type: FrameType { get }
     /// Decodes a payload.
     init(decoding bytes: RawSpan) throws(WireError)
-    /// The payload.
+    /// Encodes the payload.
     func encoded() -> [UInt8]
 }
 
-/// Versions of the protocol, newest first. A new case comes with a line in Protocol/CHANGES.md and vectors.
+/// Versions of the protocol, newest first. A new case requires a line in Protocol/CHANGES.md and
+/// vectors.
 package enum ProtocolVersion: UInt16, CaseIterable, Sendable {
     /// First version.
     case v1 = 1
 
-    /// What this program speaks at best.
+    /// Newest version that this program speaks.
     package static let current = ProtocolVersion.v1
-    /// The oldest it still speaks.
+    /// Oldest version that this program speaks.
     package static let oldest = ProtocolVersion.v1
 }
 
-/// What both sides may have beyond a version's rules: bits of HELLO and WELCOME. What is not known is not used.
+/// Optional capabilities of both sides: bits of HELLO and WELCOME. Unknown bits are not used.
 package struct Features: OptionSet, Sendable {
     package let rawValue: UInt32
     package init(rawValue: UInt32) { self.rawValue = rawValue }
 
-    /// The receiver tells its export key, by EXPORTKEY after WELCOME.
+    /// The receiver sends its export key in EXPORTKEY after WELCOME.
     package static let exportKey = Features(rawValue: 1)
-    /// REFUSE may say when to come back.
+    /// REFUSE may say when the sender may come back.
     package static let retryAfter = Features(rawValue: 2)
-    /// The receiver takes every name that LVM gives (`VolumeName.isWide`).
+    /// The receiver accepts every name that LVM accepts (`VolumeName.isWide`).
     package static let wideNames = Features(rawValue: 4)
 
-    /// A sender may say by CURRENT that nothing has changed.
+    /// A sender may send CURRENT to report that nothing has changed.
     package static let current = Features(rawValue: 8)
 
-    /// All that this program knows.
+    /// All features that this program knows.
     package static let known: Features = [.exportKey, .retryAfter, .wideNames, .current]
     /// Every bit.
     package static let all = Features(rawValue: .max)
@@ -48,13 +49,13 @@ package struct Features: OptionSet, Sendable {
 
 private let greetingMagic = Array("BLKFERRY".utf8)
 
-/// The sender's greeting; frozen for ever.
+/// The sender's greeting; its layout never changes.
 package struct Hello: Message {
     package static let type = FrameType.hello
-    /// Versions the sender speaks.
+    /// Range of versions that the sender speaks.
     package var lowestVersion: UInt16
     package var highestVersion: UInt16
-    /// Feature bits (`Features`), and bits that nobody knows yet.
+    /// Feature bits (`Features`), including bits not defined yet.
     package var features: UInt32
     /// Name and version of the program; for logs.
     package var software: String
@@ -91,12 +92,12 @@ package struct Hello: Message {
     }
 }
 
-/// The receiver's greeting; frozen for ever.
+/// The receiver's greeting; its layout never changes.
 package struct Welcome: Message {
     package static let type = FrameType.welcome
-    /// The version chosen.
+    /// The version that the receiver chose.
     package var version: UInt16
-    /// Feature bits, a subset of those offered.
+    /// Feature bits, a subset of those the sender offered.
     package var features: UInt32
     /// Name and version of the program; for logs.
     package var software: String
@@ -111,7 +112,7 @@ package struct Welcome: Message {
         try self.init(decoding: bytes, offered: nil)
     }
 
-    /// Decodes a payload and checks it against what HELLO offered, if that is known.
+    /// Decodes a payload and, if HELLO is given, checks it against what that offered.
     package init(decoding bytes: RawSpan, offered: Hello?) throws(WireError) {
         var reader = FieldReader("WELCOME")
         guard try reader.fixed(8, bytes) == greetingMagic else { throw reader.error(.badMagic) }
@@ -137,7 +138,7 @@ package struct Welcome: Message {
     }
 }
 
-/// Reads a volume name, which is a string with a stricter alphabet.
+/// Reads a volume name: a string from a smaller alphabet.
 private func volumeName(_ reader: inout FieldReader, _ bytes: RawSpan) throws(WireError)
     -> VolumeName
 {
@@ -179,18 +180,18 @@ package enum VolumeState: UInt8, Sendable, CaseIterable {
     case prepared = 8
 }
 
-/// What the target of a volume is.
+/// Kind of a volume's target.
 package enum TargetKind: UInt8, Sendable, CaseIterable {
     case blockDevice = 1
     case file = 2
 }
 
-/// Where the standby stands.
+/// The standby's state of a volume.
 package struct StandbyState: Message {
     package static let type = FrameType.state
     package var state: VolumeState
     package var targetKind: TargetKind
-    /// Bytes; of a file, the size it has now.
+    /// Size of the target in bytes; for a file, its current size.
     package var targetSize: UInt64
     package var lineage: LineageID
     /// Number of the committed generation; 0 if there is none.
@@ -199,7 +200,7 @@ package struct StandbyState: Message {
     package var committedID: SHA256Digest
     /// The unfinished transfer.
     package var transfer: TransferID
-    /// Its durable segments.
+    /// Number of durable segments of the unfinished transfer.
     package var durableSegments: UInt64
 
     package init(
@@ -256,7 +257,7 @@ package struct StandbyState: Message {
     }
 }
 
-/// Says where to go on sending.
+/// Names the segment at which the sender continues.
 package struct Ready: Message {
     package static let type = FrameType.ready
     /// Index of the segment to send first.
@@ -282,13 +283,13 @@ package struct Seal: Message {
     package static let type = FrameType.seal
     /// Index from 0.
     package var index: UInt64
-    /// Records in the segment.
+    /// Number of records in the segment.
     package var recordCount: UInt32
-    /// Bytes of its data records.
+    /// Content of its data records in bytes.
     package var content: UInt64
-    /// End of its last record.
+    /// End of its last record in bytes.
     package var endOffset: UInt64
-    /// SHA-256 over its records' meaning.
+    /// SHA-256 of the meaning of its records.
     package var digest: SHA256Digest
 
     package init(
@@ -327,7 +328,7 @@ package struct Seal: Message {
         return bytes
     }
 
-    /// Checks what the other side says against what was counted here.
+    /// Checks the other side's claim against the local count.
     package func check(against counted: Seal) throws(WireError) {
         guard index == counted.index else { throw WireError("SEAL", .segmentIndex) }
         guard recordCount == counted.recordCount else { throw WireError("SEAL", .recordCount) }
@@ -337,7 +338,7 @@ package struct Seal: Message {
     }
 }
 
-/// Says how many segments are on stable storage.
+/// Reports the number of segments on stable storage.
 package struct Ack: Message {
     package static let type = FrameType.ack
     package var durableSegments: UInt64
@@ -370,13 +371,13 @@ package struct Ping: Message {
     package func encoded() -> [UInt8] { [] }
 }
 
-/// Says how far the receiver is between COMMIT and COMMITTED.
+/// Reports the receiver's progress between COMMIT and COMMITTED.
 package struct Progress: Message {
     package static let type = FrameType.progress
-    /// What the receiver is doing.
+    /// The receiver's current activity.
     package enum Phase: UInt8, Sendable { case proving = 1, applying = 2, reading = 3 }
     package var phase: Phase
-    /// Bytes.
+    /// Bytes done so far.
     package var done: UInt64
     package var total: UInt64
 
@@ -411,9 +412,9 @@ package struct Progress: Message {
 /// Redeems an invitation.
 package struct Pair: Message {
     package static let type = FrameType.pair
-    /// Sixteen bytes.
+    /// Sixteen bytes from the invitation.
     package var secret: [UInt8]
-    /// What the sender calls itself.
+    /// The name that the sender gives itself.
     package var name: String
 
     package init(secret: [UInt8], name: String) {
@@ -435,7 +436,7 @@ package struct Pair: Message {
     }
 }
 
-/// Says for which volume the sender's key is pinned now.
+/// Names the volume for which the sender's key is now pinned.
 package struct Paired: Message {
     package static let type = FrameType.paired
     package var volume: VolumeName

@@ -4,9 +4,9 @@
 internal import Blocks
 package import Digests
 
-/// What a record does to its extent.
+/// Effect of a record on its extent.
 package enum RecordKind: UInt8, Sendable {
-    /// Content follows.
+    /// The record carries content.
     case data = 1
     /// The extent reads as zeros.
     case zero = 2
@@ -14,7 +14,7 @@ package enum RecordKind: UInt8, Sendable {
     case unmap = 3
 }
 
-/// How the content of a data record is stored.
+/// Storage form of a data record's content.
 package enum RecordEncoding: UInt8, Sendable {
     case raw = 0
     case zstd = 1
@@ -34,15 +34,13 @@ package enum RecordEncoding: UInt8, Sendable {
 /// |     28 |    4 | header checksum |
 /// |     32 | 16 n | tags            |
 package struct RecordHeader: Equatable, Sendable {
-    /// What it does.
     package var kind: RecordKind
-    /// How the content is stored.
     package var encoding: RecordEncoding
-    /// Bytes that follow the tags.
+    /// Length of the stored content after the tags, in bytes.
     package var storedLength: Int
-    /// First byte of the extent in the volume.
+    /// Offset of the extent in the volume, in bytes.
     package var offset: UInt64
-    /// Bytes of the extent.
+    /// Length of the extent in bytes.
     package var length: UInt64
     /// One tag for each 64 KiB block of the volume that a data record touches.
     package var tags: [Tag]
@@ -50,10 +48,9 @@ package struct RecordHeader: Equatable, Sendable {
     /// The byte after the extent.
     package var end: UInt64 { offset + length }
 
-    /// Bytes of header and tags.
+    /// Length of header and tags in bytes.
     package var prefixLength: Int { Limits.recordHeader + tags.count * 16 }
 
-    /// A data record.
     package init(
         data offset: UInt64, length: Int, encoding: RecordEncoding, storedLength: Int, tags: [Tag]
     ) {
@@ -82,10 +79,10 @@ package struct RecordHeader: Equatable, Sendable {
         return Int(clamping: (offset + length - 1) / block - offset / block + 1)
     }
 
-    /// Reads how long header and tags are from the first 32 bytes, checking everything that can be checked
-    /// without the tags.
+    /// Reads the length of header and tags from the first 32 bytes and checks everything that does
+    /// not need the tags.
     ///
-    /// - Parameter recordLength: bytes of the whole record, where its end is known.
+    /// - Parameter recordLength: length of the whole record in bytes, if its end is known.
     package static func prefixLength(
         decoding bytes: RawSpan, recordLength: Int?
     ) throws(WireError) -> Int {
@@ -94,13 +91,14 @@ package struct RecordHeader: Equatable, Sendable {
         return fixed.prefixLength
     }
 
-    /// Reads how long the whole record is from the first 32 bytes, with the same checks.
+    /// Reads the length of the whole record from the first 32 bytes, with the same checks.
     package static func byteCount(decoding bytes: RawSpan) throws(WireError) -> Int {
         let fixed = try FixedPart(decoding: bytes)
         return fixed.prefixLength + fixed.storedLength
     }
 
-    /// Decodes header and tags; `recordLength` is the length of the whole record, where its end is known.
+    /// Decodes header and tags; `recordLength` is the length of the whole record in bytes, if its
+    /// end is known.
     package init(decoding bytes: RawSpan, recordLength: Int?) throws(WireError) {
         let reader = FieldReader("record")
         let fixed = try FixedPart(decoding: bytes)
@@ -137,7 +135,6 @@ package struct RecordHeader: Equatable, Sendable {
         }
     }
 
-    /// Header and tags.
     package func encoded() -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(prefixLength)
@@ -158,7 +155,7 @@ package struct RecordHeader: Equatable, Sendable {
     }
 }
 
-/// The first 32 bytes of a record, with the checks that need nothing else.
+/// The first 32 bytes of a record, with all checks that need only them.
 private struct FixedPart {
     let kind: RecordKind
     let encoding: RecordEncoding

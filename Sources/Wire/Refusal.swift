@@ -3,7 +3,7 @@
 
 internal import Blocks
 
-/// Why the other side will not go on.
+/// Why the other side refuses to continue.
 package enum RefusalCode: UInt16, Sendable, CaseIterable {
     case unsupportedVersion = 1
     case malformed = 2
@@ -18,7 +18,7 @@ package enum RefusalCode: UInt16, Sendable, CaseIterable {
     case stopping = 11
     case invitation = 12
 
-    /// The name in the specification.
+    /// Name in the specification.
     package var name: String {
         switch self {
         case .unsupportedVersion: "unsupported-version"
@@ -32,11 +32,11 @@ package enum RefusalCode: UInt16, Sendable, CaseIterable {
 package struct Refusal: Message, RuledError, CustomStringConvertible {
     package static let type = FrameType.refuse
     package var code: RefusalCode
-    /// The rule of section 8, such as "parent-mismatch".
+    /// Rule of section 8, such as "parent-mismatch".
     package var rule: String
-    /// Seconds after which the sender may come back; 0: not said.
+    /// Seconds after which the sender may come back; 0 if not stated.
     package var retryAfter: UInt16 = 0
-    /// One sentence for people.
+    /// One sentence for the operator.
     package var text: String
 
     package init(
@@ -45,7 +45,7 @@ package struct Refusal: Message, RuledError, CustomStringConvertible {
         self.code = code
         self.retryAfter = retryAfter
         self.rule = rule?.rawValue ?? code.name
-        // What a file system or a library says may hold anything; the wire does not.
+        // Text from a file system or a library may contain anything; the wire does not allow that.
         self.text = String(
             String.UnicodeScalarView(
                 text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? " " : $0 }))
@@ -55,7 +55,8 @@ package struct Refusal: Message, RuledError, CustomStringConvertible {
         try self.init(decoding: bytes, offered: .all)
     }
 
-    /// Decodes a payload that only a side which was offered `retryAfter` may have put a time into: never a sender.
+    /// Decodes a payload. Only a receiver that was offered `retryAfter` may have set a time, never
+    /// a sender.
     package init(decoding bytes: RawSpan, offered: Features) throws(WireError) {
         var reader = FieldReader("REFUSE")
         guard let code = RefusalCode(rawValue: try reader.integer(UInt16.self, bytes)) else {
@@ -86,10 +87,11 @@ package struct Refusal: Message, RuledError, CustomStringConvertible {
         return bytes
     }
 
-    /// nil of a rule that this version does not know.
+    /// `nil` for a rule that this version does not know.
     package var refusalRule: RefusalRule? { RefusalRule(rawValue: rule) }
 
-    /// What the sentence says of the target, for the next step that the sender's operator reads; nothing is decided by it.
+    /// Facts about the target from the sentence, for the next step shown to the sender's operator.
+    /// They decide nothing.
     package var words: [String: String] {
         let tokens = text.split { " ,;:()".contains($0) }.map(String.init)
         var words: [String: String] = [:]

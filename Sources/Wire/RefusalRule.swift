@@ -1,9 +1,9 @@
 // Copyright (c) The Blockferry authors
 // SPDX-License-Identifier: Apache-2.0
 
-/// Every rule by which something is refused or ends, on either side. The raw value travels in REFUSE, stands in messages
-/// and JSON, and in the manual (docs/OPERATIONS.md 8). What to do next about each is said by the programs alone
-/// (`CommandLine.NextStep`).
+/// Every rule by which either side refuses or ends something. The raw value travels in REFUSE and
+/// appears in messages, in JSON and in the manual (docs/OPERATIONS.md 8). Only the programs name
+/// the next step for each (`CommandLine.NextStep`).
 package enum RefusalRule: String, Sendable, CaseIterable {
     // Generations that do not follow each other (`RefusalCode.lineage`).
     case promoted
@@ -31,7 +31,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case targetTaken = "target-taken"
     case occupied
 
-    // The source; these never travel.
+    // The source; these never appear on the wire.
     case otherSource = "other-source"
     case baseLost = "base-lost"
     case storeOverflowed = "store-overflowed"
@@ -48,7 +48,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case interrupted
     case groupIncomplete = "group-incomplete"
 
-    // Export files; these never travel either.
+    // Export files; these never appear on the wire either.
     case outputExists = "output-exists"
     case exported
     case inDoubt = "in-doubt"
@@ -67,7 +67,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case otherStandby = "other-standby"
     case noPeer = "no-peer"
 
-    // What the standby's operator asked for; these never travel either.
+    // Requests of the standby's operator; these never appear on the wire either.
     case unknownVolume = "unknown-volume"
     case alreadyPromoted = "already-promoted"
     case noGeneration = "no-generation"
@@ -81,7 +81,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case cannotKeep = "cannot-keep"
     case noTransfer = "no-transfer"
 
-    // Anything, of any volume. The names of the codes of REFUSE are among them.
+    // Any operation on any volume. They include the names of REFUSE's codes.
     case unreachable
     case keyNotAccepted = "key-not-accepted"
     case busy
@@ -103,7 +103,7 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     case malformed
     case fault
 
-    /// What it means, for people.
+    /// Explanation for the operator.
     package var meaning: String {
         switch self {
         case .promoted: "the standby was promoted and may have been written"
@@ -214,11 +214,11 @@ package enum RefusalRule: String, Sendable, CaseIterable {
     }
 }
 
-/// An error that is explained by one of the rules.
+/// An error that one of the rules explains.
 package protocol RuledError: Error {
-    /// nil if none of the rules is about it.
+    /// `nil` if no rule matches.
     var refusalRule: RefusalRule? { get }
-    /// Values for the words in capitals of the rule's next step, such as "PATH".
+    /// Values for the placeholders in capitals in the rule's next step, such as "PATH".
     var words: [String: String] { get }
 }
 

@@ -6,18 +6,18 @@ internal import Digests
 
 /// Structures of the staging log (Protocol/StagingLog.md).
 package enum StagingLogFormat {
-    /// Size of a header, and unit of all positions.
+    /// Size of a header and unit of all positions, in bytes.
     package static let unit = 4096
 
-    /// Where the records of a transfer go before it is committed.
+    /// Destination of a transfer's records before the commit.
     package enum Mode: UInt32, Sendable {
-        /// Into the log; the target is untouched until commit.
+        /// The log; the target is unchanged until the commit.
         case staged = 1
-        /// Into the target, which holds nothing to protect.
+        /// The target, whose content needs no protection.
         case inPlace = 2
     }
 
-    /// The greatest length of a segment's records.
+    /// Largest length of a segment's records in bytes.
     private static func recordBytesLimit(_ growth: SegmentGrowth) -> UInt64 {
         UInt64(growth.records) * UInt64(Limits.recordPrefix) + growth.content
     }
@@ -92,9 +92,9 @@ package enum StagingLogFormat {
     /// The 4096 bytes before the records of a segment.
     package struct SegmentHeader: Equatable, Sendable {
         package var logID: StagingLogID
-        /// What SEAL said.
+        /// The SEAL of the segment.
         package var seal: Seal
-        /// Length of the records that follow; 0 in mode in place.
+        /// Length in bytes of the records that follow; 0 in mode in place.
         package var recordBytes: UInt64
 
         package init(logID: StagingLogID, seal: Seal, recordBytes: UInt64) {
@@ -103,11 +103,11 @@ package enum StagingLogFormat {
             self.recordBytes = recordBytes
         }
 
-        /// Bytes from the beginning of this header to the next one.
+        /// Bytes from the start of this header to the next one.
         package var span: UInt64 { UInt64(unit) + padded(recordBytes) }
 
-        /// Decodes the header of segment `index` of the log `id`, whose BEGIN says `growth`; `available` is what the file
-        /// holds behind the header.
+        /// Decodes the header of segment `index` in the log `id`, whose BEGIN has this `growth`;
+        /// `available` is the number of bytes in the file after the header.
         package init(
             decoding bytes: RawSpan, logID: StagingLogID, mode: Mode, growth: SegmentGrowth,
             index: UInt64, available: UInt64
@@ -162,7 +162,7 @@ package enum StagingLogFormat {
 }
 
 extension FieldReader {
-    /// Checks that a whole block is there and that its last four bytes are its checksum.
+    /// Checks that the block is complete and that its last four bytes are its checksum.
     func checkBlock(_ bytes: RawSpan) throws(WireError) {
         guard bytes.byteCount >= StagingLogFormat.unit else { throw error(.truncated) }
         let covered = StagingLogFormat.unit - 4
@@ -175,7 +175,7 @@ extension FieldReader {
 }
 
 extension [UInt8] {
-    /// Fills a header up to 4092 bytes and appends the checksum.
+    /// Pads a header to 4092 bytes and appends the checksum.
     mutating func sealBlock() {
         append(zeros: StagingLogFormat.unit - 4 - count)
         append(littleEndian: withRawSpan { CRC32C.checksum($0) })

@@ -6,25 +6,25 @@ package import Digests
 
 /// The structures of a map's file and of its updates (Protocol/TagMap.md, 3 and 4).
 package enum TagMapFormat {
-    /// Bytes of a header, a page, and the digests of a strip's pages.
+    /// Size in bytes of a header, of a page, and of the digests of a strip's pages.
     package static let unit = 4096
-    /// Pages of a strip.
+    /// Number of pages in a strip.
     package static let stripPages: UInt64 = 128
 
-    /// Bytes of a strip: its digests and its pages.
+    /// Size of a strip in bytes: its digests and its pages.
     package static let stripByteCount = UInt64(unit) * (stripPages + 1)
 
-    /// Where the digests of a strip's pages stand.
+    /// Position of the digests of a strip's pages.
     package static func position(ofStrip strip: UInt64) -> UInt64 {
         UInt64(unit) + strip * stripByteCount
     }
 
-    /// The strip in which a byte of the file lies; of the header's, the first.
+    /// The strip that contains a byte of the file; for the header, the first one.
     package static func strip(at position: UInt64) -> UInt64 {
         (max(position, UInt64(unit)) - UInt64(unit)) / stripByteCount
     }
 
-    /// Where a page stands.
+    /// Position of a page in the file.
     package static func position(ofPage page: UInt64) -> UInt64 {
         position(ofStrip: page / stripPages) + UInt64(unit) * (1 + page % stripPages)
     }
@@ -32,11 +32,11 @@ package enum TagMapFormat {
     /// The first 4096 bytes of a map.
     package struct Header: Equatable, Sendable {
         package var algorithm: TagAlgorithm
-        /// None, if the map belongs to no generation.
+        /// Zeros if the map belongs to no generation.
         package var lineage: LineageID
-        /// Zeros, if the map belongs to no generation.
+        /// Zeros if the map belongs to no generation.
         package var generation: SHA256Digest
-        /// Bytes.
+        /// Size of the volume in bytes.
         package var volumeSize: UInt64
         package var root: SHA256Digest
 
@@ -85,15 +85,15 @@ package enum TagMapFormat {
         }
     }
 
-    /// What updates change.
+    /// The map that the updates change.
     package enum Base: UInt8, Sendable {
-        /// The map of the parent.
+        /// The map of the parent generation.
         case parent = 1
-        /// A map of zeros: they are the whole of the new one.
+        /// A map of zeros: the updates form the whole new map.
         case zeros = 2
     }
 
-    /// The first 4096 bytes of updates.
+    /// The first 4096 bytes of an updates file.
     package struct UpdateHeader: Equatable, Sendable {
         package var base: Base
         package var transfer: TransferID
@@ -133,7 +133,7 @@ package enum TagMapFormat {
         }
     }
 
-    /// A block and what it holds from now on.
+    /// A block and its new entry.
     package struct Update: Equatable, Sendable {
         package var block: UInt64
         package var entry: Tag
@@ -144,10 +144,11 @@ package enum TagMapFormat {
         }
     }
 
-    /// Updates of one page at most.
+    /// Largest number of updates in one page.
     package static let pageUpdates = 170
 
-    /// Decodes a page of updates that follow the block `previous`; nothing if it is not valid.
+    /// Decodes a page of updates that follow the block `previous`; returns `nil` if the page is
+    /// invalid.
     package static func updates(
         decoding bytes: RawSpan, after previous: UInt64?
     ) -> [Update]? {

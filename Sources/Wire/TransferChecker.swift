@@ -5,14 +5,14 @@ package import Digests
 
 /// Checks the records and seals of one transfer against its announcement and against each other.
 ///
-/// The receiver runs one over what comes in, recovery over what the staging log holds, and the sender
-/// over what it sends, so that all three agree on what a transfer is.
+/// The receiver checks what arrives, recovery what the staging log holds, and the sender what it
+/// sends, so all three agree on what a transfer is.
 package struct TransferChecker: ~Copyable {
     /// The announcement.
     package let begin: Begin
     /// Digests of the sealed segments, in order.
     package private(set) var segments: [SHA256Digest] = []
-    /// End of the last record.
+    /// End of the last record in bytes.
     package private(set) var previousEnd: UInt64 = 0
     /// Bytes of data in sealed segments.
     package private(set) var sealedContent: UInt64 = 0
@@ -24,16 +24,16 @@ package struct TransferChecker: ~Copyable {
         current = SegmentDigester(index: 0)
     }
 
-    /// Index of the segment that is being filled.
+    /// Index of the open segment.
     package var segmentIndex: UInt64 { UInt64(segments.count) }
 
-    /// Bytes of data until now, sealed or not.
+    /// Bytes of data so far, sealed or not.
     package var content: UInt64 { sealedContent + current.content }
 
-    /// Whether records came in since the last seal.
+    /// Whether records have arrived since the last seal.
     package var hasOpenSegment: Bool { current.recordCount > 0 }
 
-    /// Takes the next record, whose content is checked elsewhere.
+    /// Takes the next record; its content is checked elsewhere.
     package mutating func add(_ record: RecordHeader) throws(WireError) {
         try record.check(
             volumeSize: begin.head.volumeSize, previousEnd: previousEnd,
@@ -50,7 +50,7 @@ package struct TransferChecker: ~Copyable {
         previousEnd = record.end
     }
 
-    /// Ends the segment that is being filled and says what it is.
+    /// Ends the open segment and returns its seal.
     package mutating func seal() -> Seal {
         let seal = Seal(
             index: segmentIndex, recordCount: current.recordCount, content: current.content,
@@ -61,7 +61,7 @@ package struct TransferChecker: ~Copyable {
         return seal
     }
 
-    /// Ends the segment that is being filled and checks that it is what the other side says.
+    /// Ends the open segment and checks it against the other side's seal.
     package mutating func seal(expecting claimed: Seal) throws(WireError) {
         guard claimed.index == segmentIndex, claimed.index < begin.plannedSegments else {
             throw WireError("SEAL", .segmentIndex)
@@ -69,7 +69,7 @@ package struct TransferChecker: ~Copyable {
         try claimed.check(against: seal())
     }
 
-    /// Skips a segment that is known by its seal alone: it was sealed and proven before.
+    /// Skips a segment that was sealed and verified before, so that only its seal is needed.
     package mutating func skip(_ sealed: Seal) throws(WireError) {
         guard sealed.index == segmentIndex, !hasOpenSegment else {
             throw WireError("SEAL", .segmentIndex)
@@ -87,7 +87,7 @@ package struct TransferChecker: ~Copyable {
             volumeRoot: .zero, senderKey: sender)
     }
 
-    /// Checks the record that the other side wants to commit.
+    /// Checks the record of the other side's COMMIT.
     package func check(_ record: GenerationRecord, sender: KeyID) throws(WireError) {
         try record.check(
             against: SealedTransfer(

@@ -3,9 +3,9 @@
 
 /// Why bytes are not a valid structure of the protocol.
 ///
-/// The first violation in the order of Protocol/Specification.md is reported.
+/// It reports the first violation in the order of Protocol/Specification.md.
 package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
-    /// The rule that was broken; raw values are the reasons named in Protocol/Vectors.
+    /// The violated rule; raw values are the reasons named in Protocol/Vectors.
     package enum Reason: String, Sendable, CaseIterable {
         case truncated
         case trailingBytes = "trailing-bytes"
@@ -94,12 +94,10 @@ package struct WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case badAddress = "bad-address"
     }
 
-    /// The structure, such as "BEGIN".
+    /// Name of the structure, such as "BEGIN".
     package let structure: String
-    /// The rule.
     package let reason: Reason
 
-    /// Makes the error.
     package init(_ structure: String, _ reason: Reason) {
         self.structure = structure
         self.reason = reason

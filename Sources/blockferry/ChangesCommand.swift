@@ -8,7 +8,7 @@ internal import Sending
 internal import SnapshotStore
 internal import ThinMetadata
 
-/// `blockferry changes`: the list of changed blocks, straight from device-mapper's own metadata.
+/// `blockferry changes`: the list of changed blocks, read directly from device-mapper's metadata.
 struct ChangesCommand: ParsableCommand {
     enum Format: String, ExpressibleByArgument, CaseIterable {
         case text, json, xml
@@ -121,11 +121,11 @@ struct ChangesCommand: ParsableCommand {
     }
 
     func run() throws {
-        // Printed only once it is certain that the list is whole.
+        // Print only once the list is known to be complete.
         try listing().print()
     }
 
-    /// A list, ready to be printed.
+    /// A list that is ready for printing.
     private struct Listing {
         let spool: Spool
         var prefix = ""

@@ -30,7 +30,7 @@ struct ExplainCommand: ParsableCommand, NamingCommand {
     }
 }
 
-/// A decision in words and as JSON.
+/// A decision as text and as JSON.
 struct ExplanationText: Encodable {
     let schemaVersion = 1
     let peer: String
@@ -46,12 +46,12 @@ struct ExplanationText: Encodable {
     let meaning: String
     let bytesChanged: UInt64?
     let extents: UInt64?
-    /// Why all of the source is read to find out what changed.
+    /// Why the whole source must be read to find the changes.
     let comparison: String?
-    /// What to do about a refusal.
+    /// The next step after a refusal.
     private(set) var next: String?
 
-    /// - Parameter words: what the command knows of its volume, for the next step.
+    /// - Parameter words: the command's facts about its volume, for the next step.
     init(
         _ explanation: Sender.Explanation, _ receiver: ReceiverName, _ name: VolumeName,
         _ words: [String: String]
@@ -98,7 +98,7 @@ struct ExplanationText: Encodable {
     /// Whether a send would be refused.
     private var isRefusal: Bool { decision == "refuse" }
 
-    /// How a send would end that is refused; nil if it would not be.
+    /// Exit code that a refused send would have; `nil` if it would not be refused.
     var exitStatus: ExitStatus? {
         isRefusal ? RefusalRule(rawValue: rule).map { ExitStatus($0) } ?? .failed : nil
     }
@@ -122,7 +122,7 @@ struct ExplanationText: Encodable {
     }
 }
 
-/// The decisions about the members of a group, which is sent if none of them is refused.
+/// The decisions for the members of a group, which is sent only if none is refused.
 struct GroupExplanation: Encodable {
     let schemaVersion = 1
     let group: String

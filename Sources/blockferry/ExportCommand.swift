@@ -78,7 +78,7 @@ struct ExportCommand: ParsableCommand, NamingCommand {
     private var isStream: Bool { output == "-" }
 
     func validate() throws {
-        // Nothing but the file goes where the file goes.
+        // Only the file itself may go to its destination.
         if isStream { Terminal.takeOutput() }
         guard one.source.paths.count <= 1 else {
             throw ValidationError(

@@ -6,7 +6,7 @@ internal import Blocks
 internal import SnapshotStore
 internal import ThinMetadata
 
-/// `blockferry inspect`: what a pool's metadata or a snapshot's store says about itself.
+/// `blockferry inspect`: facts that a pool's metadata or a snapshot's store contains about itself.
 struct InspectCommand: ParsableCommand {
     enum Format: String, ExpressibleByArgument, CaseIterable {
         case text, json, xml

@@ -8,9 +8,9 @@ internal import Platform
 internal import Sending
 internal import Wire
 
-/// Why the last command that was to bring a volume to a standby failed, for `status`.
+/// Records why the last command that sends a volume to a standby failed, for `status`.
 enum LastError {
-    /// Runs such a command; keeps why it failed, or that it did not.
+    /// Runs such a command and records its failure or success.
     static func noting<Value>(
         _ names: [VolumeName], _ receiver: ReceiverName, _ home: SourceHome,
         _ body: () throws -> Value
@@ -18,7 +18,8 @@ enum LastError {
         let result = Result { try body() }
         var failure: SourceFailure?
         if case .failure(let error) = result {
-            // Wrong use is nothing of the volume's, and a volume that another process has is that one's to tell of.
+            // Wrong usage does not concern the volume, and a process that holds the volume records
+            // its own result.
             let rule = ProgramRunner.rule(of: error)
             guard !(error is ValidationError), rule != .busy,
                 (try? home.catalog.receiver(receiver)) ?? nil != nil
@@ -26,7 +27,7 @@ enum LastError {
             failure = SourceFailure(
                 time: Clock.wall(), rule: rule?.rawValue, text: Format.escaped("\(error)"))
         }
-        // What is to be told is the command's own end, also where this cannot be kept.
+        // Report the command's own result even if it cannot be recorded.
         for name in names { try? home.catalog.noteFailure(name, at: receiver, failure) }
         return try result.get()
     }

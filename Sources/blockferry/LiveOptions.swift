@@ -4,7 +4,7 @@
 internal import ArgumentParser
 internal import Sending
 
-/// How a logical volume in use is sent.
+/// How to send a logical volume in use.
 struct LiveOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -60,12 +60,12 @@ struct LiveOptions: ParsableArguments {
         }
     }
 
-    /// Whether any of them was given.
+    /// Whether any of the options was given.
     private var isUsed: Bool {
         cowSize != nil || cowChunk != nil || preSnapshot != nil || postSnapshot != nil
     }
 
-    /// For a source that is no logical volume.
+    /// Refuses the options for a source that is not a logical volume.
     func refuseIfUsed() throws {
         guard !isUsed else {
             throw ValidationError(
@@ -108,7 +108,7 @@ extension StoreSize: ExpressibleByArgument {
 }
 
 extension StoreSize {
-    /// Nothing for a share of something.
+    /// `nil` for a percentage.
     fileprivate var byteCount: UInt64? {
         if case .bytes(let count) = self { return count }
         return nil

@@ -30,7 +30,7 @@ struct LogCommand: ParsableCommand {
         let volume, peer, generationId: String
         var generation, bytesChanged, bytesOnWire: UInt64?
         var seconds: Double?
-        /// Pieces of 16 MiB, from the first to before the end.
+        /// Pieces of 16 MiB: the first, the end, and their number in the volume.
         var firstPiece, endPiece, pieces, differingBlocks: UInt64?
 
         init(_ entry: HistoryEntry) {
@@ -57,7 +57,7 @@ struct LogCommand: ParsableCommand {
             differingBlocks = entry.differingBlocks
         }
 
-        /// For people.
+        /// The entry as text.
         var sentence: String {
             let id = generationId.prefix(8)
             if let generation, let bytesChanged, let bytesOnWire, let seconds {
@@ -83,7 +83,7 @@ struct LogCommand: ParsableCommand {
             struct List: Encodable {
                 let schemaVersion = 1
                 let entries: [Entry]
-                /// Of a state that cannot be written.
+                /// Set if the state cannot be written.
                 let note: String?
             }
             return Terminal.out(
@@ -95,7 +95,7 @@ struct LogCommand: ParsableCommand {
                     + entries.map { [$0.time, $0.volume, $0.peer, $0.sentence] }))
     }
 
-    /// Two lists, the newest first, as one. Each stays in its own order, whatever the clock has done meanwhile.
+    /// Merges two lists, newest first. Each keeps its own order, whatever the clock did.
     private static func merged(
         _ one: [(time: UInt64, entry: Entry)], _ other: [(time: UInt64, entry: Entry)]
     ) -> [(time: UInt64, entry: Entry)] {

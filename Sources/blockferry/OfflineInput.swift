@@ -8,7 +8,7 @@ internal import Platform
 internal import SnapshotStore
 internal import ThinMetadata
 
-/// A file that gives no answer, as the one sentence that the user sees.
+/// An unreadable or damaged file, with the message for the user.
 struct DamagedInput: Error, CustomStringConvertible {
     let file: String
     let reason: String
@@ -17,7 +17,7 @@ struct DamagedInput: Error, CustomStringConvertible {
 }
 
 extension DamagedInput {
-    /// Runs `body` and names the file in whatever error of the readers comes out of it.
+    /// Runs `body` and adds the file's name to every error of the readers.
     static func naming<Value>(_ file: String, _ body: () throws -> Value) throws -> Value {
         do {
             return try body()
@@ -37,10 +37,10 @@ extension DamagedInput {
     }
 }
 
-/// Text that reaches standard output only as a whole, when everything has gone well.
+/// Output that is printed only completely, after everything has succeeded.
 ///
-/// A list that turns out to be damaged half-way must not have been printed half-way. Up to 1 MiB
-/// stays in memory; what is longer goes to a temporary file without a name.
+/// A list that turns out to be damaged half-way must not be printed in part. Up to 1 MiB stays in
+/// memory; a longer one goes to a nameless temporary file.
 final class Spool {
     private var pending = Data()
     private var file: FileHandle?
@@ -51,7 +51,7 @@ final class Spool {
         if pending.count >= Self.memoryByteCount { try flush() }
     }
 
-    /// Writes `prefix`, everything and `suffix` to standard output.
+    /// Writes `prefix`, the collected text and `suffix` to standard output.
     func print(prefix: String = "", suffix: String = "") throws {
         let output = FileHandle.standardOutput
         try output.write(contentsOf: Data(prefix.utf8))
@@ -85,7 +85,7 @@ final class Spool {
     }
 }
 
-/// The two kinds of input, of which a command takes exactly one.
+/// The two kinds of input; a command takes exactly one.
 struct OfflineInput: ParsableArguments {
     @Option(
         help: ArgumentHelp(

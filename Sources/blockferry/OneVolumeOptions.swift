@@ -8,7 +8,7 @@ internal import LVM
 internal import Sending
 internal import Wire
 
-/// One source, the standby, and the volume there.
+/// One source, the standby, and the volume's name there.
 struct OneVolumeOptions: ParsableArguments {
     @OptionGroup var source: SourceOptions
 
@@ -23,10 +23,10 @@ struct OneVolumeOptions: ParsableArguments {
             valueName: "name"), transform: VolumeName.parse)
     var volume: VolumeName?
 
-    /// Values for the words of a next step.
+    /// Values for the placeholders of a next step.
     func words(_ verb: String) -> [String: String] { source.words(verb, receiver, volume) }
 
-    /// The volume's name on the standby, and the logical volume, if the source is one.
+    /// The volume's name on the standby and, if the source is one, the logical volume.
     func find() throws -> (
         name: VolumeName, live: (group: VolumeGroup, volume: LogicalVolume)?
     ) {
@@ -38,9 +38,9 @@ struct OneVolumeOptions: ParsableArguments {
         return (name, found)
     }
 
-    /// Opens a source that is no logical volume.
+    /// Opens a source that is not a logical volume.
     ///
-    /// - Parameter isInDoubtKnown: whether a generation in doubt counts for the size that is known.
+    /// - Parameter isInDoubtKnown: whether the known size may come from a generation in doubt.
     func open(
         _ home: SourceHome, _ name: VolumeName, isInDoubtKnown: Bool = false
     ) throws -> any Source {
@@ -51,7 +51,7 @@ struct OneVolumeOptions: ParsableArguments {
 }
 
 extension LiveVolume {
-    /// A logical volume of which the user hears warnings.
+    /// A logical volume whose warnings go to the user.
     convenience init(
         warning volume: LogicalVolume, _ options: LiveVolume.Options, home: SourceHome
     ) throws {

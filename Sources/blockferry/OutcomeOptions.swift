@@ -8,7 +8,7 @@ internal import Platform
 internal import Sending
 internal import Wire
 
-/// What a user wants done when a send has ended, the one way or the other.
+/// Commands to run when a send has succeeded or failed.
 struct OutcomeOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -29,14 +29,14 @@ struct OutcomeOptions: ParsableArguments {
 
     var isUsed: Bool { postSuccess != nil || postFailure != nil }
 
-    /// The send was done, and what was to be done then has failed.
+    /// The send succeeded, but the command to run afterwards failed.
     struct Failure: Error, CustomStringConvertible {
         let error: CommandError
 
         var description: String { "everything was sent, but --post-success: \(error)" }
     }
 
-    /// Runs what is wanted after a success. Of a group there is a word for each volume in each value.
+    /// Runs the command after a success. For a group, each value has one word per volume.
     func succeeded(
         _ outcomes: [Sender.Outcome], _ volumes: [VolumeName], at receiver: ReceiverName,
         seconds: Int
@@ -64,7 +64,8 @@ struct OutcomeOptions: ParsableArguments {
         }
     }
 
-    /// Runs what is wanted after a failure. If that fails as well it is told, and the first error remains the error.
+    /// Runs the command after a failure. If it fails too, that is reported, and the first error
+    /// remains the result.
     func failed(
         _ error: any Error, _ volumes: [VolumeName], at receiver: ReceiverName, seconds: Int
     ) {

@@ -62,7 +62,7 @@ struct PairCommand: ParsableCommand {
 }
 
 extension PairCommand {
-    /// The invitation, from wherever it comes.
+    /// The invitation, from any of its sources.
     fileprivate func invitationText() throws -> String {
         guard invitation == nil || invitationFile == nil else {
             throw ValidationError("Give the invitation once: as an argument, or by --invitation.")

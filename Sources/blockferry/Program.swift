@@ -9,7 +9,7 @@ internal import Platform
 internal import Sending
 internal import Wire
 
-/// The command of the source host.
+/// The program of the source host.
 @main struct Program: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "blockferry",
@@ -52,7 +52,7 @@ internal import Wire
     }
 }
 
-/// Where this host keeps its identity, catalog and plans.
+/// Directory of this host's identity, catalog and plans.
 struct StateOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -66,7 +66,7 @@ struct StateOptions: ParsableArguments {
 
     func home() throws -> SourceHome { try SourceHome(path: path) }
 
-    /// The state, to be looked at.
+    /// Opens the state for inspection.
     func readableHome() throws -> SourceHome {
         let found = try SourceHome(forReading: path)
         if let reading = found.catalog.reading { Terminal.error("warning: \(reading.sentence)") }
@@ -74,5 +74,5 @@ struct StateOptions: ParsableArguments {
     }
 }
 
-/// Name and version, as the other side sees them.
+/// Name and version sent to the other side.
 let software = "blockferry \(ProgramRunner.version)"

@@ -115,7 +115,7 @@ struct ResyncCommand: ParsableCommand, NamingCommand {
         Terminal.out(
             json
                 ? try Format.json(DifferenceResult(difference)) : text(difference))
-        // A plan ends as the resync would.
+        // A plan has the same exit code as the resync.
         if let refusal = difference.refusal { throw refusal }
     }
 

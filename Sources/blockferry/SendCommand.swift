@@ -12,7 +12,7 @@ internal import Wire
 
 extension CompressionPolicy: ExpressibleByArgument {}
 
-/// The standby and the volume there.
+/// The standby, and the volume's name there.
 struct DestinationOptions: ParsableArguments {
     @Option(
         name: .customLong("to"), help: ArgumentHelp("The standby.", valueName: "peer"),
@@ -24,7 +24,7 @@ struct DestinationOptions: ParsableArguments {
         transform: VolumeName.parse)
     var volume: VolumeName
 
-    /// Values for the words of a next step.
+    /// Values for the placeholders of a next step.
     var words: [String: String] { ["PEER": receiver.text, "VOLUME": volume.text] }
 }
 
@@ -108,7 +108,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
 
     var words: [String: String] {
         var words = source.words("send", receiver, volume.first)
-        // An error of a group names its volume.
+        // A group's error names its volume.
         if group != nil { words["VOLUME"] = nil }
         return words
     }
@@ -131,7 +131,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
         } catch let failure as OutcomeOptions.Failure {
             throw failure
         } catch {
-            // Wrong use is not a failure of the send.
+            // Wrong usage is not a failure of the send.
             if !(error is ValidationError) {
                 let last = source.paths.compactMap { path in
                     path.split(separator: "/").last.flatMap { VolumeName(String($0)) }
@@ -174,7 +174,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
         try LiveVolume(warning: found.volume, live.volume(options(name)), home: home)
     }
 
-    /// The logical volumes; none if the sources are something else.
+    /// The logical volumes; empty if the sources are of another kind.
     private func live(
         _ found: [(group: VolumeGroup, volume: LogicalVolume)?]
     ) throws -> [(group: VolumeGroup, volume: LogicalVolume)] {
@@ -185,7 +185,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
         return live
     }
 
-    /// Says what would be sent, and changes nothing. Ends as the send would.
+    /// Reports what would be sent and changes nothing. The exit code is that of the send.
     private func explain(
         _ found: [(group: VolumeGroup, volume: LogicalVolume)?], _ names: [VolumeName],
         _ home: SourceHome
@@ -215,7 +215,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
         }
     }
 
-    /// What is no logical volume.
+    /// Opens sources that are not logical volumes.
     private func openAll(_ names: [VolumeName], _ home: SourceHome) throws -> [any Source] {
         guard group != nil else { return [try open(names[0], home)] }
         return try source.paths.map {
@@ -257,7 +257,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
             waitSeconds: live.wait, software: software, notice: SendText.notice(isQuiet: quiet))
     }
 
-    /// Sends what is no logical volume.
+    /// Sends sources that are not logical volumes.
     private func sendPlain(
         _ names: [VolumeName], _ home: SourceHome, _ line: SendProgress
     ) throws -> [[Sender.Outcome]] {

@@ -8,20 +8,20 @@ internal import Sending
 internal import Synchronization
 internal import Wire
 
-/// Shows how far a send is, and says what is safe when the operator ends it.
+/// Shows the progress of a send, and reports what is safe when the operator interrupts it.
 final class SendProgress: Sendable {
     private struct State {
         var report: Sender.Report?
         var volumes: [VolumeName] = []
         var meter = ProgressMeter()
-        /// What the standby has acknowledged, and of how much; it counts also in phases that come later.
+        /// Bytes that the standby has acknowledged, and the total; kept in later phases.
         var sent: (done: UInt64, total: UInt64)?
     }
 
     private let line: ProgressLine
     private let state = Mutex(State())
 
-    /// - Parameter isJSON: whether an object is printed if the program is ended.
+    /// - Parameter isJSON: print an object if the program is interrupted.
     init(_ line: ProgressLine, isJSON: Bool) {
         self.line = line
         Interruption.explain(
@@ -54,7 +54,7 @@ final class SendProgress: Sendable {
     }
 }
 
-/// Whether a command shows how far it is where standard error is no terminal.
+/// Whether a command shows progress if standard error is not a terminal.
 struct ProgressOptions: ParsableArguments {
     @Flag(help: "Say how far it is also where standard error is no terminal: a line every minute.")
     var progress = false

@@ -7,18 +7,19 @@ internal import Platform
 internal import Sending
 internal import Wire
 
-/// What a send says to people.
+/// Texts of a send.
 enum SendText {
-    /// What becomes of a line that the user should see before it goes on.
+    /// Prints a notice for the user before the send continues.
     static func notice(isQuiet: Bool) -> @Sendable (String) -> Void {
         { line in
             if !isQuiet { Terminal.error(line) }
         }
     }
 
-    /// How far it is.
+    /// The progress as one line.
     ///
-    /// - Parameters: `volumes` the name, of a group the names; `meter` has seen what this report and those before it say.
+    /// - Parameters: `volumes` contains the name, or a group's names; `meter` has taken all reports
+    ///   up to this one.
     static func progress(
         _ report: Sender.Report, _ volumes: [VolumeName], _ meter: ProgressMeter
     ) -> String {
@@ -42,7 +43,7 @@ enum SendText {
         return "  \(Format.bytes(rate))/s\(left)"
     }
 
-    /// What was done, on one line.
+    /// The result on one line.
     static func outcome(_ outcome: Sender.Outcome, _ volume: VolumeName) -> String {
         let id = String("\(outcome.id)".prefix(12))
         let step: String
@@ -77,7 +78,7 @@ struct GroupResult: Encodable {
     let volumes: [SendResult]
 }
 
-/// The JSON of a finished send: the last generation, and those that an earlier run had begun.
+/// The JSON of a finished send: the last generation, and those begun by an earlier run.
 struct SendResult: Encodable {
     let schemaVersion = 1
     let peer: String

@@ -90,7 +90,7 @@ struct SourceOptions: ParsableArguments {
         }
     }
 
-    /// The source as it was given, for a shell.
+    /// The source as given, quoted for a shell.
     var text: String {
         var words: [String] = []
         func add(_ option: String, _ value: String?) {
@@ -108,7 +108,8 @@ struct SourceOptions: ParsableArguments {
         return words.joined(separator: " ")
     }
 
-    /// Values for the words of a next step; the volume is called as a logical volume would be, if it is not named.
+    /// Values for the placeholders of a next step; a volume without a name gets the logical
+    /// volume's.
     func words(_ verb: String, _ receiver: ReceiverName, _ volume: VolumeName?) -> [String: String]
     {
         var words = ["VERB": verb, "SOURCE": text, "PEER": receiver.text]
@@ -116,17 +117,17 @@ struct SourceOptions: ParsableArguments {
         return words
     }
 
-    /// The logical volume of this name or path, if it is one.
+    /// The logical volume of this name or path; `nil` if it is not one.
     static func liveVolume(
         _ path: String
     ) throws -> (group: VolumeGroup, volume: LogicalVolume)? {
-        // What is there under a relative path is meant, even if a volume has that name too.
+        // An existing relative path takes precedence over a volume of the same name.
         guard path.hasPrefix("/") || !Directory.exists(path) else { return nil }
         return try VolumeGroup.find(path)
     }
 
-    /// Says why a source gives its volume no name, if that is more than that it has none: it is not there, or its name is no
-    /// name of a volume.
+    /// Explains why a source gives its volume no name, if there is a special reason: it does not
+    /// exist, or its name is not valid on a standby.
     static func checkNamed(_ path: String?, _ volume: LogicalVolume?) throws {
         if let volume {
             throw ValidationError(
@@ -138,9 +139,9 @@ struct SourceOptions: ParsableArguments {
         }
     }
 
-    /// Opens the source; `knownSize` is the size of the last committed generation.
+    /// Opens the source; `knownSize` is the size of the last committed generation in bytes.
     ///
-    /// - Parameter isLook: nothing is sent, and nobody who sends is disturbed.
+    /// - Parameter isLook: the source is not sent, so a concurrent send is not disturbed.
     func open(knownSize: UInt64?, isLook: Bool = false) throws -> any Source {
         if let path = paths.first {
             return try PlainSource(path: path, allowsUse: allowInUse, isLook: isLook)

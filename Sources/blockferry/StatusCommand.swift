@@ -21,15 +21,15 @@ struct StatusCommand: ParsableCommand {
 
     private struct Entry: Encodable {
         let volume, peer, state: String
-        /// What the committed generation was made from, in words.
+        /// Description of the committed generation's source.
         let source: String?
         let generation: UInt64?
         let generationId: String?
         let ageSeconds: UInt64?
         let committed: String?
-        /// When the standby noted last that nothing has changed since.
+        /// When the standby last recorded that nothing has changed since.
         let confirmed: String?
-        /// Why the last command for the volume failed, if it did.
+        /// Why the last command for the volume failed; `nil` if it did not.
         let lastError: LastError?
         let volumeBytes: UInt64?
         let lastBytesChanged: UInt64?
@@ -53,7 +53,7 @@ struct StatusCommand: ParsableCommand {
     func run() throws {
         let home = try state.readableHome()
         let catalog = home.catalog
-        // Without LVM, or without the right to use it, there are no snapshots to show.
+        // Without LVM, or without permission to use it, there are no snapshots to show.
         let live = try liveFacts(home)
         let snapshots = live?.snapshots
         let now = Clock.wall()
@@ -63,7 +63,7 @@ struct StatusCommand: ParsableCommand {
                 .map { LastError($0.failure) }
         }
         let replicas = try catalog.replicas()
-        // What was never planned has no replica yet.
+        // A volume that was never planned has no replica yet.
         let unknown = failures.filter { failure in
             !replicas.contains {
                 $0.volume == failure.volume && $0.receiver == failure.receiver
@@ -104,9 +104,9 @@ struct StatusCommand: ParsableCommand {
                 let snapshots: [SnapshotEntry]?
                 let suspendedDevices: [String]?
                 let pools: [PoolEntry]?
-                /// Of groups and pools that become full.
+                /// Warnings about groups and pools that fill up.
                 let warnings: [String]?
-                /// Of a state that cannot be written.
+                /// Set if the state cannot be written.
                 let note: String?
             }
             return Terminal.out(
@@ -161,7 +161,7 @@ struct StatusCommand: ParsableCommand {
         warnings: [String]
     )
 
-    /// nil if LVM cannot be asked: status is good for more than that.
+    /// `nil` if LVM cannot be queried; the rest of the status is still useful.
     private func liveFacts(_ home: SourceHome) throws -> LiveFacts? {
         let inventory = SnapshotInventory(home)
         do {
@@ -177,26 +177,26 @@ struct StatusCommand: ParsableCommand {
     }
 }
 
-/// A thin pool that snapshots of ours are in.
+/// A thin pool that contains our snapshots.
 private struct PoolEntry: Encodable {
     let pool: String
     let snapshotsLeft: UInt64
 }
 
 extension SnapshotInventory.Suspended {
-    /// For people.
+    /// The entry as text.
     fileprivate var sentence: String {
         "\(device.name), a device of \(volume.fullName), is suspended: what is written to it waits. Whoever did that may "
             + "be at it still; if nobody is, resume it with: \(device.remedy)\n"
     }
 }
 
-/// A snapshot of ours, as JSON.
+/// One of our snapshots, as JSON.
 private struct SnapshotEntry: Encodable {
     let snapshot: String
     let origin: String?
     let peer, volume, kind, role, created: String
-    /// What would be free without it.
+    /// Bytes that would be free without it.
     let bytesHeld: UInt64?
     let storePercent: UInt64?
 

@@ -53,7 +53,7 @@ struct VerifyCommand: ParsableCommand, NamingCommand {
     @Flag(help: "Print the result as JSON.") var json = false
     @Flag(name: [.long, .customShort("q")], help: "Print nothing but errors.") var quiet = false
 
-    /// A time with its unit.
+    /// A duration with a unit.
     struct Duration: ExpressibleByArgument {
         let seconds: UInt64
 

@@ -211,14 +211,16 @@ struct StatusCommand: ParsableCommand {
         let generationId: String?
         let ageSeconds: UInt64?
         let sourceTime: String?
-        /// Whether the source's point in time is more than a minute later than the commit by this host's clock.
+        /// Whether the source's point in time is over a minute later than the commit by this host's
+        /// clock.
         let sourceClockAhead: Bool
         let committed: String?
-        /// When the source said last that it still holds the same.
+        /// When the source last confirmed that it still holds the same.
         let confirmed: String?
-        /// Why the source's last session was refused or given up, until a generation is committed or confirmed.
+        /// Why the source's last session was refused or stopped, until a generation is committed or
+        /// confirmed.
         let lastRefusal: LastRefusal?
-        /// What is coming in, or was when its source went away.
+        /// The unfinished transfer, even if its source is disconnected.
         let unfinished: Unfinished?
         let volumeBytes: UInt64?
         let reason: String?
@@ -226,13 +228,14 @@ struct StatusCommand: ParsableCommand {
         let targetProblem: String?
         /// Whether one resync may replace a promoted copy.
         let demoted: Bool
-        /// Whether the state directory was restored or moved, and the target was not read as a whole since.
+        /// Whether the state directory was restored or moved, and the target has not been read in
+        /// full since.
         let restored: Bool
         let keeping: KeptEntry.Keeping?
         let kept: [KeptEntry.Generation]
-        /// Of a target in a thin pool.
+        /// For a target in a thin pool.
         let snapshotsLeft: UInt64?
-        /// Of a thin target: whether zeros take storage.
+        /// For a thin target: whether zeros take up storage.
         let wastesStorage: Bool?
     }
 
@@ -248,15 +251,16 @@ struct StatusCommand: ParsableCommand {
         }
     }
 
-    /// A generation that is not whole yet, or not on its target.
+    /// A generation that is incomplete or not on its target yet.
     private struct Unfinished: Encodable {
         let generation: UInt64
         /// `full`, `delta` or `resync`.
         let kind: String
-        /// Whether content goes to the target at once; the staging log then says what is there, and holds none of it.
+        /// Whether content is written directly to the target; the staging log then lists it but
+        /// does not contain it.
         let inPlace: Bool
         let stagedBytes: UInt64?
-        /// Since something came in last.
+        /// Seconds since the last content arrived.
         let ageSeconds: UInt64?
 
         init?(_ transfer: StandbyTransfer?, _ log: StagedLog?, _ now: UInt64) {
@@ -269,7 +273,7 @@ struct StatusCommand: ParsableCommand {
             ageSeconds = log?.writtenAt.map { (now - min(now, $0)) / nanosecondsPerSecond }
         }
 
-        /// For people.
+        /// The state as text.
         var sentence: String {
             "generation \(generation) is not finished"
                 + (stagedBytes.map { ": \(Format.bytes($0)) in the staging log" } ?? "")
@@ -315,7 +319,7 @@ struct StatusCommand: ParsableCommand {
             struct List: Encodable {
                 let schemaVersion = 1
                 let volumes: [Entry]
-                /// Of a state that cannot be written.
+                /// Set if the state cannot be written.
                 let note: String?
             }
             Terminal.out(
@@ -373,7 +377,7 @@ struct PromoteCommand: ParsableCommand, OneVolumeCommand {
 
     func run() throws {
         do { try promote() } catch {
-            // The one thing that must work when the disk is full.
+            // Promoting must work even if the disk is full.
             guard StandbyHome.giveUpReserve(state.path) else { throw error }
             Terminal.error(
                 "the file system of \(state.path) is full: the reserve there was given up; it is made again once there is room"

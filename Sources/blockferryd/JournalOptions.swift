@@ -8,7 +8,8 @@ internal import Platform
 internal import Receiving
 internal import Wire
 
-/// How the daemon and what it starts write their lines to standard error, which is the journal under a service manager.
+/// Format of the lines that the daemon and its processes write to standard error, which is the
+/// journal under a service manager.
 struct JournalOptions: ParsableArguments {
     enum Style: String, CaseIterable, ExpressibleByArgument {
         case text, json
@@ -28,7 +29,7 @@ struct JournalOptions: ParsableArguments {
         }
     }
 
-    /// The object of a line. What a line has no value for is left out.
+    /// The object of a line, without the fields that have no value.
     private struct Line: Encodable {
         let schemaVersion = 1
         let time, type, message: String

@@ -100,7 +100,7 @@ struct KeepCommand: ParsableCommand, OneVolumeCommand {
     }
 }
 
-/// What `status`, `volumes` and `keep` tell about kept generations.
+/// Kept generations as `status`, `volumes` and `keep` show them.
 struct KeptEntry {
     /// The limits.
     struct Keeping: Encodable {
@@ -108,7 +108,8 @@ struct KeptEntry {
         let forSeconds: UInt64?
         /// Why a generation could not be kept or released.
         let problem: String?
-        /// What is to be told all the same: room that becomes short, generations that gave way to the copy.
+        /// A warning despite success: space that runs short, or generations that gave way to the
+        /// copy.
         let warning: String?
 
         var sentence: String {
@@ -148,7 +149,7 @@ struct KeptEntry {
 }
 
 extension Retention {
-    /// The limits as given on the command line; nothing if there are none.
+    /// The limits from the command line; `nil` if there are none.
     init?(_ generations: UInt64?, _ age: Age?) {
         if generations == nil, age == nil { return nil }
         self.init(generations: generations, seconds: age?.seconds)

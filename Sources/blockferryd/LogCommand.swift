@@ -26,7 +26,7 @@ struct LogCommand: ParsableCommand {
     @OptionGroup var state: StateOptions
 
     private struct Entry: Encodable {
-        /// Ascends, and is never used twice.
+        /// Ascending number, never reused.
         let number: UInt64
         let time, event: String
         let volume: String?
@@ -52,7 +52,7 @@ struct LogCommand: ParsableCommand {
             struct List: Encodable {
                 let schemaVersion = 1
                 let events: [Entry]
-                /// Of a state that cannot be written.
+                /// Set if the state cannot be written.
                 let note: String?
             }
             return Terminal.out(

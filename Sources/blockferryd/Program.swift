@@ -41,7 +41,7 @@ internal import Wire
         ])
 
     static func main() {
-        // What this process may not ask device-mapper, the helper does.
+        // If this process may not query device-mapper, the helper does.
         if Process.effectiveUser != 0 {
             BlockDevice.setHelper { HelperClient().look(at: $0) }
         }
@@ -49,7 +49,7 @@ internal import Wire
             switch error {
             case AdministrationError.notApplied(_, _, let error): ProgramRunner.common(error)
             case ImportError.refused(_, _, _, let refusal):
-                // There is no session that the next one could go on from.
+                // There is no session that the next one could resume.
                 refusal.code == .corrupt ? .failed : ExitStatus(refusal)
             default: nil
             }
@@ -57,7 +57,7 @@ internal import Wire
     }
 }
 
-/// Where the standby keeps its identity, catalog and staging logs.
+/// Location of the standby's identity, catalog and staging logs.
 struct StateOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -69,7 +69,7 @@ struct StateOptions: ParsableArguments {
         state ?? Process.environment("BLOCKFERRYD_STATE") ?? "/var/lib/blockferryd"
     }
 
-    /// The state, to be looked at.
+    /// Opens the state for inspection.
     func readableHome() throws -> StandbyHome {
         let found = try StandbyHome(forReading: path)
         guard let reading = found.catalog.reading else { return try home() }
@@ -89,5 +89,5 @@ struct StateOptions: ParsableArguments {
     }
 }
 
-/// Name and version, as the other side sees them.
+/// Name and version sent to the other side.
 let software = "blockferryd \(ProgramRunner.version)"

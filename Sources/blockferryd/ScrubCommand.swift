@@ -29,7 +29,7 @@ struct ScrubCommand: ParsableCommand, OneVolumeCommand {
         let generation: UInt64
         let generationId: String
         let clean: Bool
-        /// Whether there was nothing to compare with.
+        /// Whether there was neither a map nor a root to compare with.
         let cannotBeTold: Bool
         let mapWasMissing: Bool
         let bytesRead: UInt64

@@ -7,7 +7,7 @@ internal import Platform
 internal import Receiving
 internal import Wire
 
-/// What `serve` and the processes that it starts run after a commit.
+/// The hook that `serve` and its processes run after a commit.
 struct HookOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -26,12 +26,12 @@ struct HookOptions: ParsableArguments {
         }
     }
 
-    /// The same for a process that is started.
+    /// The options for a process that is started.
     var arguments: [String] {
         postCommit.map { ["--post-commit", $0, "--hook-timeout", "\(hookTimeout)"] } ?? []
     }
 
-    /// The standby, with what is to be run there.
+    /// The standby's state with the hook.
     func home(_ state: StateOptions) throws -> StandbyHome {
         var home = try state.home()
         home.commitHook = postCommit.map { CommitHook($0, seconds: hookTimeout) }
@@ -80,21 +80,22 @@ struct ServeCommand: ParsableCommand {
             ] + hook.arguments,
             checkState: {
                 try home.checkAccess()
-                // Without room for it nothing else is wrong.
+                // Lack of space for it affects nothing else.
                 try? view.refresh()
             }, interrupted: recovery.interrupted,
             log: journal.log)
         let held = try recovery.recoverAll()
         if let portFile { try Directory.replace(portFile, with: Array("\(port)\n".utf8)) }
         journal.log("listening on \(listen), port \(port)")
-        // It waits for nobody and nobody for it: what is not told when the daemon ends is told by the next one.
+        // No other thread waits for it: events not in the journal when the daemon ends are written
+        // by the next one.
         let teller = EventTeller(home, log: journal.log)
         _ = Thread("journal") { teller.run() }
         try supervisor.run(signals: signals.rawValue, held: held)
     }
 }
 
-/// What `serve` starts for connections; descriptor 3 is the channel between the two.
+/// Serves connections for `serve`; descriptor 3 is the channel between the two.
 struct WorkerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "worker", shouldDisplay: false)
 
@@ -114,8 +115,8 @@ struct WorkerCommand: ParsableCommand {
     }
 }
 
-/// What `serve` starts for volumes that another process had when it began, and for those whose committed generation is
-/// not on its target.
+/// Started by `serve` for volumes that another process held at its start, and for those whose
+/// committed generation is not on its target.
 struct RecoverCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "recover", shouldDisplay: false)
 
