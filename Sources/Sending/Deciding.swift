@@ -11,13 +11,13 @@ internal import Wire
 extension Sender {
     /// Decides about a source once the state of both sides is settled.
     func decide(
-        _ source: any Source, _ settled: Settled, keepsPrepared: Bool = false
+        _ source: any Source, _ settled: Settled, inGroup: Bool = false
     ) throws -> SendDecision {
         let replica = settled.replica
         return try decide(
             source, Self.memory(of: replica), settled.standby,
             Base(identity: replica.baseIdentity, record: replica.committed), replica,
-            keepsPrepared: keepsPrepared)
+            inGroup: inGroup)
     }
 
     /// Decides. It asks the slower questions about the source only if their answers matter.
@@ -25,15 +25,16 @@ extension Sender {
     /// - Parameters:
     ///   - source: `nil` to consider only the two histories.
     ///   - base: source of the generation that counts as committed.
+    ///   - inGroup: whether the source is sent as a member of a group.
     func decide(
         _ source: (any Source)?, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
-        _ base: Base, _ replica: Replica, keepsPrepared: Bool = false
+        _ base: Base, _ replica: Replica, inGroup: Bool = false
     ) throws -> SendDecision {
         var facts = SendFacts(
             memory: memory, standby: standby, committedByteCount: base.volumeByteCount,
-            allowsShrink: options.allowShrink, keepsPrepared: keepsPrepared)
+            allowsShrink: options.allowShrink, keepsPrepared: inGroup || source == nil)
         guard let source else { return SendDecision(facts) }
-        facts.source = try self.facts(of: source, base, replica)
+        facts.source = try self.facts(of: source, base, replica, inGroup)
         let decision = SendDecision(facts)
         guard case .delta(_, resume: false) = decision else { return decision }
         do {
@@ -45,7 +46,7 @@ extension Sender {
     }
 
     private func facts(
-        of source: any Source, _ base: Base, _ replica: Replica
+        of source: any Source, _ base: Base, _ replica: Replica, _ inGroup: Bool
     ) throws -> SendFacts.Source {
         var facts = SendFacts.Source(
             byteCount: source.volumeByteCount,
@@ -57,11 +58,17 @@ extension Sender {
                 try otherSource(source.identity, source.name, replica)
                 ?? namelessProblem(source, replica)
         }
-        if let (begin, _) = planned(source, replica, group: nil) {
+        if let (begin, _) = planned(source, replica, group: unfinishedGroup(replica, inGroup)) {
             facts.isPlanned = true
             facts.hasDraft = map.hasDraft(begin, parent: replica.committed)
         }
         return facts
+    }
+
+    /// The group that an unfinished transfer must have to be resumed: of a member its own, whose
+    /// other members are not known here.
+    func unfinishedGroup(_ replica: Replica, _ inGroup: Bool) -> Group? {
+        inGroup ? replica.transfer?.begin.group : nil
     }
 
     private func proofFact(_ source: any Source, _ base: Base) throws -> SendFacts.Proof {

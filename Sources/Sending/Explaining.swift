@@ -11,17 +11,21 @@ internal import Wire
 extension Sender {
     /// Explains what `send` would do and, if a source is given, how much it would send. Writes only
     /// its own scratch files.
-    package func explain(_ source: (any Source)?) throws -> Explanation {
+    package func explain(
+        _ source: (any Source)?, inGroup: Bool = false
+    ) throws -> Explanation {
         while true {
             let before = try replica().committed
-            do { return try explainOnce(source) } catch let error as MapError {
+            do { return try explainOnce(source, inGroup) } catch let error as MapError {
                 // A send that has just ended replaced the map during the read.
                 guard try replica().committed != before else { throw error }
             }
         }
     }
 
-    private func explainOnce(_ source: (any Source)?) throws -> Explanation {
+    private func explainOnce(
+        _ source: (any Source)?, _ inGroup: Bool
+    ) throws -> Explanation {
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }
         let replica = try replica()
@@ -34,7 +38,7 @@ extension Sender {
             base = Base(identity: replica.unfinishedIdentity, record: replica.pending)
         }
         let decision = try decide(
-            source, memory, standby, base, replica, keepsPrepared: source == nil)
+            source, memory, standby, base, replica, inGroup: inGroup)
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
         guard let source else { return explanation }
         do {
@@ -42,7 +46,8 @@ extension Sender {
             case .upToDate: ChangeCounter().tell(&explanation)
             case .refuse, .wait: break
             case .full(let resume), .delta(_, let resume), .compare(_, let resume, _):
-                if resume, let (_, plan) = planned(source, replica, group: nil) {
+                let group = unfinishedGroup(replica, inGroup)
+                if resume, let (_, plan) = planned(source, replica, group: group) {
                     var counter = ChangeCounter()
                     try plan.forEach { counter.add($0) }
                     counter.tell(&explanation)

@@ -160,7 +160,7 @@ package final class GroupSender {
             var upToDate: GenerationRecord?
             do {
                 settled = try sender.settle(dialogue, standby, keepingPrepared: true)
-                switch try sender.decide(member.source, settled, keepsPrepared: true) {
+                switch try sender.decide(member.source, settled, inGroup: true) {
                 case .refuse(let refused): throw sender.error(refused, settled, member.source)
                 case .upToDate: upToDate = settled.replica.committed
                 case .full, .delta, .compare, .wait: break

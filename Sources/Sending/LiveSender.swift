@@ -53,7 +53,8 @@ package final class LiveSender {
             try volume.checkSuspension(in: group, resumes: false)
             try volume.checkPool(in: group)
             return try sender(volume).explain(
-                try volume.source(volume.volume, in: group, time: Clock.wall()))
+                try volume.source(volume.volume, in: group, time: Clock.wall()),
+                inGroup: volumes.count > 1)
         }
     }
 

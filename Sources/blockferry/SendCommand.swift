@@ -195,7 +195,7 @@ struct SendCommand: ParsableCommand, NamingCommand {
         if live.isEmpty {
             try self.live.refuseIfUsed()
             explanations = try zip(try openAll(names, home), names).map { source, name in
-                try Sender(home, options(name)).explain(source)
+                try Sender(home, options(name)).explain(source, inGroup: group != nil)
             }
         } else {
             let volumes = try zip(live, names).map { try liveVolume($0, $1, home) }

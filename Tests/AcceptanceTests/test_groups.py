@@ -57,8 +57,14 @@ class GroupSite(unittest.TestCase):
         return subprocess.Popen(list(map(str, self.command())), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env={**os.environ, "BLOCKFERRY_STATE": str(self.site.source)})
 
-    def send_group(self) -> Result:
-        return self.site.run("blockferry", *self.command()[1:])
+    def send_group(self, *more: str) -> Result:
+        return self.site.run("blockferry", *self.command()[1:], *more)
+
+    def decisions(self) -> tuple[int, list[str]]:
+        """What a dry run of the group says of each member."""
+        result = self.send_group("--dry-run")
+        self.assertEqual(result.json["group"], "db")
+        return result.code, [volume["decision"] for volume in result.json["volumes"]]
 
     def change(self) -> None:
         """Something new in both, as one application would write it."""
@@ -101,12 +107,14 @@ class GroupSite(unittest.TestCase):
         """Leaves the first member prepared, and the generation before on both targets."""
         self.cut_before_second()
         self.assertEqual(self.states(), ("prepared", "consistent"))
+        self.assertEqual(self.decisions(), (0, ["wait", "delta"]))
 
 
 class Groups(GroupSite):
     def test_life(self) -> None:
         """Full copies and increments; what did not change is left out; the second send of the same does nothing."""
         for number in range(1, 4):
+            self.assertEqual(self.decisions(), (0, ["full" if number == 1 else "delta"] * 2))
             result = self.send_group()
             self.assertEqual(result.code, 0, result)
             self.assertEqual(result.json["group"], "db")
@@ -122,6 +130,7 @@ class Groups(GroupSite):
         self.assertEqual(self.send_group().code, 0)
         with open(self.plain["log"], "r+b") as file:
             file.write(b"and again")
+        self.assertEqual(self.decisions(), (0, ["up-to-date", "delta"]))
         result = self.send_group()
         self.assertEqual([volume["result"] for volume in result.json["volumes"]], ["up-to-date", "delta"], result)
         self.assertEqual(self.generations(), (4, 5))
@@ -134,6 +143,7 @@ class Groups(GroupSite):
         self.change()
         os.truncate(self.plain["log"], 1 << 20)
         for words in ("size-shrunk", "promoted"):
+            self.assertEqual(self.decisions(), (7, ["delta", "refuse"]))
             result = self.send_group()
             self.assertEqual((result.code, result.is_one_sentence), (7, True), result)
             self.assertIn(words, result.error)

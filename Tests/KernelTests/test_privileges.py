@@ -92,9 +92,10 @@ class PrivilegeTests(KernelTest):
             with self.subTest(chunk=chunk):
                 site, target = self.restricted(chunk, "-Zn", "--discards nopassdown")
                 self.assertIn("skip_block_zeroing", command("dmsetup", "table", "sby-pool-tpool").stdout)
-                # What the pool's blocks hold: a volume that was removed again.
-                other = self.standby.thin("other", 100 * MIB)
-                devices.write(other, (0, 100 * MIB))
+                # What the pool's blocks hold: a volume that was removed again. It had all of them, since the pool
+                # takes its blocks in turn.
+                other = self.standby.thin("other", 256 * MIB)
+                devices.write(other, (0, 256 * MIB))
                 command("lvremove", "-qq", "-y", "sby/other")
                 source = Source(self, site)
                 site.pair("db", target)
