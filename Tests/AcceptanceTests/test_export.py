@@ -196,7 +196,7 @@ class Exchange(Case):
         _, third = self.exported(source, expect="delta")
         self.imported(third, expect="delta")
         explained = self.site.run("blockferry", "explain", "--to", "standby", "--volume", "vol", "--json").json
-        self.assertEqual(explained["rule"], "committed")
+        self.assertEqual(explained["rule"], "base-matches")
         self.change(source, 4)
         self.assertEqual(self.sent(source, expect="delta")["from_generation"], 3)
         # Not imported, and another point in time was sent.
