@@ -21,7 +21,8 @@ package enum NextStep {
         case .targetWentBack:
             "restore the standby's newer state and target, if there is one; else compare both sides: \(resync)"
         case .diverged:
-            "find out who wrote to the target or sent to it (on the standby: blockferryd status VOLUME); then here: \(resync)"
+            "on the standby: blockferryd status VOLUME; state diverged: find out who wrote to the target; any other: the histories "
+                + "differ, and the copy may be the newer one, which promote keeps; to make the copy like this source: \(resync)"
         case .sizeShrunk: "if that is meant: \(again) --allow-shrink"
         case .suspect:
             "on the standby: blockferryd status VOLUME says what failed; repair the disk, then here: \(resync)"
