@@ -71,9 +71,14 @@ extension Sender {
         inGroup ? replica.transfer?.begin.group : nil
     }
 
+    /// The tag map of a generation, unless it is damaged or missing.
+    func knownMap(_ record: GenerationRecord?) -> TagMapFile? {
+        ignoresMap ? nil : map.committed(record)
+    }
+
     private func proofFact(_ source: any Source, _ base: Base) throws -> SendFacts.Proof {
         let proof = try proof(source, base)
-        return switch readingReason(proof, map.committed(base.record)) {
+        return switch readingReason(proof, knownMap(base.record)) {
         case .some(let reason): .compare(reason)
         case nil: .list
         }

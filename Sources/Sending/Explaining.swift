@@ -17,8 +17,11 @@ extension Sender {
         while true {
             let before = try replica().committed
             do { return try explainOnce(source, inGroup) } catch let error as MapError {
-                // A send that has just ended replaced the map during the read.
-                guard try replica().committed != before else { throw error }
+                // A send that has just ended replaced the map during the read. A map that is
+                // damaged is as good as none: the send removes it.
+                if try replica().committed != before { continue }
+                guard !ignoresMap else { throw error }
+                ignoresMap = true
             }
         }
     }
@@ -28,15 +31,15 @@ extension Sender {
     ) throws -> Explanation {
         let (dialogue, standby) = try open()
         defer { dialogue.connection.close() }
-        let replica = try replica()
-        var memory = Self.memory(of: replica)
-        var base = Base(identity: replica.baseIdentity, record: replica.committed)
-        if Lineage.decide(memory, standby) == .pendingIsCommitted {
-            memory.committed = memory.pending
-            memory.pending = nil
-            memory.transfer = nil
-            base = Base(identity: replica.unfinishedIdentity, record: replica.pending)
+        var replica = try replica()
+        if Lineage.decide(Self.memory(of: replica), standby) == .pendingIsCommitted {
+            // As the catalog will have it.
+            (replica.committed, replica.base) = (replica.pending, replica.transfer?.base)
+            replica.isBaseGivenUp = false
+            (replica.pending, replica.transfer, replica.exported) = (nil, nil, nil)
         }
+        let memory = Self.memory(of: replica)
+        let base = Base(identity: replica.baseIdentity, record: replica.committed)
         let decision = try decide(
             source, memory, standby, base, replica, inGroup: inGroup)
         var explanation = Explanation(memory: memory, standby: standby, decision: decision)
@@ -73,7 +76,7 @@ extension Sender {
             return counter
         }
         let proof = try proof(source, base)
-        let known = map.committed(base.record)
+        let known = knownMap(base.record)
         if case .compare(let reason) = proof, let known {
             // Counting requires reading the whole source, which takes longer than the connection's
             // idle limit.

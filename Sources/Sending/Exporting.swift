@@ -4,6 +4,7 @@
 internal import Blocks
 package import Catalog
 internal import Digests
+internal import MapStore
 internal import Platform
 internal import Session
 internal import Synchronization
@@ -120,6 +121,17 @@ extension Sender {
     ) throws -> Outcome {
         precondition(lock.receiver == options.receiver && lock.volume == options.volume)
         defer { withExtendedLifetime(lock) {} }
+        do { return try exportOnce(source, how) } catch MapError.damaged {
+            // Without it the source is read once more.
+            map.remove()
+            var again = how
+            // What was said of the generation before is done.
+            again.former = .unknown
+            return try exportOnce(source, again)
+        }
+    }
+
+    private func exportOnce(_ source: any Source, _ how: ExportOptions) throws -> Outcome {
         let began = Clock.monotonic()
         let settled = try settle(how)
         switch try decide(source, settled) {

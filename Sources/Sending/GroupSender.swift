@@ -3,6 +3,7 @@
 
 internal import Catalog
 internal import Connection
+internal import MapStore
 internal import Platform
 internal import Session
 package import Wire
@@ -102,15 +103,36 @@ package final class GroupSender {
         defer { withExtendedLifetime(locks) {} }
         // The first round drops what waits for an abandoned group. A member of it may turn out to
         // be committed, so all are asked again.
-        for _ in 0..<3 {
-            let standings = try zip(members, locks).map { try stand($0, $1) }
-            let behind = standings.filter { $0.upToDate == nil }
-            let known = group(of: behind)
-            if known == nil, try abandonPrepared(behind) { continue }
-            let sent = try send(behind, known)
-            return standings.compactMap { $0.outcome ?? sent[$0.volume] }
+        // A damaged tag map is removed once for each member; its source is read once more then.
+        for _ in 0..<3 + members.count {
+            do {
+                let standings = try zip(members, locks).map { try stand($0, $1) }
+                let behind = standings.filter { $0.upToDate == nil }
+                let known = group(of: behind)
+                if known == nil, try abandonPrepared(behind) { continue }
+                let sent = try send(behind, known)
+                return standings.compactMap { $0.outcome ?? sent[$0.volume] }
+            } catch let failure as Failure {
+                guard case MapError.damaged = failure.error,
+                    let member = members.first(where: { $0.options.volume == failure.volume })
+                else { throw failure }
+                Sender(home, member.options).map.remove()
+            }
         }
-        throw SendError.fault("what was abandoned is prepared again")
+        throw SendError.fault("what was abandoned is prepared again, or a map is damaged again")
+    }
+
+    /// Explains what `send` would do with each member, up to the first that is refused.
+    package func explain(_ members: [Member]) throws -> [Sender.Explanation] {
+        var explanations: [Sender.Explanation] = []
+        for member in members {
+            let explanation = try naming(member.options.volume) {
+                try Sender(home, member.options).explain(member.source, inGroup: true)
+            }
+            explanations.append(explanation)
+            if explanation.refusal != nil { break }
+        }
+        return explanations
     }
 
     private func send(

@@ -47,15 +47,18 @@ package final class LiveSender {
 
     /// Explains what would be sent of each volume if a snapshot were taken now. Takes none.
     package func explain() throws -> [Sender.Explanation] {
+        for volume in volumes { try volume.check() }
         let groups = try groups()
-        return try zip(volumes, groups).map { volume, group in
-            try volume.check()
+        let sources = try zip(volumes, groups).map { volume, group in
             try volume.checkSuspension(in: group, resumes: false)
             try volume.checkPool(in: group)
-            return try sender(volume).explain(
-                try volume.source(volume.volume, in: group, time: Clock.wall()),
-                inGroup: volumes.count > 1)
+            return try volume.source(volume.volume, in: group, time: Clock.wall())
         }
+        if volumes.count == 1 { return [try sender(volumes[0]).explain(sources[0])] }
+        return try GroupSender(home).explain(
+            zip(volumes, sources).map {
+                GroupSender.Member(source: $1, options: $0.options.sender)
+            })
     }
 
     /// Compares the volume as it is now with the standby's copy and changes neither.

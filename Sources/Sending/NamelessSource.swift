@@ -22,7 +22,7 @@ extension Sender {
     /// was sent. `nil` if they match, or if too few can be compared.
     func namelessProblem(_ source: any Source, _ replica: Replica) throws -> String? {
         guard source.identity.object.isEmpty, let key = replica.tagKey,
-            let known = map.committed(replica.committed)
+            let known = knownMap(replica.committed)
         else { return nil }
         let tagger = Tagger(known.header.algorithm, key: key)
         let memory = AlignedBuffer(byteCount: Tagger.blockByteCount)

@@ -123,6 +123,9 @@ package final class Sender {
     /// Why and how much of the source this run has read to find the changes.
     var comparison: Comparison?
 
+    /// Whether the tag map was found damaged by a run that must not remove it.
+    var ignoresMap = false
+
     package init(
         _ home: SourceHome, _ options: Options, report: @escaping (Report) -> Void = { _ in }
     ) {

@@ -152,14 +152,17 @@ package enum SendDecision: Equatable, Sendable {
             let decision = Lineage.decide(memory, standby)
             if case .refuse(let rule) = decision { return no(rule, .histories) }
             if let source = facts.source, memory.committed != nil {
-                if source.isCommitted { return .upToDate }
+                // The metadata of an image does not know how large its volume is.
+                if source.isCommitted, source.byteCount == facts.committedByteCount {
+                    return .upToDate
+                }
                 if let size = facts.committedByteCount, source.byteCount < size,
                     !facts.allowsShrink
                 {
                     return no(.sizeShrunk, .shrunk(from: size, to: source.byteCount))
                 }
             }
-            if facts.keepsPrepared,
+            if facts.keepsPrepared, facts.source?.isPlanned ?? true,
                 case .prepared(isPending: true) = Lineage.decide(facts.memory, facts.standby)
             {
                 return .wait
@@ -173,14 +176,14 @@ package enum SendDecision: Equatable, Sendable {
         _ facts: SendFacts
     ) -> (memory: Lineage.SourceMemory, standby: StandbyState) {
         var (memory, standby) = (facts.memory, facts.standby)
+        if Lineage.decide(memory, standby) == .pendingIsCommitted {
+            memory.committed = memory.pending
+            (memory.pending, memory.transfer) = (nil, nil)
+        }
         if case .prepared = Lineage.decide(memory, standby) {
             standby.state = standby.committedID == .zero ? .empty : .consistent
             standby.transfer = .none
             standby.durableSegments = 0
-        }
-        if Lineage.decide(memory, standby) == .pendingIsCommitted {
-            memory.committed = memory.pending
-            (memory.pending, memory.transfer) = (nil, nil)
         }
         return (memory, standby)
     }

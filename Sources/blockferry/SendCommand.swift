@@ -194,9 +194,14 @@ struct SendCommand: ParsableCommand, NamingCommand {
         let explanations: [Sender.Explanation]
         if live.isEmpty {
             try self.live.refuseIfUsed()
-            explanations = try zip(try openAll(names, home), names).map { source, name in
-                try Sender(home, options(name)).explain(source, inGroup: group != nil)
-            }
+            let sources = try openAll(names, home)
+            explanations =
+                group == nil
+                ? [try Sender(home, options(names[0])).explain(sources[0])]
+                : try GroupSender(home).explain(
+                    zip(sources, names).map {
+                        GroupSender.Member(source: $0, options: options($1))
+                    })
         } else {
             let volumes = try zip(live, names).map { try liveVolume($0, $1, home) }
             explanations = try LiveSender(home, volumes, self.live.hooks) { _ in }.explain()

@@ -197,6 +197,8 @@ class Exchange(Case):
         self.imported(third, expect="delta")
         explained = self.site.run("blockferry", "explain", "--to", "standby", "--volume", "vol", "--json").json
         self.assertEqual(explained["rule"], "base-matches")
+        dry = self.site.send("vol", source, "--dry-run")
+        self.assertEqual((dry.code, dry.json["decision"]), (0, "up-to-date"), dry)
         self.change(source, 4)
         self.assertEqual(self.sent(source, expect="delta")["from_generation"], 3)
         # Not imported, and another point in time was sent.

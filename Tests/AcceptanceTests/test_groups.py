@@ -153,6 +153,31 @@ class Groups(GroupSite):
             self.settle()
             self.site.run("blockferryd", "promote", "log")
 
+    def test_a_damaged_map_is_made_again(self) -> None:
+        self.full_copies()
+        self.change()
+        with open(self.site.source / "maps/data@standby", "r+b") as file:
+            file.seek(8192 + 20)
+            byte = file.read(1)
+            file.seek(8192 + 20)
+            file.write(bytes([byte[0] ^ 1]))
+        self.assertEqual(self.decisions(), (0, ["delta"] * 2))
+        result = self.send_group()
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual(self.digests(self.target), self.digests(self.plain))
+
+    def test_the_first_member_that_is_refused_decides(self) -> None:
+        """Also where the standby refuses a later one; either is named."""
+        self.full_copies()
+        self.change()
+        self.assertEqual(self.site.run("blockferryd", "remove", "log").code, 0)
+        dry, real = self.send_group("--dry-run"), self.send_group()
+        self.assertEqual((dry.code, dry.json), (real.code, real.json))
+        self.assertIn("log: ", dry.error)
+        os.truncate(self.plain["data"], 1 << 20)
+        self.assertEqual(self.decisions(), (7, ["refuse"]))
+        self.assertEqual(self.send_group().code, 7)
+
     def test_every_step(self) -> None:
         """At each answer of the standby its daemon ends, or the sender, or the connection: both old or both new."""
         self.full_copies()

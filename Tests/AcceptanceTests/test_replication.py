@@ -172,6 +172,19 @@ class Replication(unittest.TestCase):
         maps = {path.name for path in (self.site.source / "maps").iterdir()}
         self.assertEqual(maps, {f"vol@{name}" for name in names})
 
+    def test_an_image_whose_size_was_corrected_is_not_up_to_date(self) -> None:
+        """The metadata of a pool does not know how large its volume is: the same snapshot with another size is another one."""
+        self.site.pair("vol", self.target)
+        pool = self.site.pool()
+        half = [*pool.source("s0")[:-1], pool.size // 2]
+        self.sent(*half, expect="full")
+        self.sent(*pool.source("s0"), expect="delta")
+        self.assertEqual((self.target.stat().st_size, sha256(self.target)), (pool.size, pool.digests["s0"]))
+        for more in (["--dry-run"], []):
+            smaller = self.site.send("vol", *half, *more)
+            self.assertEqual((smaller.code, smaller.json["rule"]), (7, "size-shrunk"), smaller)
+        self.assertEqual(self.target.stat().st_size, pool.size)
+
     def test_dry_run_and_explain_change_nothing(self) -> None:
         self.site.pair("vol", self.target)
         pool = self.site.pool()

@@ -91,6 +91,10 @@ import Wire
         nil, .list, .compare("nothing records it"), SendFacts.Proof.none(.baseLost, "it is gone"),
     ]
 
+    private static func isSame(_ source: SendFacts.Source?) -> Bool {
+        source.map { $0.isCommitted && $0.byteCount == Self.size } ?? false
+    }
+
     /// What an operator would expect, in the order in which things are looked at.
     private func expected(_ facts: SendFacts, _ histories: Histories) -> RefusalRule? {
         guard let source = facts.source else { return histories.rule }
@@ -100,12 +104,12 @@ import Wire
             (source.otherSource != nil, .otherSource),
             (histories.rule != nil, histories.rule ?? .fault),
             (
-                histories.hasCommitted && !source.isCommitted && source.byteCount < Self.size
+                histories.hasCommitted && source.byteCount < Self.size
                     && !facts.allowsShrink, .sizeShrunk
             ),
             (
-                histories.hasCommitted && !source.isCommitted && !isBegun
-                    && !(histories.isWaiting && facts.keepsPrepared)
+                histories.hasCommitted && !Self.isSame(source) && !isBegun
+                    && !(histories.isWaiting && facts.keepsPrepared && source.isPlanned)
                     && source.proof == SendFacts.Proof.none(.baseLost, "it is gone"), .baseLost
             ),
         ]
@@ -123,8 +127,11 @@ import Wire
         let source = facts.source
         let isBegun = histories.isShared && source?.isPlanned ?? true
         switch decision {
-        case .upToDate: #expect(histories.hasCommitted && source?.isCommitted == true, "\(facts)")
-        case .wait: #expect(histories.isWaiting && facts.keepsPrepared, "\(facts)")
+        case .upToDate: #expect(histories.hasCommitted && Self.isSame(source), "\(facts)")
+        case .wait:
+            #expect(
+                histories.isWaiting && facts.keepsPrepared && source?.isPlanned ?? true,
+                "\(facts)")
         case .full(let resume): #expect(histories.isFull && resume == isBegun, "\(facts)")
         case .delta(_, let resume):
             #expect(histories.hasCommitted && resume == isBegun, "\(facts)")
@@ -136,7 +143,7 @@ import Wire
                 resume ? source?.hasDraft == false : source?.proof == .compare(reason), "\(facts)")
         case .refuse: break
         }
-        if histories.hasCommitted, source?.isCommitted == true {
+        if histories.hasCommitted, Self.isSame(source) {
             #expect(decision == .upToDate, "\(facts)")
         }
     }
