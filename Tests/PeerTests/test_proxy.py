@@ -16,7 +16,7 @@ import rogue
 from faultproxy import DOWN, UP, FaultProxy, tls_records
 from harness import Result, Site, until
 
-UNREACHABLE, INTERRUPTED, IDENTITY = 4, 5, 6
+FAILED, UNREACHABLE, INTERRUPTED, IDENTITY = 1, 4, 5, 6
 # So few bytes that a cut can be tried between any two.
 SIZE = 1024
 
@@ -88,9 +88,9 @@ class Network(unittest.TestCase):
         else:
             # Other codes are told at the end, all of them. What is damaged in a ClientHello, which goes in the clear, cannot
             # be told from a peer that wants something else.
-            if result.code == IDENTITY and action in ("flip", "swallow") and any(
-                    words in result.error
-                    for words in ("protocol version", "unsupported protocol", "does not offer this protocol")):
+            if action in ("flip", "swallow") and (
+                    result.code == IDENTITY and any(words in result.error for words in ("protocol version", "unsupported protocol"))
+                    or result.code == FAILED and "does not offer this protocol (rule unsupported-version)" in result.error):
                 self.unclear += 1
             elif result.code not in (UNREACHABLE, INTERRUPTED):
                 self.blamed.append((*case[:3], result.code, result.error.strip()))
