@@ -13,26 +13,23 @@ extension Sender {
     func decide(
         _ source: any Source, _ settled: Settled, inGroup: Bool = false
     ) throws -> SendDecision {
-        let replica = settled.replica
-        return try decide(
-            source, Self.memory(of: replica), settled.standby,
-            Base(identity: replica.baseIdentity, record: replica.committed), replica,
-            inGroup: inGroup)
+        try decide(source, settled.replica, settled.standby, inGroup: inGroup)
     }
 
     /// Decides. It asks the slower questions about the source only if their answers matter.
     ///
     /// - Parameters:
     ///   - source: `nil` to consider only the two histories.
-    ///   - base: source of the generation that counts as committed.
+    ///   - replica: what the catalog has, or will have once nothing is in doubt.
     ///   - inGroup: whether the source is sent as a member of a group.
     func decide(
-        _ source: (any Source)?, _ memory: Lineage.SourceMemory, _ standby: StandbyState,
-        _ base: Base, _ replica: Replica, inGroup: Bool = false
+        _ source: (any Source)?, _ replica: Replica, _ standby: StandbyState, inGroup: Bool
     ) throws -> SendDecision {
+        let base = Base(replica)
         var facts = SendFacts(
-            memory: memory, standby: standby, committedByteCount: base.volumeByteCount,
-            allowsShrink: options.allowShrink, keepsPrepared: inGroup || source == nil)
+            memory: Self.memory(of: replica), standby: standby,
+            committedByteCount: base.volumeByteCount, allowsShrink: options.allowShrink,
+            keepsPrepared: inGroup || source == nil)
         guard let source else { return SendDecision(facts) }
         facts.source = try self.facts(of: source, base, replica, inGroup)
         let decision = SendDecision(facts)
@@ -52,12 +49,8 @@ extension Sender {
             byteCount: source.volumeByteCount,
             isCommitted: base.identity.map(source.identity.hasSameContent) ?? false)
         // A source too large for a tag map is not examined further.
-        guard source.volumeByteCount <= Limits.mappedVolumeSize else { return facts }
-        if !options.adoptsSource {
-            facts.otherSource =
-                try otherSource(source.identity, source.name, replica)
-                ?? namelessProblem(source, replica)
-        }
+        guard SendDecision.tooLarge(source.volumeByteCount) == nil else { return facts }
+        facts.otherSource = try otherSource(source, replica)
         if let (begin, _) = planned(source, replica, group: unfinishedGroup(replica, inGroup)) {
             facts.isPlanned = true
             facts.hasDraft = map.hasDraft(begin, parent: replica.committed)

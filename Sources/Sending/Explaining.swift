@@ -38,11 +38,9 @@ extension Sender {
             replica.isBaseGivenUp = false
             (replica.pending, replica.transfer, replica.exported) = (nil, nil, nil)
         }
-        let memory = Self.memory(of: replica)
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
-        let decision = try decide(
-            source, memory, standby, base, replica, inGroup: inGroup)
-        var explanation = Explanation(memory: memory, standby: standby, decision: decision)
+        let decision = try decide(source, replica, standby, inGroup: inGroup)
+        var explanation = Explanation(
+            memory: Self.memory(of: replica), standby: standby, decision: decision)
         guard let source else { return explanation }
         do {
             switch decision {
@@ -55,7 +53,7 @@ extension Sender {
                     try plan.forEach { counter.add($0) }
                     counter.tell(&explanation)
                 } else {
-                    try count(source, decision.base == nil ? nil : base, replica, dialogue)
+                    try count(source, decision.base.map { _ in Base(replica) }, replica, dialogue)
                         .tell(&explanation)
                 }
             }

@@ -16,6 +16,10 @@ extension Sender {
         var identity: ObjectIdentity?
         var record: GenerationRecord?
         var volumeByteCount: UInt64 { record?.head.volumeSize ?? 0 }
+
+        init(_ replica: Replica) {
+            (identity, record) = (replica.baseIdentity, replica.committed)
+        }
     }
 
     /// Calls back with the changes since a base, or with the whole source if there is no base or no

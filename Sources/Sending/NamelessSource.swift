@@ -7,6 +7,7 @@ internal import Digests
 internal import MapStore
 internal import Objects
 internal import Platform
+internal import Session
 internal import TagMap
 internal import Wire
 
@@ -49,20 +50,21 @@ extension Sender {
     /// allows it.
     func checkObject(_ source: any Source, _ replica: Replica) throws {
         try checkSize(source)
-        try checkObject(source.identity, source.name, replica)
-        guard !options.adoptsSource, let problem = try namelessProblem(source, replica) else {
-            return
-        }
+        guard let problem = try otherSource(source, replica) else { return }
         throw SourceError.refused(.otherSource, path: source.name, reason: problem)
     }
 
     /// Refuses a source that is too large for a tag map.
     func checkSize(_ source: any Source) throws {
-        guard source.volumeByteCount > Limits.mappedVolumeSize else { return }
-        throw SourceError.refused(
-            .limit, path: source.name,
-            reason:
-                "it has \(source.volumeByteCount) bytes; a volume may have \(Limits.mappedVolumeSize)"
-        )
+        guard let refused = SendDecision.tooLarge(source.volumeByteCount) else { return }
+        throw SourceError.refused(refused.rule, path: source.name, reason: refused.meaning)
+    }
+
+    /// Why a source is another thing than what was sent so far; `nil` if it is not, or if that is
+    /// meant.
+    func otherSource(_ source: any Source, _ replica: Replica) throws -> String? {
+        if options.adoptsSource { return nil }
+        return try otherSource(source.identity, source.name, replica)
+            ?? namelessProblem(source, replica)
     }
 }

@@ -42,7 +42,7 @@ extension Sender {
             try abandonUnfinished()
         }
         let id = TransferID.random()
-        let base = Base(identity: replica.baseIdentity, record: replica.committed)
+        let base = Base(replica)
         var proof = ChangeProof.list
         var scan: TagMapFile?
         var known: TagMapFile?

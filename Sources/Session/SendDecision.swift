@@ -139,13 +139,7 @@ package enum SendDecision: Equatable, Sendable {
         }
         self = {
             if let source = facts.source {
-                guard source.byteCount <= Limits.mappedVolumeSize else {
-                    return no(
-                        .limit,
-                        .source(
-                            "it has \(source.byteCount) bytes; a volume may have \(Limits.mappedVolumeSize)"
-                        ))
-                }
+                if let refused = Self.tooLarge(source.byteCount) { return .refuse(refused) }
                 if let other = source.otherSource { return no(.otherSource, .source(other)) }
             }
             let (memory, standby) = Self.settled(facts)
@@ -169,6 +163,14 @@ package enum SendDecision: Equatable, Sendable {
             }
             return Self.decide(decision, facts.source)
         }()
+    }
+
+    /// Why a volume of so many bytes cannot be sent: no tag map describes it. `nil` if it can.
+    package static func tooLarge(_ byteCount: UInt64) -> Refused? {
+        guard byteCount > Limits.mappedVolumeSize else { return nil }
+        return Refused(
+            .limit,
+            .source("it has \(byteCount) bytes; a volume may have \(Limits.mappedVolumeSize)"))
     }
 
     /// Both histories after the generation in doubt is settled and a prepared one is dropped.
